@@ -1,0 +1,36 @@
+"""What every test shares: eight virtual CPU devices, a compile cache, and the optional real data."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from absl import flags
+
+# Before any device is touched: the data-parallel tests need eight devices.
+jax.config.update("jax_num_cpu_devices", 8)
+_CACHE = os.environ.get("CRLM_JAX_TEST_CACHE", str(Path.home() / ".cache" / "crlm_jax" / "test-xla"))
+jax.config.update("jax_compilation_cache_dir", _CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# Grain's worker processes read absl flags, which pytest never parses.
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS(sys.argv[:1])
+
+FIXTURES = Path(__file__).parent / "fixtures"
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """Folder of the numeric oracles from PyTorch."""
+    return FIXTURES
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real images and real ImageNet weights, which the project does not ship."""
+    if not SHARED.is_dir():
+        pytest.skip("real images and weights (../shared) are not here")
+    return SHARED

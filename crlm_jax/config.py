@@ -1,0 +1,294 @@
+"""The only schema of an experiment: typed dataclasses, with the unit of every field.
+
+A file in `configs/` builds a `Config`; the command line overrides its fields as
+`--config.loss.stages=1,2`; a run directory keeps it as `config.json`.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+
+class ConfigError(ValueError):
+    """A field of the configuration has a wrong name, type or value."""
+
+
+@dataclass
+class Data:
+    """Which images, how they are cut into slices, and who is tested."""
+
+    cohort: str = "phantom"  # path of a cohort.csv, or "phantom": the embedded digital cohort
+    conditions: tuple[str, ...] = ("pre_dwi",)  # trained on together, evaluated one by one
+    image_size: int = 224  # pixels, side of the square slice that the network sees
+    ct_window: tuple[float, ...] = (-150.0, 250.0)  # HU, shown as black and white
+    train_slices: str = "tumour"  # "tumour": slices with a lesion (paper) | "all"
+    test_fraction: float = 0.4  # of the patients, where the cohort has no split column
+    validation_fraction: float = 0.2  # of the training patients
+    split_seed: int = 0  # the same split under every training seed
+    cache: str = "~/.cache/crlm_jax"  # prepared slices, the phantom, compiled programs
+    workers: int = 0  # processes that read and augment; 0: threads of this process
+
+
+@dataclass
+class Phantom:
+    """The embedded digital cohort."""
+
+    patients: int = 24
+    seed: int = 0
+
+
+@dataclass
+class Augment:
+    """Random changes of a training slice; the paper names them but gives no limits."""
+
+    enabled: bool = True
+    hue: float = 20.0  # ± half-degrees, of 180
+    saturation: float = 30.0  # ± grey levels, of 255
+    brightness: float = 0.2  # ± of 255 grey levels
+    contrast: float = 0.2  # ± of 1
+
+
+@dataclass
+class Segmenter:
+    """The network that maps an image to logits."""
+
+    name: str = "unetpp"  # a key of crlm_jax.models.SEGMENTERS
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512)  # channels per depth
+    deep_supervision: bool = False  # UNet++ only: a head, and a loss, for every X^{0,j}
+
+
+@dataclass
+class Critic:
+    """The network whose stage features are compared; built only up to the last stage used."""
+
+    name: str = "resnet50"  # a key of crlm_jax.models.CRITICS
+    weights: str = "imagenet"  # "imagenet" | path of a .safetensors | "random"
+    update: str = "frozen"  # "frozen" | "adversarial": ascends on the feature distance
+
+
+@dataclass
+class Loss:
+    """loss = bce_weight · BCE + Dice + Σ_{s in stages} mean |critic(image·prob)_s − …mask…_s|."""
+
+    bce_weight: float = 1.0  # paper: BCE + Dice; the released code: 0.5
+    stages: tuple[int, ...] = (1, 2, 3, 4)  # constrained stages of the critic; (): no critic
+    mask_with: str = "probability"  # "probability" (paper) | "logits" (released code)
+    feature_gradient: bool = True  # False: as in the released code, the term only adds a number
+    fusion: str = "per_stage"  # "per_stage" | "concatenated" (released code): one mean over all
+
+
+@dataclass
+class Optimizer:
+    """SGD; weight decay as PyTorch applies it: L2 added to the gradient of every parameter."""
+
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+
+
+@dataclass
+class Train:
+    """Length of the training, its random seed and its bookkeeping."""
+
+    batch_size: int = 16  # slices, over all devices together
+    epochs: int = 200
+    seed: int = 0
+    precision: str = "float32"  # of the computation: "float32" | "bfloat16"
+    log_every: int = 10  # steps
+    checkpoint_every: int = 200  # steps; the validation patients are measured at the same steps
+    keep: int = 2  # latest checkpoints kept, besides the best
+
+
+@dataclass
+class Evaluation:
+    """How the test patients are measured."""
+
+    batch_size: int = 16  # slices, over all devices together
+    threshold: float = 0.5  # probability above which a voxel is tumour
+    resamples: int = 9999  # of the bootstrap over patients
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    name: str = "crlm"  # the run's default folder is runs/<name>
+    method: str = "crlm_gan"  # what the reports call it
+    scale: str = "paper"  # "paper" | "laptop": shown in the reports
+    data: Data = field(default_factory=Data)
+    phantom: Phantom = field(default_factory=Phantom)
+    augment: Augment = field(default_factory=Augment)
+    segmenter: Segmenter = field(default_factory=Segmenter)
+    critic: Critic = field(default_factory=Critic)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    train: Train = field(default_factory=Train)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+_CHOICES = {
+    "data.train_slices": ("tumour", "all"),
+    "critic.update": ("frozen", "adversarial"),
+    "loss.mask_with": ("probability", "logits"),
+    "loss.fusion": ("per_stage", "concatenated"),
+    "train.precision": ("float32", "bfloat16"),
+}
+_POSITIVE = (
+    "data.image_size",
+    "phantom.patients",
+    "optimizer.learning_rate",
+    "train.batch_size",
+    "train.epochs",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "evaluation.batch_size",
+    "evaluation.resamples",
+)
+# These say how a run is carried out, not what it computes.
+_NOT_THE_EXPERIMENT = ("name", "data.cache", "data.workers", "train.log_every", "train.keep")
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Returns every field by its dotted name, in the order of the schema."""
+
+    def walk(node, prefix):
+        for f in dataclasses.fields(node):
+            value = getattr(node, f.name)
+            if dataclasses.is_dataclass(value):
+                yield from walk(value, f"{prefix}{f.name}.")
+            else:
+                yield prefix + f.name, value
+
+    return dict(walk(config, ""))
+
+
+def validate(config: Config) -> Config:
+    """Checks names, types and values of all fields.
+
+    Returns:
+      The same config.
+
+    Raises:
+      ConfigError: naming every wrong field, its value and what is allowed.
+    """
+    problems = []
+    values = flatten(config)
+    types = _types()
+    for name, value in values.items():
+        problem = _type_problem(value, types[name])
+        if problem:
+            problems.append(f"{name} = {value!r}: {problem}")
+        elif name in _CHOICES and value not in _CHOICES[name]:
+            problems.append(f"{name} = {value!r}: choose one of {', '.join(_CHOICES[name])}")
+        elif name in _POSITIVE and not value > 0:
+            problems.append(f"{name} = {value!r}: must be above 0")
+    if not problems:
+        problems = _value_problems(values)
+    if problems:
+        raise ConfigError("configuration: " + "; ".join(problems))
+    return config
+
+
+def _value_problems(values: dict[str, Any]) -> list[str]:
+    problems = []
+    stages = values["loss.stages"]
+    if sorted(set(stages)) != sorted(stages) or any(s < 1 for s in stages):
+        problems.append(
+            f"loss.stages = {stages!r}: give different stages, from 1 on (empty: no critic)"
+        )
+    depth = len(values["segmenter.widths"])
+    if depth < 2 or min(values["segmenter.widths"]) < 1:
+        problems.append(f"segmenter.widths = {values['segmenter.widths']!r}: two or more, above 0")
+    elif values["data.image_size"] % 2 ** (depth - 1):
+        problems.append(
+            f"data.image_size = {values['data.image_size']}: must be a multiple of "
+            f"{2 ** (depth - 1)}, since the segmenter halves the slice {depth - 1} times"
+        )
+    if not values["data.conditions"] or len(set(values["data.conditions"])) < len(
+        values["data.conditions"]
+    ):
+        problems.append(f"data.conditions = {values['data.conditions']!r}: one or more, different")
+    window = values["data.ct_window"]
+    if len(window) != 2 or not window[0] < window[1]:
+        problems.append(f"data.ct_window = {window!r}: two values in HU, the lower first")
+    for name in ("data.test_fraction", "data.validation_fraction"):
+        if not 0 <= values[name] < 1:
+            problems.append(f"{name} = {values[name]}: must be in [0, 1)")
+    threshold = values["evaluation.threshold"]
+    if not 0 < threshold < 1:
+        problems.append(f"evaluation.threshold = {threshold}: must be in (0, 1)")
+    return problems
+
+
+def _types(cls: type = Config, prefix: str = "") -> dict[str, Any]:
+    types = {}
+    for name, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            types |= _types(hint, f"{prefix}{name}.")
+        else:
+            types[prefix + name] = hint
+    return types
+
+
+def _type_problem(value: Any, hint: Any) -> str | None:
+    if get_origin(hint) is tuple:
+        element = hint.__args__[0]
+        if isinstance(value, tuple) and all(_type_problem(v, element) is None for v in value):
+            return None
+        return f"must be a list of {element.__name__}, comma-separated; () for none"
+    if hint is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return None
+        return "must be a finite number"
+    return None if type(value) is hint else f"must be of type {hint.__name__}"
+
+
+def to_json(config: Config) -> str:
+    """Returns the config as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str, source: str | Path) -> Config:
+    """Reads what `to_json` wrote.
+
+    Raises:
+      ConfigError: the text is no config of this version; names `source`.
+    """
+    try:
+        config = _build(Config, json.loads(text), "")
+        return validate(config)
+    except (ConfigError, json.JSONDecodeError, TypeError) as error:
+        raise ConfigError(
+            f"{source} is not a configuration of this version of crlm_jax ({error}); "
+            "start a new run in another --workdir"
+        ) from error
+
+
+def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    unknown = [prefix + name for name in values if name not in hints]
+    if unknown:
+        raise ConfigError(f"unknown field {', '.join(unknown)}")
+    built = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            value = _build(hint, value, f"{prefix}{name}.")
+        elif get_origin(hint) is tuple:
+            value = tuple(value)
+        built[name] = value
+    return cls(**built)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """Lists the fields in which two experiments differ, as `field: a's value → b's value`."""
+    left, right = flatten(a), flatten(b)
+    return [
+        f"{name}: {left[name]!r} → {right[name]!r}"
+        for name in left
+        if left[name] != right[name] and name not in _NOT_THE_EXPERIMENT
+    ]

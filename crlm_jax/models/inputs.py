@@ -1,0 +1,30 @@
+"""From a grey slice to what the networks see: photometric change, three channels, z-score.
+
+Done on the device, inside the step, so that only one byte a pixel travels there.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Of ImageNet, RGB, in units of the full range; the paper normalises with them.
+IMAGENET_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+IMAGENET_STD = np.array((0.229, 0.224, 0.225), np.float32)
+
+
+def network_input(image: jax.Array, photometric: jax.Array | None = None) -> jax.Array:
+    """Stacks a grey image to three channels and normalises it.
+
+    Args:
+      image: (B, H, W, 1) uint8.
+      photometric: (B, 6) float32: three gains, then three offsets in grey levels, one a channel
+        (`crlm_jax.data.augment.photometric`); None: no change.
+
+    Returns:
+      (B, H, W, 3) float32, z-scored with the ImageNet mean and standard deviation.
+    """
+    grey = image.astype(jnp.float32)
+    if photometric is not None:
+        gain, offset = jnp.split(photometric[:, None, None, :], 2, axis=-1)
+        grey = jnp.clip(grey * gain + offset, 0.0, 255.0)
+    return (grey / 255.0 - IMAGENET_MEAN) / IMAGENET_STD

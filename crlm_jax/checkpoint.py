@@ -14,6 +14,10 @@ from orbax.checkpoint import v1 as ocp
 _METRIC = "validation_dsc"
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read, or is of another network."""
+
+
 class Checkpoints:
     """The checkpoints in one folder, by step.
 
@@ -71,9 +75,20 @@ class Checkpoints:
         )
 
     def load(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the parts that `like` names, placed, shaped and typed as its arrays."""
+        """Returns the parts that `like` names, placed, shaped and typed as its arrays.
+
+        Raises:
+          CheckpointError: naming the folder of the checkpoint and the remedy.
+        """
         self._checkpointer.wait()
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(like)
         )
-        return self._checkpointer.load_checkpointables(step, abstract)
+        try:
+            return self._checkpointer.load_checkpointables(step, abstract)
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            reason = error.__cause__ or error
+            raise CheckpointError(
+                f"{self._checkpointer.directory / str(step)}: not a whole checkpoint of this "
+                f"network ({reason}); move this folder away to go on from an earlier checkpoint"
+            ) from error

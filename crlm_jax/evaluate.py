@@ -110,13 +110,13 @@ def validation_dsc(
 ) -> float | None:
     """Mean DSC of the validation cases by the paper's protocol; None: no slice has tumour."""
     index = slices.index("validation")
-    indices = np.flatnonzero(index.tumour)
+    indices = np.flatnonzero(index["tumour"])
     if not len(indices):
         return None
     counts: dict[int, metrics.Counts] = {}
     stream = _probabilities(config, slices, "validation", segment, variables, mesh, indices)
     for record, probability, reference in stream:
-        case = counts.setdefault(int(index.case[record]), metrics.Counts())
+        case = counts.setdefault(int(index["case"][record]), metrics.Counts())
         case.add(probability > config.evaluation.threshold, reference)
     return float(np.mean([metrics.overlap(c)["dsc"] for c in counts.values()]))
 
@@ -137,15 +137,15 @@ def evaluate_cases(
     pending: list[np.ndarray] = []
     stream = _probabilities(config, slices, "test", segment, variables, mesh)
     for record, probability, reference in stream:
-        case, image = int(index.case[record]), int(index.image[record])
+        case, image = int(index["case"][record]), int(index["image"][record])
         result = results.setdefault(case, CaseResult(slices.cases[case]))
         result.slices += 1
-        if index.tumour[record]:
+        if index["tumour"][record]:
             result.tumour_slices += 1
             result.paper.add(probability > config.evaluation.threshold, reference)
         pending.append(probability)
-        last = record + 1 == len(index.case)
-        if last or (case, image) != (index.case[record + 1], index.image[record + 1]):
+        last = record + 1 == len(index)
+        if last or (case, image) != (index["case"][record + 1], index["image"][record + 1]):
             _measure_volume(config, result, image, np.stack(pending))
             pending = []
     return [results[case] for case in sorted(results)]

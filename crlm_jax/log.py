@@ -78,8 +78,8 @@ class TrainLog:
         index = self._slices.index("train")
         where = []
         for row in rows:
-            case = self._slices.cases[index.case[row]]
-            where.append(f"{case.patient}/{case.condition} z={index.z[row]}")
+            case = self._slices.cases[index["case"][row]]
+            where.append(f"{case.patient}/{case.condition} z={index['z'][row]}")
         values = ", ".join(f"{name} {float(value):g}" for name, value in terms.items())
         return (
             f"the loss is not finite at step {step} ({values}); cases of the batch: "

@@ -112,8 +112,8 @@ def describe_data(prepared: slices.Slices) -> dict[str, dict]:
         description[split] = {
             "patients": sorted({case.patient for case in cases}),
             "images": sum(len(case.images) for case in cases),
-            "slices": len(index.z),
-            "tumour_slices": int(index.tumour.sum()),
+            "slices": len(index),
+            "tumour_slices": int(index["tumour"].sum()),
         }
     return description
 
@@ -208,7 +208,7 @@ def run(config: Config, workdir: Path) -> dict | None:
     networks, state = train.create_state(config, mesh)
     prepared = prepare(config)
     data = describe_data(prepared)
-    keep_records(config, workdir, data, prepared.digest)
+    keep_records(config, workdir, data, prepared.fingerprint)
     steps = train.total_steps(config, data["train"]["slices"])
     card = run_card(config, workdir, data, state, steps)
     if parallel.is_main():
@@ -284,4 +284,5 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
     app.run(main, flags_parser=_parse_flags)

@@ -11,10 +11,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from crlm_jax import metrics
 from crlm_jax.config import Config, flatten
-from crlm_jax.evaluate import CaseResult
+from crlm_jax.evaluate import CaseResult, KeySlice
 from crlm_jax.files import write_whole
 from crlm_jax.log import read_log
 
@@ -154,21 +155,25 @@ def _training_curves(config: Config, log: list[dict[str, Any]]) -> Figure:
 
 
 def _overlay(config: Config, result: CaseResult) -> Figure:
-    """The slice with most tumour, plain and with both contours."""
+    """The slice with most tumour: whole and plain, then magnified with both contours."""
     key = result.key_slice
     height, width = key.image.shape[0] * key.pixel[0], key.image.shape[1] * key.pixel[1]
     figure = Figure(figsize=(8, 4 * height / width + 0.75), layout="constrained", facecolor="#111")
-    plain, contours = figure.subplots(1, 2)
-    for axes in (plain, contours):
-        axes.imshow(key.image, cmap="gray", vmin=0, vmax=255, aspect=key.pixel[0] / key.pixel[1])
+    plain, magnified = figure.subplots(1, 2)
+    extent = (0, width, height, 0)  # mm
+    for axes in (plain, magnified):
+        axes.imshow(key.image, cmap="gray", vmin=0, vmax=255, extent=extent)
         axes.set_axis_off()
-    _contour(contours, key.reference, _REFERENCE, "-")
-    _contour(contours, key.prediction, _PREDICTION, "--")
+    left, top, side = _frame(key)
+    plain.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="#a1a1aa", lw=0.8))
+    magnified.set(xlim=(left, left + side), ylim=(top + side, top))
+    _contour(magnified, key.reference, extent, _REFERENCE, "-")
+    _contour(magnified, key.prediction, extent, _PREDICTION, "--")
     lines = [
         Line2D([], [], color=_REFERENCE, label="reference"),
         Line2D([], [], color=_PREDICTION, linestyle="--", label="prediction"),
     ]
-    contours.legend(handles=lines, loc="lower right", fontsize=8, facecolor="#111", labelcolor="w")
+    magnified.legend(handles=lines, loc="lower right", fontsize=8, facecolor="#111", labelcolor="w")
     row = result.row()
     phantom = "phantom · " if config.data.cohort == "phantom" else ""
     figure.suptitle(
@@ -180,6 +185,23 @@ def _overlay(config: Config, result: CaseResult) -> Figure:
     return figure
 
 
-def _contour(axes: Axes, mask: np.ndarray, colour: str, style: str) -> None:
-    if mask.any() and not mask.all():
-        axes.contour(mask, levels=[0.5], colors=colour, linewidths=1.4, linestyles=style)
+def _frame(key: KeySlice, margin: float = 0.15, least: float = 0.4) -> tuple[float, float, float]:
+    """A square around both masks, in mm: left, top, side; margin and least side as shares."""
+    size = np.array(key.image.shape) * key.pixel
+    places = np.argwhere(key.reference | key.prediction) * key.pixel
+    low, high = places.min(axis=0), places.max(axis=0)
+    side = min(max((high - low).max() + 2 * margin * size.max(), least * size.max()), size.min())
+    top, left = np.clip((low + high) / 2 - side / 2, 0, size - side)
+    return float(left), float(top), float(side)
+
+
+def _contour(axes: Axes, mask: np.ndarray, extent: tuple, colour: str, style: str) -> None:
+    """Outlines a mask; the border of zeros closes contours at the edge of the slice."""
+    if mask.any():
+        left, right, bottom, top = extent
+        rows, columns = mask.shape
+        y = (np.arange(-1, rows + 1) + 0.5) * (bottom - top) / rows
+        x = (np.arange(-1, columns + 1) + 0.5) * (right - left) / columns
+        axes.contour(
+            x, y, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=1.5, linestyles=style
+        )

@@ -30,6 +30,8 @@ from crlm_jax.log import TrainLog
 from crlm_jax.models import CRITICS, SEGMENTERS, port
 from crlm_jax.models.inputs import network_input
 
+Terms = dict[str, jax.Array]
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Networks:
     segmenter: nnx.GraphDef  # in training mode
     segmenter_eval: nnx.GraphDef
     critic: nnx.GraphDef | None
+
+
+Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Terms]]
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -116,7 +121,9 @@ def create_state(config: Config, mesh: Mesh) -> tuple[Networks, TrainState]:
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
         critic=critic_state,
-        critic_opt_state=optimizer.init(critic_state.filter(nnx.Param)) if adversarial else None,
+        critic_opt_state=optimizer.init(nnx.filter_state(critic_state, nnx.Param))
+        if adversarial
+        else None,
     )
     state = jax.device_put(state, parallel.replicated(mesh))
     return Networks(graph, graph_eval, critic_graph), state
@@ -139,13 +146,13 @@ def _loss(
     critic_params: nnx.State | None,
     networks: Networks,
     state: TrainState,
-    batch: Mapping[str, jax.Array],
+    image: jax.Array,
+    mask: jax.Array,
     config: Loss,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], nnx.State]]:
     """Returns the total, its terms, and the segmenter's new batch statistics."""
-    image = network_input(batch["image"], batch.get("photometric"))
-    mask = batch["mask"].astype(jnp.float32)
-    segmenter = nnx.merge(networks.segmenter, params, state.batch_stats)
+    # A copy, since batch norm writes its statistics and they come from outside the gradient.
+    segmenter = nnx.merge(networks.segmenter, params, state.batch_stats, copy=True)
     heads = segmenter(image)
     batch_stats = nnx.state(segmenter, nnx.BatchStat)
     terms = {
@@ -154,31 +161,30 @@ def _loss(
     }
     total = config.bce_weight * terms["bce"] + terms["dice"]
     if networks.critic is not None:
-        frozen = state.critic.filter(nnx.BatchStat)
-        critic = nnx.merge(networks.critic, critic_params, frozen)
+        critic = nnx.merge(
+            networks.critic, critic_params, nnx.filter_state(state.critic, nnx.BatchStat)
+        )
         terms["feature"] = _feature_distance(critic, image, heads[0], mask, config)
         total = total + terms["feature"]
     return total, (terms, batch_stats)
 
 
-def make_train_step(
-    config: Config, networks: Networks, mesh: Mesh
-) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """Builds the jitted step, `(state, batch) -> (state, terms)`; `state` is used up.
+def make_update(config: Config, networks: Networks) -> Update:
+    """Builds the pure step `(state, image, mask) -> (state, terms)`.
 
-    The batch is global: `image` (B, H, W, 1) uint8, `mask` (B, H, W, 1) {0, 1}, and, if slices
-    are changed photometrically, `photometric` (B, 6) float32. The terms are float32 scalars:
-    `loss`, `bce`, `dice`, `feature` (where stages are constrained) and `grad_norm` (without
-    weight decay).
+    `image` is (B, H, W, 3) float32 as the networks see it, `mask` (B, H, W, 1) float32 {0, 1}. The
+    terms are float32 scalars: `loss`, `bce`, `dice`, `feature` (where stages are constrained) and
+    `grad_norm`, the segmenter's, without weight decay.
     """
     optimizer = make_optimizer(config)
     adversarial = networks.critic is not None and config.critic.update == "adversarial"
 
-    def train_step(state: TrainState, batch: Mapping[str, jax.Array]):
-        critic_params = None if state.critic is None else state.critic.filter(nnx.Param)
+    def update(state: TrainState, image: jax.Array, mask: jax.Array):
+        critic_params = None if state.critic is None else nnx.filter_state(state.critic, nnx.Param)
+        # One forward pass serves both players: the critic's parameters act on the distance alone.
         grad = jax.value_and_grad(_loss, argnums=(0, 1) if adversarial else 0, has_aux=True)
         (loss, (terms, batch_stats)), grads = grad(
-            state.params, critic_params, networks, state, batch, config.loss
+            state.params, critic_params, networks, state, image, mask, config.loss
         )
         critic, critic_opt_state = state.critic, state.critic_opt_state
         if adversarial:
@@ -195,6 +201,23 @@ def make_train_step(
             critic_opt_state=critic_opt_state,
         )
         return new, {"loss": loss, **terms, "grad_norm": optax.global_norm(grads)}
+
+    return update
+
+
+def make_train_step(
+    config: Config, networks: Networks, mesh: Mesh
+) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Terms]]:
+    """Builds the jitted step over the mesh, `(state, batch) -> (state, terms)`; `state` is used up.
+
+    The batch is global: `image` (B, H, W, 1) uint8, `mask` (B, H, W, 1) uint8 {0, 1} and
+    `photometric` (B, 6) float32 (`network_input`). The terms are those of `make_update`.
+    """
+    update = make_update(config, networks)
+
+    def train_step(state: TrainState, batch: Mapping[str, jax.Array]):
+        image = network_input(batch["image"], batch["photometric"])
+        return update(state, image, batch["mask"].astype(jnp.float32))
 
     everywhere, split = parallel.replicated(mesh), parallel.split_by_batch(mesh)
     return jax.jit(

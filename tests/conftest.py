@@ -1,4 +1,4 @@
-"""What every test shares: eight virtual CPU devices, a compile cache, and the optional real data."""
+"""What every test shares: eight virtual CPU devices, a compile cache, optional real data."""
 
 import os
 import sys
@@ -10,7 +10,9 @@ from absl import flags
 
 # Before any device is touched: the data-parallel tests need eight devices.
 jax.config.update("jax_num_cpu_devices", 8)
-_CACHE = os.environ.get("CRLM_JAX_TEST_CACHE", str(Path.home() / ".cache" / "crlm_jax" / "test-xla"))
+_CACHE = os.environ.get(
+    "CRLM_JAX_TEST_CACHE", str(Path.home() / ".cache" / "crlm_jax" / "test-xla")
+)
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -1,0 +1,1 @@
+"""From scans and masks on disk to batches of slices; knows no model and no configuration."""

@@ -1,14 +1,15 @@
 """A digital phantom cohort: patients with liver metastases, scanned as DWI, T2WI and CT.
 
-The cohort that a first run uses when nobody has data at hand, and that tests can make in seconds. It is
-written the way real data come: NIfTI images and masks, and a `cohort.csv`. The protocol is the paper's
-(Xia et al., Cancer Imaging 2025); `phantom_anatomy.py` has the bodies, `phantom_scan.py` the physics.
-The numbers a model reaches on it say that the code works, and nothing about patients.
+The cohort that a first run uses when nobody has data at hand, and that tests can make in seconds.
+It is written the way real data come: NIfTI images and masks, and a `cohort.csv`. The protocol is
+the paper's (Xia et al., Cancer Imaging 2025); `phantom_anatomy.py` has the bodies,
+`phantom_lesions.py` what grows in them, `phantom_scan.py` the physics. What a model reaches on it
+says that the code works, and nothing about patients.
 
     python -m crlm_jax.data.phantom --out DIR --patients 24 --seed 0
 
-Same settings, same bytes: patient p draws from SeedSequence([seed, p]) alone, so neither the number of
-workers nor of patients changes a scan.
+Same seed, same bytes: patient p draws from SeedSequence([seed, p]) alone, so no scan depends on how
+many workers, patients or conditions there are.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from crlm_jax.data.phantom_anatomy import Anatomy, build_anatomy
-from crlm_jax.data.phantom_scan import SCANNERS, Scan, scan
+from crlm_jax.data.phantom_lesions import Patient, draw_patient
+from crlm_jax.data.phantom_scan import Scan, scan
 
 CONDITIONS = ("pre_dwi", "post_dwi", "pre_t2wi", "post_t2wi", "ct")
-VERSION = 1  # raise when the images of a seed change
+VERSION = 2  # raise when the images of a seed change
 _HEADER = ("patient", "condition", "image", "mask", "mask_label", "split")
 _README = """\
 These images are a digital phantom. They were computed, they show no patient, and no result on them
@@ -57,8 +58,8 @@ def make_phantom(
 ) -> Path:
     """Write a phantom cohort and return the path of its `cohort.csv`.
 
-    A finished cohort of the same settings in `folder` is returned as it is. The cohort appears whole or
-    not at all: it is written beside `folder` and renamed.
+    A finished cohort of the same settings in `folder` is returned as it is. The cohort appears
+    whole or not at all: it is written beside `folder` and renamed.
 
     Args:
       folder: where the cohort goes; must not hold anything else.
@@ -77,7 +78,9 @@ def make_phantom(
     if wrong or not conditions or len(set(conditions)) < len(conditions):
         raise ValueError(f"conditions {conditions}: choose from {', '.join(CONDITIONS)}, each once")
     if patients < 1 or seed < 0:
-        raise ValueError(f"patients={patients}, seed={seed}: need at least 1 patient and a seed >= 0")
+        raise ValueError(
+            f"patients={patients}, seed={seed}: need at least 1 patient and a seed >= 0"
+        )
     settings = {
         "version": VERSION,
         "patients": int(patients),
@@ -87,7 +90,7 @@ def make_phantom(
     if _finished(folder, settings):
         return folder / "cohort.csv"
 
-    part = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    part = folder.absolute().with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     part.mkdir(parents=True)
     try:
         _write_cohort(part, settings, workers or min(os.cpu_count() or 1, 8), progress)
@@ -128,7 +131,9 @@ def _write_cohort(folder: Path, settings: dict, workers: int, progress: bool) ->
             pool.submit(_write_patient, folder, patient, conditions, settings["seed"])
             for patient in range(1, patients + 1)
         ]
-        for job in tqdm(as_completed(jobs), "phantom", patients, unit="patient", disable=not progress):
+        for job in tqdm(
+            as_completed(jobs), "phantom", patients, unit="patient", disable=not progress
+        ):
             lesions.update(job.result())
     finally:
         pool.shutdown(cancel_futures=True)
@@ -151,12 +156,12 @@ def _write_patient(folder: Path, patient: int, conditions: Sequence[str], seed: 
     name = f"p{patient:03d}"
     (folder / name).mkdir()
     body, *scans = np.random.SeedSequence([seed, patient]).spawn(1 + len(CONDITIONS))
-    anatomy = build_anatomy(np.random.default_rng(body))
+    drawn = draw_patient(np.random.default_rng(body))
     for condition, source in zip(CONDITIONS, scans, strict=True):
         if condition in conditions:
-            result = scan(np.random.default_rng(source), anatomy, condition)
+            result = scan(np.random.default_rng(source), drawn, condition)
             _write_scan(folder / name / condition, result)
-    return {name: _describe(anatomy)}
+    return {name: _describe(drawn)}
 
 
 def _write_scan(stem: Path, result: Scan) -> None:
@@ -167,7 +172,7 @@ def _write_scan(stem: Path, result: Scan) -> None:
         sitk.WriteImage(image, f"{stem}{ending}.nii.gz", useCompression=True)
 
 
-def _describe(anatomy: Anatomy) -> dict:
+def _describe(drawn: Patient) -> dict:
     """The lesions of a patient for `lesions.json`."""
 
     def place(blob) -> dict:
@@ -181,11 +186,11 @@ def _describe(anatomy: Anatomy) -> dict:
                 "post_mm": round(blob.post, 2),
                 "necrotic": blob.core > 0,
             }
-            for blob in anatomy.metastases
+            for blob in drawn.metastases
         ],
         "benign": [
             place(blob) | {"kind": blob.kind.name.lower(), "mm": round(blob.pre, 2)}
-            for blob in anatomy.benign
+            for blob in drawn.benign
         ],
     }
 

@@ -1,84 +1,49 @@
-"""The anatomy of a phantom patient: an upper abdomen in millimetres, drawn as a map of tissue labels.
+"""The healthy body of a phantom patient: an upper abdomen in mm, drawn as a map of tissue labels.
 
-`build_anatomy` draws one patient from one random generator: body wall, ribs, spine, lungs, liver with
-its vessels, spleen, kidneys, stomach, bowel, 1 to 5 metastases, and benign cysts and haemangiomas. The
-map lies on a grid finer than any scan, so that a scan can average it over its voxels (partial volume).
+`draw_body` draws one from a random generator: body wall, ribs, spine, lungs, liver with its
+vessels, spleen, kidneys, stomach and bowel. The map is finer than a scan, which averages it over
+its voxels.
 
-Positions are patient coordinates in mm as in DICOM (LPS): +x to the patient's left, +y to the back, +z
-to the head; z = 0 is about the liver's hilum. Arrays are (z, y, x). Organ sizes are typical of an adult
-and are ours; they are a cartoon and stand for no patient.
+Positions are patient coordinates in mm as in DICOM (LPS): +x to the patient's left, +y to the back,
++z to the head; z = 0 is about the liver's hilum. Arrays are (z, y, x). Organs have sizes typical of
+an adult, set by eye: a cartoon that stands for no patient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage, sparse
-from scipy.spatial.distance import pdist
 
 STEP = np.array([2.5, 1.25, 1.25])  # mm, grid of the label map along z, y, x
 LOW, HIGH = np.array([-114.0, -128.0, -182.0]), np.array([108.0, 128.0, 182.0])  # mm, its extent
-DIAMETER_RANGE = (8.0, 60.0)  # mm, largest diameter of a metastasis
-LARGEST_AT_LEAST = 18.0  # mm: one lesion a patient stays visible when it shrinks by half
-MAX_LESIONS = 5
-LESION_LABEL = 64  # label of part p of lesion i: LESION_LABEL + 3 i + p
-RIM, CORE, EDGE = 0, 1, 2  # parts of a lesion
+VERTEBRAE = range(-116, 124, 32)  # mm, their heights
 WARP = 5.0  # mm, one standard deviation of the warp that keeps organs from being ellipsoids
 
 Tissue = IntEnum(
     "Tissue",
-    "AIR FAT MUSCLE BONE MARROW CORD CSF LUNG HEART LIVER SPLEEN CORTEX MEDULLA URINE PANCREAS WALL "
-    "CONTENT GAS BILE ARTERY VEIN PORTAL CYST HAEMANGIOMA METASTASIS METASTASIS_POST NECROSIS",
+    "AIR FAT MUSCLE BONE MARROW CORD CSF LUNG HEART LIVER SPLEEN CORTEX MEDULLA URINE PANCREAS "
+    "WALL CONTENT GAS BILE ARTERY VEIN PORTAL CYST HAEMANGIOMA METASTASIS METASTASIS_POST NECROSIS",
     start=0,
 )
 
 
-@dataclass(frozen=True)
-class Blob:
-    """A lesion: a lobulated, star-shaped body around `centre`; radius 1 before scaling."""
-
-    kind: Tissue
-    centre: np.ndarray  # mm, (x, y, z)
-    pre: float  # mm, largest diameter before chemotherapy
-    post: float  # mm, largest diameter after it; 0: gone
-    bumps: np.ndarray  # (K, 4): direction and height of each bump
-    core: float  # necrotic core's radius as a fraction of the lesion's; 0: none
-    jitter: np.ndarray  # standard normal draws: T2, ADC, HU of this lesion
-
-    def radius(self, unit: np.ndarray) -> np.ndarray:
-        """Distance from the centre to the surface along unit vectors (..., 3), up to scale."""
-        bump = np.exp(4.0 * (unit @ self.bumps[:, :3].T - 1.0)) @ self.bumps[:, 3]
-        return np.maximum(1.0 + bump, 0.4)
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """A patient: tissue labels (z, y, x) without metastases, the liver, and the lesions."""
-
-    labels: np.ndarray  # uint8
-    liver: np.ndarray  # bool, with vessels and benign lesions in it
-    metastases: list[Blob]
-    benign: list[Blob]
-
-    def at(self, post: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Labels with the metastases of a time point, and where those are (bool)."""
-        labels = self.labels.copy()
-        for index, lesion in enumerate(self.metastases):
-            paint_blob(labels, self.liver, lesion, post, LESION_LABEL + 3 * index)
-        return labels, labels >= LESION_LABEL
-
-
 def grid_axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coordinates in mm of the label map along z, y, x."""
-    z, y, x = (np.arange(a, b, s, dtype=np.float32) for a, b, s in zip(LOW, HIGH, STEP, strict=True))
+    z, y, x = (
+        np.arange(a, b, s, dtype=np.float32) for a, b, s in zip(LOW, HIGH, STEP, strict=True)
+    )
     return z, y, x
 
 
 def apply_along(matrices: Sequence[sparse.csr_matrix], volume: np.ndarray) -> np.ndarray:
-    """Apply one matrix along each axis of (z, y, x); sparse, so sums have one order on any machine."""
+    """Apply a matrix along each axis of (z, y, x).
+
+    Sparse, so that the order of a sum, and its last bit, does not depend on a BLAS and its threads.
+    """
     for matrix in matrices:
         flat = matrix @ volume.reshape(volume.shape[0], -1)
         volume = np.moveaxis(flat.reshape(matrix.shape[0], *volume.shape[1:]), 0, -1)
@@ -102,11 +67,13 @@ def smooth_field(
 
 
 class _Canvas:
-    """A label map to paint on, in the coordinates of the standard body: later paint covers earlier."""
+    """A label map to paint on, in the standard body's mm: later paint covers earlier."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
-        self.size = rng.uniform(0.94, 1.06, 3)  # of this patient against the standard body, (z, y, x)
+        self.size = rng.uniform(
+            0.94, 1.06, 3
+        )  # of this patient against the standard body, (z, y, x)
         self.axes = [axis / size for axis, size in zip(grid_axes(), self.size, strict=True)]
         z, y, x = (axis.astype(np.float32) for axis in self.axes)
         self.z = z[:, None, None]
@@ -166,7 +133,7 @@ class _Canvas:
     def tube(self, tissue, points, over=None) -> None:
         """Paint a tube through points (x, y, z, radius)."""
         points = np.asarray(points, np.float32)
-        for a, b in zip(points[:-1], points[1:], strict=True):
+        for a, b in pairwise(points):
             reach = max(a[3], b[3])
             run = b[:3] - a[:3]
             low, high = np.minimum(a, b)[:3] - reach, np.maximum(a, b)[:3] + reach
@@ -243,14 +210,20 @@ def _left_side_and_bowel(canvas: _Canvas) -> None:
     for inner, radius in ((Tissue.WALL, 18.0), (Tissue.CONTENT, 15.0), (Tissue.GAS, 9.0)):
         lift = -3.0 if inner == Tissue.GAS else 0.0
         canvas.tube(inner, [(x, y + lift, z, radius) for x, y, z in colon])
-    for _ in range(7):
-        loop = canvas.near(rng.uniform(-20, 80), rng.uniform(-45, 5), rng.uniform(-110, -62))
+    for _ in range(14):
+        loop = canvas.near(rng.uniform(-10, 92), rng.uniform(-55, 15), rng.uniform(-112, -42))
         radii = rng.uniform(9, 13, 3) * (rng.uniform(1, 2), 1, 1)
         turn = rng.uniform(-80, 80)
         canvas.ellipsoid(Tissue.WALL, loop, radii, turn, shells=((Tissue.CONTENT, 0.72),))
     canvas.tube(
         Tissue.PANCREAS,
-        [(-30, -6, -48, 14), (-12, -16, -36, 11), (22, -14, -24, 9), (62, 16, -8, 9), (80, 26, 2, 6)],
+        [
+            (-30, -6, -48, 14),
+            (-12, -16, -36, 11),
+            (22, -14, -24, 9),
+            (62, 16, -8, 9),
+            (80, 26, 2, 6),
+        ],
     )
     spleen = canvas.near(100, 40, 18)
     size = np.array([31, 56, 54]) * rng.uniform(0.85, 1.1)
@@ -286,13 +259,15 @@ def _behind(canvas: _Canvas) -> None:
         inward = kidney - (side * 9, 6, 0)
         canvas.ellipsoid(Tissue.FAT, inward, radii * (0.52, 0.40, 0.55), side * 35)
         canvas.ellipsoid(Tissue.URINE, inward, radii * (0.24, 0.18, 0.35), side * 35)
-        process = (-1 + side * 30, 70, 0)
-        canvas.tube(Tissue.BONE, [(side * 14, 66, z, 5) for z in (-120, 120)])  # pedicles
-        canvas.ellipsoid(Tissue.BONE, process, (16, 5, 400))
+        for level in VERTEBRAE:
+            canvas.ellipsoid(Tissue.BONE, (side * 14, 62, level), (5, 9, 10))  # pedicle
+            canvas.ellipsoid(Tissue.BONE, (side * 30, 70, level), (17, 5, 8))  # transverse process
     canvas.ellipsoid(Tissue.FAT, (0, 40, 0), (30, 26, 400), over=Tissue.LIVER)
     canvas.ellipsoid(Tissue.BONE, (0, 44, 0), (23, 19, 400), shells=((Tissue.MARROW, 0.88),))
-    canvas.tube(Tissue.BONE, [(0, 70, -130, 13), (0, 70, 130, 13)])
-    canvas.tube(Tissue.BONE, [(0, 84, -130, 6), (0, 90, 130, 6)])
+    for level in VERTEBRAE:
+        canvas.ellipsoid(Tissue.MUSCLE, (0, 44, level + 16), (24, 20, 4))  # disc: as dark on T2
+        canvas.ellipsoid(Tissue.BONE, (0, 71, level - 4), (14, 14, 15))  # lamina
+        canvas.ellipsoid(Tissue.BONE, (0, 88, level - 10), (4, 13, 13))  # spinous process
     canvas.tube(Tissue.CSF, [(0, 69, -130, 9.5), (0, 69, 130, 9.5)])
     canvas.tube(Tissue.CORD, [(0, 69, -60, 4.5), (0, 69, 130, 5)])
     bladder = canvas.near(-46, -44, -42, spread=4.0)
@@ -317,7 +292,9 @@ def _twigs(canvas, tissue, start, way, length, radius, generations: int) -> None
 
 def _vessels(canvas: _Canvas) -> None:
     """Aorta, inferior vena cava, splenic and portal vein, and the trees inside the liver."""
-    canvas.tube(Tissue.VEIN, [(-22, 22, -130, 11), (-24, 18, 0, 12), (-20, 6, 62, 13), (-12, 0, 90, 12)])
+    canvas.tube(
+        Tissue.VEIN, [(-22, 22, -130, 11), (-24, 18, 0, 12), (-20, 6, 62, 13), (-12, 0, 90, 12)]
+    )
     canvas.tube(Tissue.ARTERY, [(10, 16, -130, 9), (11, 15, 0, 11), (18, 22, 130, 12)])
     canvas.tube(Tissue.ARTERY, [(11, 8, -14, 4), (11, -8, -24, 4), (8, -12, -130, 4)])
     hilum = (-30, -6, -14)
@@ -333,97 +310,8 @@ def _vessels(canvas: _Canvas) -> None:
         _twigs(canvas, Tissue.VEIN, (-20, 4, 60), way, 58, 6.0, 2)
 
 
-def paint_blob(labels: np.ndarray, liver: np.ndarray, blob: Blob, post: bool, label: int) -> None:
-    """Draw a lesion into the label map, inside the liver only (in place).
-
-    Before chemotherapy a metastasis has a rim and perhaps a necrotic core. After it an `EDGE` lies
-    between the rim and the liver: the border is blurred.
-    """
-    diameter = blob.post if post else blob.pre
-    if not diameter:
-        return
-    axes = grid_axes()
-    where = tuple(
-        slice(*np.searchsorted(axis, (c - diameter, c + diameter)))
-        for axis, c in zip(axes, blob.centre[::-1], strict=True)
-    )
-    z, y, x = np.meshgrid(*(a[w] for a, w in zip(axes, where, strict=True)), indexing="ij")
-    offset = np.stack([x, y, z], -1).astype(np.float32) - blob.centre.astype(np.float32)
-    length = np.sqrt((offset**2).sum(-1)) + 1e-3
-    level = length / (blob.radius(offset / length[..., None]) * _unit_radius(blob) * diameter)
-    inside = (level < 1.0) & liver[where]
-    part = labels[where]
-    if blob.kind != Tissue.METASTASIS:
-        part[inside] = label
-        return
-    part[inside] = label + RIM
-    if post:
-        part[inside & (level > 0.80)] = label + EDGE
-    part[inside & (level < blob.core * (0.8 if post else 1.0))] = label + CORE
-
-
-def _unit_radius(blob: Blob) -> float:
-    """The factor that makes a lesion's largest diameter 1."""
-    golden = np.pi * (3 - np.sqrt(5)) * np.arange(240)
-    height = np.linspace(-1, 1, 240)
-    ring = np.sqrt(1 - height**2)
-    unit = np.stack([ring * np.cos(golden), ring * np.sin(golden), height], -1)
-    return 1.0 / float(pdist(unit * blob.radius(unit)[:, None]).max())
-
-
-def _response(rng: np.random.Generator, diameter: float, largest: bool) -> float:
-    """Largest diameter in mm after chemotherapy: most shrink, some stay, few grow, small ones may go."""
-    kind = rng.uniform()
-    low, high = (0.5, 0.85) if kind < 0.74 else (0.92, 1.02) if kind < 0.92 else (1.06, 1.25)
-    after = diameter * rng.uniform(low, high)
-    if not largest and diameter < 18 and rng.uniform() < 0.2:
-        return 0.0
-    return float(np.clip(after, *DIAMETER_RANGE))
-
-
-def _draw_blob(rng: np.random.Generator, kind: Tissue, diameter: float, largest: bool) -> Blob:
-    tumour = kind == Tissue.METASTASIS
-    count, height = (9, 0.34) if tumour else (4, 0.12)
-    way = rng.standard_normal((count, 3))
-    way /= np.linalg.norm(way, axis=1, keepdims=True)
-    bumps = np.column_stack([way, rng.uniform(-0.6, 1.0, count) * height])
-    necrotic = tumour and diameter > 22 and rng.uniform() < 0.5
-    return Blob(
-        kind=kind,
-        centre=np.zeros(3),
-        pre=float(diameter),
-        post=_response(rng, diameter, largest) if tumour else float(diameter),
-        bumps=bumps,
-        core=float(rng.uniform(0.45, 0.68)) if necrotic else 0.0,
-        jitter=rng.standard_normal(3),
-    )
-
-
-def _place(rng: np.random.Generator, liver: np.ndarray, blobs: list[Blob]) -> list[Blob]:
-    """Give each lesion a place inside the liver, apart from the others; the first ones first."""
-    skip = (2, 3, 3)
-    depth = ndimage.distance_transform_edt(
-        liver[:: skip[0], :: skip[1], :: skip[2]], sampling=STEP * skip
-    )
-    points = np.argwhere(depth > 3.0)
-    depths = depth[tuple(points.T)]
-    places = (LOW + points * STEP * skip)[:, ::-1]
-    placed: list[Blob] = []
-    for blob in blobs:
-        radius = max(blob.pre, blob.post) / 2
-        deep = depths > min(radius, 0.9 * depths.max())
-        for other in placed:
-            gap = np.linalg.norm(places - other.centre, axis=1)
-            deep &= gap > radius + max(other.pre, other.post) / 2 + 5.0
-        if not deep.any():  # a full liver: fewer lesions rather than overlapping ones
-            continue
-        centre = places[deep][rng.integers(deep.sum())]
-        placed.append(Blob(**{**blob.__dict__, "centre": centre}))
-    return placed
-
-
-def build_anatomy(rng: np.random.Generator) -> Anatomy:
-    """Draw one patient."""
+def draw_body(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a body: labels (z, y, x; uint8) and where the liver is with the vessels in it (bool)."""
     canvas = _Canvas(rng)
     _trunk(canvas)
     _chest(canvas)
@@ -433,21 +321,7 @@ def build_anatomy(rng: np.random.Generator) -> Anatomy:
     _vessels(canvas)
     labels = canvas.labels
     liver = labels == Tissue.LIVER
-    vessel = np.isin(labels, (Tissue.VEIN, Tissue.PORTAL))
-    liver |= vessel & ndimage.binary_closing(liver[:, ::2, ::2], iterations=3).repeat(2, 1).repeat(
-        2, 2
-    )[:, : liver.shape[1], : liver.shape[2]]
-
-    count = int(rng.integers(1, MAX_LESIONS + 1))
-    sizes = np.sort(np.clip(22 * np.exp(0.5 * rng.standard_normal(count)), *DIAMETER_RANGE))[::-1]
-    sizes[0] = max(sizes[0], LARGEST_AT_LEAST)
-    blobs = [_draw_blob(rng, Tissue.METASTASIS, s, i == 0) for i, s in enumerate(sizes)]
-    cysts, haemangiomas = int(rng.integers(0, 4)), int(rng.integers(0, 3))
-    benign = [Tissue.CYST] * max(cysts, 1 - haemangiomas) + [Tissue.HAEMANGIOMA] * haemangiomas
-    blobs += [_draw_blob(rng, kind, rng.uniform(8, 28), False) for kind in benign]
-    placed = _place(rng, liver, blobs)
-    metastases = [blob for blob in placed if blob.kind == Tissue.METASTASIS]
-    others = [blob for blob in placed if blob.kind != Tissue.METASTASIS]
-    for blob in others:
-        paint_blob(labels, liver, blob, False, int(blob.kind))
-    return Anatomy(labels, liver, metastases, others)
+    vessel = (labels == Tissue.VEIN) | (labels == Tissue.PORTAL)
+    closed = ndimage.binary_closing(liver[:, ::2, ::2], iterations=3)
+    closed = closed.repeat(2, 1).repeat(2, 2)[:, : liver.shape[1], : liver.shape[2]]
+    return labels, liver | (vessel & closed)

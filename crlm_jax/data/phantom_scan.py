@@ -1,10 +1,11 @@
 """Scans of a phantom patient: the physics that turns tissue labels into DWI, T2WI and CT.
 
 MRI at 1.5 T is the spin-echo equation S = PD (1 − exp(−TR/T1)) exp(−TE/T2) exp(−b ADC) with the
-protocol of Xia et al. 2025 (TR, TE, b, matrix, FOV, slice and gap); CT is portal-venous, in HU. A voxel
-averages the finer label map over its own extent, its slice profile and the scanner's blur, so borders
-have partial volume in all three directions. MRI then gets a coil's smooth bias field and Rician noise,
-CT Gaussian noise. Fat is suppressed on both MRI sequences: its proton density here is what is left.
+protocol of Xia et al. 2025 (TR, TE, b, matrix, FOV, slice and gap); CT is portal-venous, in HU. A
+voxel averages the finer label map over its own extent, its slice profile and the scanner's blur, so
+borders have partial volume in all three directions. MRI then gets a coil's smooth bias field and
+Rician noise, CT Gaussian noise. Fat is suppressed on both MRI sequences: its proton density here is
+what is left. Pre- and post-NACT scans show the body before and after chemotherapy; CT, before.
 """
 
 from __future__ import annotations
@@ -12,21 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import sparse
 from scipy.special import ndtr
 
-from crlm_jax.data.phantom_anatomy import (
-    CORE,
-    EDGE,
-    LESION_LABEL,
-    RIM,
-    Anatomy,
-    Blob,
-    Tissue,
-    apply_along,
-    grid_axes,
-    smooth_field,
-)
+from crlm_jax.data.phantom_anatomy import Tissue, apply_along, grid_axes, smooth_field
+from crlm_jax.data.phantom_lesions import CORE, EDGE, LESION_LABEL, RIM, Blob, Patient
 
 # Tissue at 1.5 T: proton density (1 = water; "typical"), T1 ms, T2 ms, ADC 1e-3 mm²/s, and
 # portal-venous HU ("typical" throughout). Sources of T1 and T2, then of ADC:
@@ -56,12 +47,12 @@ _TABLE = {
     Tissue.GAS:            (0.00, 1e3, 10.0, 0.0, -950),  # typical
     Tissue.BILE:           (0.95, 2000, 400, 2.9, 12),    # typical
     Tissue.ARTERY:         (0.10, 1441, 290, 20., 150),   # [S] blood; [L]. PD: flow void
-    Tissue.VEIN:           (0.45, 1441, 200, 20., 155),   # [S] blood; [L]. PD: slow flow, partly void
+    Tissue.VEIN:           (0.45, 1441, 200, 20., 155),   # [S] blood; [L]. PD: slow flow
     Tissue.PORTAL:         (0.45, 1441, 200, 20., 172),   # as VEIN
     Tissue.CYST:           (1.00, 3000, 500, 3.02, 8),    # typical; [G]
     Tissue.HAEMANGIOMA:    (0.95, 1300, 150, 1.92, 138),  # typical; [G]
     Tissue.METASTASIS:     (0.86, 900, 82.0, 1.05, 66),   # typical; [K] [G] 1.0 to 1.2
-    Tissue.METASTASIS_POST: (0.84, 850, 74.0, 1.35, 72),  # typical: fibrosis; ADC rises [C]
+    Tissue.METASTASIS_POST: (0.84, 850, 75.0, 1.25, 72),  # typical: fibrosis; ADC rises [C]
     Tissue.NECROSIS:       (0.92, 1600, 120, 1.90, 40),   # typical: wetter, ADC higher
 }  # fmt: skip
 
@@ -84,6 +75,7 @@ class Scanner:
 
     @property
     def mri(self) -> bool:
+        """Whether this is MRI rather than CT."""
         return self.tr > 0
 
 
@@ -91,7 +83,7 @@ FOV = 380.0  # mm
 # Acquired 128 × 90, interpolated to 128 × 128; the blur along y is EPI's.
 DWI = Scanner(128, 28, 7.0, 6.0, (5.2, 3.3), 0.0050, 4000, 80, 1000, 90, gain=2000)
 # Acquired 288 × 224, interpolated to 288 × 288.
-T2WI = Scanner(288, 28, 7.0, 6.0, (1.9, 1.5), 0.021, 12630, 70, 0, 224, gain=600)
+T2WI = Scanner(288, 28, 7.0, 6.0, (1.9, 1.5), 0.026, 12630, 70, 0, 224, gain=600)
 # 256² rather than the usual 512²: four times less to write, and training resamples to 224² anyway.
 CT = Scanner(256, 40, 5.0, 5.0, (1.4, 1.4), 13.0)
 SCANNERS = {"pre_dwi": DWI, "post_dwi": DWI, "pre_t2wi": T2WI, "post_t2wi": T2WI, "ct": CT}
@@ -99,7 +91,7 @@ SCANNERS = {"pre_dwi": DWI, "post_dwi": DWI, "pre_t2wi": T2WI, "post_t2wi": T2WI
 
 @dataclass(frozen=True)
 class Scan:
-    """An image (z, y, x; int16), its tumour mask (uint8 0/1), and their geometry in mm (x, y, z)."""
+    """An image (z, y, x; int16), its tumour mask (uint8 0/1), and their geometry (x, y, z; mm)."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -128,7 +120,7 @@ def _lesion_rows(lesion: Blob, post: bool) -> np.ndarray:
 
 
 def _signals(
-    rng: np.random.Generator, scanner: Scanner, anatomy: Anatomy, post: bool
+    rng: np.random.Generator, scanner: Scanner, patient: Patient, post: bool
 ) -> np.ndarray:
     """Signal of every label, with this patient's tissues a little off the table."""
     rows = np.array([_TABLE[tissue] for tissue in Tissue], float)
@@ -136,7 +128,7 @@ def _signals(
     rows[1:, 4] += 4.0 * rng.standard_normal(len(rows) - 1)
     table = np.zeros(256)
     table[: len(rows)] = signal(scanner, rows)
-    for index, lesion in enumerate(anatomy.metastases):
+    for index, lesion in enumerate(patient.metastases):
         rim, core = signal(scanner, _lesion_rows(lesion, post))
         first = LESION_LABEL + 3 * index
         table[first + RIM], table[first + CORE] = rim, core
@@ -144,8 +136,10 @@ def _signals(
     return table.astype(np.float32)
 
 
-def _sampler(source: np.ndarray, centres: np.ndarray, width: float, blur: float) -> sparse.csr_matrix:
-    """Matrix that averages a finely sampled line over voxels `width` mm wide, blurred by a Gaussian."""
+def _sampler(
+    source: np.ndarray, centres: np.ndarray, width: float, blur: float
+) -> sparse.csr_matrix:
+    """Matrix that averages a fine line over voxels `width` mm wide, with a Gaussian blur (mm)."""
     step = float(source[1] - source[0])
     # full width at half maximum -> standard deviation; a source sample is itself `step` mm wide
     sigma = np.hypot(blur / 2.3548, step / np.sqrt(12))
@@ -157,45 +151,49 @@ def _sampler(source: np.ndarray, centres: np.ndarray, width: float, blur: float)
     return sparse.csr_matrix(weight.astype(np.float32))
 
 
-def _phase_noise(rng: np.random.Generator, scanner: Scanner) -> np.ndarray:
-    """Normal noise of the acquired phase-encoding lines, interpolated to the matrix along y."""
-    rows, lines = scanner.matrix, scanner.phase
-    offset = np.arange(rows)[:, None] * lines / rows - np.arange(lines)[None, :]
+def _phase_weights(scanner: Scanner) -> sparse.csr_matrix:
+    """Interpolates noise (unit variance stays) from the acquired lines to the matrix, along y."""
+    offset = np.arange(scanner.matrix)[:, None] * scanner.phase / scanner.matrix
+    offset = offset - np.arange(scanner.phase)[None, :]
     weight = np.sinc(offset) * (np.abs(offset) < 2.5)
-    weight *= scanner.noise / np.linalg.norm(weight, axis=1, keepdims=True)
-    drawn = rng.standard_normal((lines, scanner.slices * rows), dtype=np.float32)
-    noise = sparse.csr_matrix(weight.astype(np.float32)) @ drawn
-    return noise.reshape(rows, scanner.slices, rows).swapaxes(0, 1)
+    weight /= np.linalg.norm(weight, axis=1, keepdims=True)
+    return sparse.csr_matrix(weight.astype(np.float32))
 
 
-def _finish(rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, axes) -> np.ndarray:
-    """Texture, coil bias and noise (Rician for MRI: the magnitude of a complex signal); to int16."""
+def _finish_mri(rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, axes) -> np.ndarray:
+    """Add texture, coil bias and noise (to a complex signal, so Rician); to int16."""
+    field = np.float32(0.04) * smooth_field(rng, axes, 6.0, depth=9.0)
+    field += np.float32(0.10) * smooth_field(rng, axes, 150.0)
+    weights = _phase_weights(scanner)
+    gain = scanner.gain * rng.uniform(0.85, 1.15)  # the unit is arbitrary
+    image = np.empty(clean.shape, np.int16)
+    for k in range(len(clean)):  # one slice at a time stays in the processor's cache
+        drawn = rng.standard_normal((2, scanner.phase, scanner.matrix), dtype=np.float32)
+        real, imaginary = (scanner.noise * (weights @ lines) for lines in drawn)
+        plane = np.hypot(clean[k] * np.exp(field[k]) + real, imaginary)
+        image[k] = np.minimum(np.rint(gain * plane), 32767)
+    return image
+
+
+def _finish_ct(rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, axes) -> np.ndarray:
+    """Add texture and noise, correlated between neighbours by the kernel; to HU as int16."""
     texture = smooth_field(rng, axes, 6.0, depth=9.0)
-    if not scanner.mri:
-        noise = rng.standard_normal(clean.shape, dtype=np.float32)
-        for axis in (1, 2):
-            noise = ndimage.gaussian_filter1d(noise, 0.6, axis)  # the kernel's blur holds for noise too
-        noise *= scanner.noise / noise.std()
-        clean = clean - 1000.0 + (0.05 * np.minimum(clean, 100.0)) * texture + noise
-        return np.clip(np.rint(clean), -1024, 3071).astype(np.int16)
-    bias = smooth_field(rng, axes, 150.0)
-    texture *= np.float32(0.04)
-    texture += np.float32(0.10) * bias
-    image = np.exp(texture, out=texture)
-    image *= clean
-    image += _phase_noise(rng, scanner)
-    np.hypot(image, _phase_noise(rng, scanner), out=image)
-    image *= np.float32(scanner.gain * rng.uniform(0.85, 1.15))  # MRI's unit is arbitrary
-    np.rint(image, out=image)
-    return np.clip(image, 0, 32767, out=image).astype(np.int16)
+    image = np.empty(clean.shape, np.int16)
+    for k in range(len(clean)):
+        drawn = rng.standard_normal((scanner.matrix + 1,) * 2, dtype=np.float32)
+        drawn = drawn[1:] + drawn[:-1]
+        noise = scanner.noise / 2 * (drawn[:, 1:] + drawn[:, :-1])
+        plane = clean[k] - 1000.0 + 0.05 * np.minimum(clean[k], 100.0) * texture[k] + noise
+        image[k] = np.clip(np.rint(plane), -1024, 3071)
+    return image
 
 
-def scan(rng: np.random.Generator, anatomy: Anatomy, condition: str) -> Scan:
+def scan(rng: np.random.Generator, patient: Patient, condition: str) -> Scan:
     """Scan a patient under a condition."""
     scanner = SCANNERS[condition]
     post = condition.startswith("post")
-    labels, tumour = anatomy.at(post)
-    values = _signals(rng, scanner, anatomy, post)[labels]
+    labels, tumour = patient.at(post)
+    values = _signals(rng, scanner, patient, post)[labels]
 
     pixel = FOV / scanner.matrix
     spacing = np.array([scanner.spacing, pixel, pixel])
@@ -215,9 +213,10 @@ def scan(rng: np.random.Generator, anatomy: Anatomy, condition: str) -> Scan:
     clean = apply_along(
         [_sampler(*line, blur) for line, blur in zip(lines, blurs, strict=True)], values
     )
-    where = tuple(slice(k.min(), k.max() + 1) for k in np.nonzero(tumour))  # the rest is empty
+    held = (np.flatnonzero(tumour.any(axis)) for axis in ((1, 2), (0, 2), (0, 1)))
+    where = tuple(slice(k[0], k[-1] + 1) for k in held)  # the rest is empty
     samplers = [_sampler(*line, 0.0)[:, w] for line, w in zip(lines, where, strict=True)]
     share = apply_along(samplers, tumour[where].astype(np.float32))
-    image = _finish(rng, scanner, clean, axes)
+    finish = _finish_mri if scanner.mri else _finish_ct
+    image = finish(rng, scanner, clean, axes)
     return Scan(image, (share >= 0.5).astype(np.uint8), tuple(spacing[::-1]), tuple(origin[::-1]))
-

@@ -169,8 +169,9 @@ def resize(voxels: np.ndarray, size: int | tuple[int, int], *, nearest: bool = F
     left, right, across = _taps(width, columns)
     down = down[:, None]
     for source, target in zip(voxels, out, strict=True):  # one slice at a time stays in cache
-        lines = source[top] * (1 - down) + source[bottom] * down
-        pixels = lines[:, left] * (1 - across) + lines[:, right] * across
+        source = source.astype(np.float32)
+        lines = source[top] + (source[bottom] - source[top]) * down
+        pixels = lines[:, left] + (lines[:, right] - lines[:, left]) * across
         target[...] = np.rint(pixels) if out.dtype == np.uint8 else pixels
     return out
 
@@ -213,9 +214,8 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
         raise VolumeError(
-            f"{path}: not readable as an image, or cut off ({reason}); copy or export it again as "
+            f"{path}: not an image that can be read, or cut off; copy it again, or export it as "
             "NIfTI, NRRD, MHA or PNG"
         ) from error
     array = sitk.GetArrayViewFromImage(image)

@@ -1,0 +1,122 @@
+"""Losses of a segmenter, plain functions: binary cross-entropy, Dice, and the feature distance.
+
+The total of CRLM-GAN is their sum (Xia et al., Cancer Imaging 26:10, 2025); the released code
+halves the cross-entropy. All compute in float32 whatever they are given and return a float32
+scalar; the mean over a batch is the global one under `jax.jit` over a mesh.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+FUSIONS = ("per_stage", "concatenated")
+
+
+def bce(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    r"""Mean binary cross-entropy of logits.
+
+    .. math::
+      \frac{1}{N} \sum_i -y_i \log σ(z_i) - (1 - y_i) \log(1 - σ(z_i))
+
+    Args:
+      logits: (B, H, W, 1), z.
+      mask: (B, H, W, 1), y in {0, 1}.
+
+    Returns:
+      () float32.
+
+    Examples:
+      >>> logits, mask = jnp.zeros((1, 2, 2, 1)), jnp.ones((1, 2, 2, 1))
+      >>> print(f"{bce(logits, mask):.4f}")
+      0.6931
+
+    References:
+      `torch.nn.BCEWithLogitsLoss`.
+    """
+    z, y = logits.astype(jnp.float32), mask.astype(jnp.float32)
+    return jnp.mean(y * jax.nn.softplus(-z) + (1 - y) * jax.nn.softplus(z))
+
+
+def dice(logits: jax.Array, mask: jax.Array, smooth: float = 1e-5) -> jax.Array:
+    r"""One minus the mean over images of the soft Dice coefficient.
+
+    .. math::
+      1 - \frac{1}{B} \sum_b \frac{2 \sum_i p_{bi} y_{bi} + s}{\sum_i p_{bi} + \sum_i y_{bi} + s},
+      \quad p = σ(z)
+
+    Args:
+      logits: (B, H, W, 1), z.
+      mask: (B, H, W, 1), y in {0, 1}.
+      smooth: s, which makes an empty prediction of an empty mask perfect.
+
+    Returns:
+      () float32, in [0, 1].
+
+    Examples:
+      >>> logits, mask = jnp.zeros((1, 2, 2, 1)), jnp.ones((1, 2, 2, 1))
+      >>> print(f"{dice(logits, mask):.4f}")
+      0.3333
+
+    References:
+      Milletari et al., V-Net (https://arxiv.org/abs/1606.04797), 2016, there with squares in the
+      denominator; without them in the released CRLM-GAN code (`BCEDiceLoss`).
+    """
+    p, y = jax.nn.sigmoid(logits.astype(jnp.float32)), mask.astype(jnp.float32)
+    pixels = tuple(range(1, p.ndim))
+    overlap, sizes = (p * y).sum(pixels), p.sum(pixels) + y.sum(pixels)
+    return 1 - jnp.mean((2 * overlap + smooth) / (sizes + smooth))
+
+
+def feature_distance(
+    features: Sequence[jax.Array],
+    reference: Sequence[jax.Array],
+    stages: Sequence[int] = (1, 2, 3, 4),
+    fusion: str = "per_stage",
+) -> jax.Array:
+    r"""L1 distance of a critic's stage features: what CRLM-GAN adds to the loss.
+
+    .. math::
+      \text{per\_stage: } \sum_{s} \frac{1}{N_s} \sum_i |f_{si} - r_{si}|, \qquad
+      \text{concatenated: } \frac{\sum_s \sum_i |f_{si} - r_{si}|}{\sum_s N_s}
+
+    With one mean over all stages (`concatenated`, as in the released code) a stage weighs by its
+    number of elements: 53, 27, 13 and 7 % for a ResNet-50.
+
+    Args:
+      features: f, of image · predicted map; stage s is `features[s - 1]`, (B, H_s, W_s, C_s).
+      reference: r, of image · mask; alike.
+      stages: the constrained ones; empty: 0.
+      fusion: `per_stage` or `concatenated`.
+
+    Returns:
+      () float32.
+
+    Raises:
+      ValueError: a stage that the critic does not have, or an unknown fusion.
+
+    Examples:
+      >>> f, r = [jnp.ones((1, 2, 2, 1)), jnp.ones((1, 1, 1, 2))], [jnp.zeros((1, 2, 2, 1))] * 2
+      >>> print(feature_distance(f, r, stages=(1,)))
+      1.0
+
+    References:
+      Xia et al., CRLM-GAN, Cancer Imaging 26:10, 2025; Xue et al., SegAN
+      (https://arxiv.org/abs/1706.01805), 2017.
+    """
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion = {fusion!r}: choose one of {', '.join(FUSIONS)}")
+    available = min(len(features), len(reference))
+    for stage in stages:
+        if not 1 <= stage <= available:
+            raise ValueError(f"stage {stage}: the critic gives stages 1 to {available}")
+    sums, counts = [], []
+    for stage in stages:
+        f, r = features[stage - 1], reference[stage - 1]
+        sums.append(jnp.abs(f.astype(jnp.float32) - r.astype(jnp.float32)).sum())
+        counts.append(f.size)
+    if not sums:
+        return jnp.zeros((), jnp.float32)
+    if fusion == "concatenated":
+        return sum(sums) / sum(counts)
+    return sum(total / count for total, count in zip(sums, counts, strict=True))

@@ -1,0 +1,184 @@
+"""Layers as PyTorch has them and Flax does not, so that the segmenters and critics match.
+
+The methods compared here were published in PyTorch, whose defaults differ from Flax's where it
+shows: batch norm keeps an unbiased running variance with momentum 0.1, convolutions start
+uniform in ±1/√fan_in (weight and bias), and up-sampling may align corners. Attributes have
+PyTorch's names (`weight`, `bias`, `running_mean`, `running_var`), so that a path through the
+modules is the name in a state dict and `crlm_jax.models.port` needs no table.
+
+Everything is (B, H, W, C). Parameters and statistics are float32; `dtype` is what is computed in.
+Some operations are written unlike the textbook because XLA's gradient of the textbook form is
+slow; each says so. None uses a named axis: under `jax.jit` over a mesh the batch is the global one.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Initializer = Callable[..., jax.Array]
+
+# PyTorch's default of nn.Conv2d: kaiming_uniform_ with a = √5, which is U(±1/√fan_in).
+torch_uniform: Initializer = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Conv(nnx.Module):
+    """Square convolution with padding `size // 2`: (B, H, W, I) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, O).
+
+    Args:
+      in_channels: I.
+      out_channels: O.
+      size: side of the kernel, odd.
+      stride: in both directions.
+      bias: adds one number a channel, U(±1/√fan_in) at first.
+      init: of the weight (size, size, I, O).
+      dtype: of the computation.
+      rngs: source of `params` keys.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        *,
+        stride: int = 1,
+        bias: bool = True,
+        init: Initializer = torch_uniform,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.stride, self.dtype = stride, dtype
+        shape = (size, size, in_channels, out_channels)
+        self.weight = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        if bias:
+            bound = (size * size * in_channels) ** -0.5
+            values = jax.random.uniform(
+                rngs.params(), (out_channels,), jnp.float32, minval=-bound, maxval=bound
+            )
+            self.bias = nnx.Param(values)
+        else:
+            self.bias = None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves; the result has the compute dtype."""
+        x, weight = x.astype(self.dtype), self.weight[...].astype(self.dtype)
+        size = weight.shape[0]
+        if size == 1:
+            # A matrix product: its weight gradient is 4 to 7 times as fast as a convolution's on
+            # CPU. Slicing first keeps the input gradient of a stride from being a dilated one.
+            y = jnp.einsum("bhwi,io->bhwo", x[:, :: self.stride, :: self.stride], weight[0, 0])
+        else:
+            y = jax.lax.conv_general_dilated(
+                x,
+                weight,
+                window_strides=(self.stride, self.stride),
+                padding=[(size // 2, size // 2)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation with PyTorch's running statistics: (B, H, W, C) -> (B, H, W, C).
+
+    In training mode (`use_running_average` False) x is normalised by the mean and the biased
+    variance of the batch, and the running statistics move by a tenth towards the mean and the
+    *unbiased* variance. In evaluation mode the running statistics normalise and stay.
+    Statistics and normalisation are float32 (at least); the result has the dtype of x.
+
+    Args:
+      channels: C.
+      weight: of every channel at first.
+
+    References:
+      Ioffe and Szegedy, Batch Normalization (https://arxiv.org/abs/1502.03167), 2015;
+      `torch.nn.BatchNorm2d`.
+    """
+
+    EPSILON = 1e-5
+    MOMENTUM = 0.1
+
+    def __init__(self, channels: int, *, weight: float = 1.0):
+        self.use_running_average = False
+        self.weight = nnx.Param(jnp.full((channels,), weight, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
+        self.running_mean = nnx.BatchStat(jnp.zeros((channels,), jnp.float32))
+        self.running_var = nnx.BatchStat(jnp.ones((channels,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises, and in training mode updates the running statistics."""
+        values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if self.use_running_average:
+            mean, var = self.running_mean[...], self.running_var[...]
+        else:
+            mean = values.mean((0, 1, 2))
+            var = jnp.square(values - mean).mean((0, 1, 2))
+            self._update(mean, var, count=x.size // x.shape[-1])
+        scale = self.weight[...] * jax.lax.rsqrt(var + self.EPSILON)
+        return ((values - mean) * scale + self.bias[...]).astype(x.dtype)
+
+    def _update(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+        unbiased = var * (count / max(count - 1, 1))
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            new = jax.lax.stop_gradient(new).astype(jnp.float32)
+            running[...] = (1 - self.MOMENTUM) * running[...] + self.MOMENTUM * new
+
+
+def _first_max(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The larger of two; the first where they are equal, a NaN where there is one."""
+    return jnp.where((b > a) | jnp.isnan(b), b, a)
+
+
+def _pool(x: jax.Array, axis: int, size: int, count: int) -> jax.Array:
+    """Largest of `size` neighbours at every second place along an axis."""
+    best = None
+    for offset in range(size):
+        part = jax.lax.slice_in_dim(x, offset, offset + 2 * count - 1, 2, axis)
+        best = part if best is None else _first_max(best, part)
+    return best
+
+
+def max_pool(x: jax.Array, size: int) -> jax.Array:
+    """Max-pooling with stride 2: (B, H, W, C) -> (B, H', W', C).
+
+    Size 2 has no padding, H' = ⌊H/2⌋; size 3 has a padding of 1, H' = ⌈H/2⌉, as in a ResNet stem.
+
+    Written as maxima of strided slices: `reduce_window`'s gradient (select-and-scatter) is ten
+    times as slow on CPU. Columns go before rows so that, as in PyTorch, the whole gradient of
+    equal values belongs to the first in reading order.
+    """
+    if size == 3:
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    height, width = ((n - size) // 2 + 1 for n in x.shape[1:3])
+    return _pool(_pool(x, 2, size, width), 1, size, height)
+
+
+def _upsample(x: jax.Array, axis: int) -> jax.Array:
+    """Doubles an axis of n values: place j of 2n lies at j·(n−1)/(2n−1) of the old ones.
+
+    Hence place 2k lies k/(2n−1) before k, and place 2k + 1 lies (n−1−k)/(2n−1) after k.
+    """
+    n = x.shape[axis]
+    shape = [n if i == axis else 1 for i in range(x.ndim)]
+    before = (jnp.arange(n) / (2 * n - 1)).astype(x.dtype).reshape(shape)
+    after = jnp.flip(before, axis)
+    first, last = (jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, n - 1))
+    previous = jnp.concatenate((first, jax.lax.slice_in_dim(x, 0, n - 1, axis=axis)), axis)
+    following = jnp.concatenate((jax.lax.slice_in_dim(x, 1, n, axis=axis), last), axis)
+    even = x + before * (previous - x)
+    odd = x + after * (following - x)
+    return jnp.stack((even, odd), axis + 1).reshape(
+        [2 * n if i == axis else s for i, s in enumerate(x.shape)]
+    )
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Bilinear up-sampling by 2 with aligned corners: (B, H, W, C) -> (B, 2H, 2W, C).
+
+    As `torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)`. Each new value is
+    one of two neighbours' blends, so no gather is needed (whose gradient is a slow scatter) and
+    no matrix product (which a TPU would round to bfloat16).
+    """
+    return _upsample(_upsample(x, 1), 2)

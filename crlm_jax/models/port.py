@@ -1,0 +1,183 @@
+"""PyTorch-named tensors (safetensors) into Flax modules, and back.
+
+The modules of this package bear PyTorch's names, so the name of a tensor is the path to its
+variable, and its layout follows from its rank: convolution weights are (out, in, height, width)
+there and (height, width, in, out) here, all else is alike. Nothing is loaded by halves: a tensor
+that is missing, left over, or of another shape or type stops the load with a `WeightsError`.
+"""
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+IMAGENET_REPOSITORY = "timm/resnet50.tv_in1k"  # torchvision's ResNet50_Weights.IMAGENET1K_V1
+IGNORED = ("fc.*", "*.num_batches_tracked")  # the classifier; PyTorch's step counter
+
+_TO_FLAX = {4: (2, 3, 1, 0)}  # rank -> axes of PyTorch's layout in the order of Flax's
+_TO_TORCH = {4: (3, 2, 0, 1)}
+
+_OTHER_WEIGHTS = "a local file with --config.critic.weights=PATH.safetensors"
+_RANDOM_WEIGHTS = "random weights with --config.critic.weights=random (no result of the paper)"
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be had, or that do not fit the module."""
+
+
+def load_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads every tensor of a file.
+
+    Raises:
+      WeightsError: there is no such file, or it is cut short or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; give the path of an existing .safetensors file")
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}); fetch or convert it again"
+        ) from error
+
+
+def critic_tensors(weights: str) -> tuple[dict[str, np.ndarray], str]:
+    """Fetches the tensors of a critic.
+
+    Args:
+      weights: `"imagenet"`, which is torchvision's ResNet-50 (V1) from the Hugging Face hub or its
+        cache, or the path of a .safetensors file with torchvision's names.
+
+    Returns:
+      The tensors by name, and the file they came from, for messages.
+
+    Raises:
+      WeightsError: they cannot be had; it says what to do instead.
+    """
+    if weights != "imagenet":
+        try:
+            return load_safetensors(weights), str(weights)
+        except WeightsError as error:
+            raise WeightsError(
+                f"{error}; or use --config.critic.weights=imagenet, or {_RANDOM_WEIGHTS}"
+            ) from error
+    try:
+        import huggingface_hub  # here, since only this branch needs it and it starts slowly
+
+        path = huggingface_hub.hf_hub_download(IMAGENET_REPOSITORY, "model.safetensors")
+        return load_safetensors(path), path
+    except Exception as error:  # the hub client raises many kinds, all with the same three remedies
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WeightsError(
+            f"critic.weights = 'imagenet': cannot get {IMAGENET_REPOSITORY} from the Hugging Face "
+            f"hub ({reason}). Three ways out: run once with network, or copy the Hugging Face "
+            f"cache here (HF_HOME); or give {_OTHER_WEIGHTS}; or use {_RANDOM_WEIGHTS}"
+        ) from error
+
+
+def load_torch(
+    module: nnx.Module,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    source: str,
+    ignore: tuple[str, ...] = IGNORED,
+) -> nnx.Module:
+    """Sets all parameters and batch statistics of a module, in place.
+
+    Args:
+      module: its paths are PyTorch's names. If it has an attribute `unbuilt`, tensors that match
+        these patterns may be there too (later stages of a critic).
+      tensors: by PyTorch's name, in PyTorch's layout, of any float type.
+      source: file that they came from, for messages.
+      ignore: patterns of tensors that are not wanted.
+
+    Returns:
+      The module.
+
+    Raises:
+      WeightsError: a tensor is missing, unknown, or of another shape or type; nothing is set then.
+    """
+    variables = dict(_variables(module))
+    missing = [name for name in variables if name not in tensors]
+    if missing:
+        raise WeightsError(
+            f"{source}: lacks {_first(missing)} of {type(module).__name__}; "
+            f"{_remedy_for_missing(missing[0])}"
+        )
+    allowed = (*ignore, *getattr(module, "unbuilt", ()))
+    unknown = [
+        name
+        for name in tensors
+        if name not in variables and not any(fnmatchcase(name, p) for p in allowed)
+    ]
+    if unknown:
+        raise WeightsError(
+            f"{source}: {type(module).__name__} has no place for {_first(unknown)}; give weights "
+            "of this very network under PyTorch's names"
+        )
+    values = {
+        name: _to_flax(name, tensors[name], variable[...].shape, source)
+        for name, variable in variables.items()
+    }
+    for name, variable in variables.items():
+        variable[...] = jnp.asarray(values[name])
+    return module
+
+
+def to_torch(module: nnx.Module) -> dict[str, np.ndarray]:
+    """Returns all parameters and batch statistics under PyTorch's names, in PyTorch's layout."""
+    tensors = {}
+    for name, variable in _variables(module):
+        value = np.asarray(variable[...])
+        tensors[name] = np.ascontiguousarray(
+            value.transpose(_TO_TORCH.get(value.ndim, range(value.ndim)))
+        )
+    return tensors
+
+
+def _variables(module: nnx.Module, prefix: str = "") -> Iterator[tuple[str, nnx.Variable]]:
+    """Yields (name, variable) in the order of construction, which is that of a state dict."""
+    children = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
+    for name, child in children:
+        if isinstance(child, nnx.Param | nnx.BatchStat):
+            yield f"{prefix}{name}", child
+        elif isinstance(child, nnx.Module):
+            yield from _variables(child, f"{prefix}{name}.")
+
+
+def _first(names: list[str]) -> str:
+    others = len(names) - 1
+    return names[0] + (f" (and {others} other tensor{'s' * (others > 1)})" if others else "")
+
+
+def _remedy_for_missing(name: str) -> str:
+    """What to do; `layer{k}.…` lacking after whole stages means a file with fewer stages."""
+    head = name.split(".")[0]
+    stage = int(head[5:]) if head.startswith("layer") and head[5:].isdigit() else 0
+    if stage > 1:
+        stages = ",".join(str(s) for s in range(1, stage))
+        return (
+            f"constrain only the stages it has with --config.loss.stages={stages}, or give "
+            f"complete weights: {_OTHER_WEIGHTS}, or --config.critic.weights=imagenet"
+        )
+    return "give complete weights of this very network under PyTorch's names"
+
+
+def _to_flax(name: str, tensor: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        raise WeightsError(
+            f"{source}: {name} is {tensor.dtype}, not a float; give the unquantised weights"
+        )
+    expected = tuple(shape[axis] for axis in _TO_TORCH.get(len(shape), range(len(shape))))
+    if tensor.shape != expected:
+        raise WeightsError(
+            f"{source}: {name} has shape {tensor.shape}, but {expected} is needed; the weights "
+            "are those of another network or of other widths"
+        )
+    return np.transpose(tensor, _TO_FLAX.get(tensor.ndim)).astype(np.float32)

@@ -1,0 +1,86 @@
+"""UNet with batch norm: the baseline, and the block that UNet++ shares with it.
+
+Follows the `UNet` of github 4uiiurz1/pytorch-nested-unet, which the released CRLM-GAN code uses:
+two 3×3 convolutions a node, max-pooling down, bilinear up-sampling (aligned corners) up.
+With the default widths it has 7,852,545 parameters.
+
+References:
+  Ronneberger et al., U-Net (https://arxiv.org/abs/1505.04597), 2015.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from crlm_jax.models.layers import BatchNorm, Conv, max_pool, upsample
+
+
+class Block(nnx.Module):
+    """Twice convolution 3×3, batch norm, ReLU: (B, H, W, in_channels) -> (B, H, W, channels)."""
+
+    def __init__(self, in_channels: int, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.conv1 = Conv(in_channels, channels, 3, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(channels)
+        self.conv2 = Conv(channels, channels, 3, dtype=dtype, rngs=rngs)
+        self.bn2 = BatchNorm(channels)
+
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        """Takes one or several maps of one size, side by side in the channels."""
+        x = inputs[0] if len(inputs) == 1 else jnp.concatenate(inputs, -1)
+        x = jax.nn.relu(self.bn1(self.conv1(x)))
+        return jax.nn.relu(self.bn2(self.conv2(x)))
+
+
+def check_sides(image: jax.Array, depth: int) -> None:
+    """Raises a ValueError unless (B, H, W, C) can be halved `depth` times without a remainder."""
+    step = 2**depth
+    if image.shape[1] % step or image.shape[2] % step:
+        raise ValueError(
+            f"image of {image.shape[1]} × {image.shape[2]} pixels: both sides must be multiples "
+            f"of {step}"
+        )
+
+
+class UNet(nnx.Module):
+    """Image (B, H, W, in_channels) -> one map of logits (B, H, W, out_channels), float32.
+
+    Nodes are named `conv{i}_{j}` as in the UNet++ figure: level i, j steps along the level. The
+    encoder is `conv{i}_0`; the decoder's node at level i is `conv{i}_{depth - i}`.
+
+    Args:
+      in_channels: of the image.
+      out_channels: of the logits.
+      widths: channels of each level, finest first; H and W are multiples of 2^(levels − 1).
+      dtype: of the computation; parameters and logits are float32.
+      rngs: source of `params` keys.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        out_channels: int = 1,
+        widths: Sequence[int] = (32, 64, 128, 256, 512),
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.depth = depth = len(widths) - 1
+        for i, (before, width) in enumerate(zip((in_channels, *widths), widths, strict=False)):
+            setattr(self, f"conv{i}_0", Block(before, width, dtype=dtype, rngs=rngs))
+        for i in reversed(range(depth)):
+            block = Block(widths[i] + widths[i + 1], widths[i], dtype=dtype, rngs=rngs)
+            setattr(self, f"conv{i}_{depth - i}", block)
+        self.final = Conv(widths[0], out_channels, 1, rngs=rngs)
+
+    def __call__(self, image: jax.Array) -> tuple[jax.Array]:
+        """Returns a tuple of one, as segmenters with several heads return several."""
+        check_sides(image, self.depth)
+        encoded = [self.conv0_0(image)]
+        for i in range(1, self.depth + 1):
+            encoded.append(getattr(self, f"conv{i}_0")(max_pool(encoded[-1], 2)))
+        x = encoded[-1]
+        for i in reversed(range(self.depth)):
+            x = getattr(self, f"conv{i}_{self.depth - i}")(encoded[i], upsample(x))
+        return (self.final(x),)

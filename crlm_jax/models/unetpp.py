@@ -1,0 +1,77 @@
+"""UNet++: the segmenter of CRLM-GAN, a UNet whose skips are filled with nested, dense nodes.
+
+Follows the `NestedUNet` of github 4uiiurz1/pytorch-nested-unet, which the released CRLM-GAN code
+uses. Node x_{i,j} lies on level i and takes all nodes before it on the level and the one below:
+
+    x_{i,0} = block(pool(x_{i-1,0}))
+    x_{i,j} = block([x_{i,0}, …, x_{i,j-1}, up(x_{i+1,j-1})])
+
+With the default widths it has 9,163,329 parameters, 9,163,428 with deep supervision.
+
+References:
+  Zhou et al., UNet++ (https://arxiv.org/abs/1807.10165), 2018.
+  Xia et al., CRLM-GAN, Cancer Imaging 26:10, 2025.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from crlm_jax.models.layers import Conv, max_pool, upsample
+from crlm_jax.models.unet import Block, check_sides
+
+
+class UNetPlusPlus(nnx.Module):
+    """Image (B, H, W, in_channels) -> maps of logits (B, H, W, out_channels), float32.
+
+    Without deep supervision there is one head, on the last node of the finest level; with it there
+    is one on every decoder node of that level (`final1` on x_{0,1} …), and the one that sees the
+    deepest nodes comes first.
+
+    Args:
+      in_channels: of the image.
+      out_channels: of the logits.
+      widths: channels of each level, finest first; H and W are multiples of 2^(levels − 1).
+      deep_supervision: a head on each of x_{0,1}, x_{0,2} …
+      dtype: of the computation; parameters and logits are float32.
+      rngs: source of `params` keys.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        out_channels: int = 1,
+        widths: Sequence[int] = (32, 64, 128, 256, 512),
+        deep_supervision: bool = False,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.depth, self.deep_supervision = len(widths) - 1, deep_supervision
+        for i, (before, width) in enumerate(zip((in_channels, *widths), widths, strict=False)):
+            setattr(self, f"conv{i}_0", Block(before, width, dtype=dtype, rngs=rngs))
+        for j in range(1, self.depth + 1):
+            for i in range(self.depth + 1 - j):
+                block = Block(j * widths[i] + widths[i + 1], widths[i], dtype=dtype, rngs=rngs)
+                setattr(self, f"conv{i}_{j}", block)
+        heads = [f"final{j}" for j in range(1, self.depth + 1)] if deep_supervision else ["final"]
+        for name in heads:
+            setattr(self, name, Conv(widths[0], out_channels, 1, rngs=rngs))
+
+    def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns the heads' logits, that of the deepest nodes first."""
+        check_sides(image, self.depth)
+        levels = [[self.conv0_0(image)]]  # levels[i][j] is x_{i,j}
+        for i in range(1, self.depth + 1):
+            levels.append([getattr(self, f"conv{i}_0")(max_pool(levels[-1][0], 2))])
+        for j in range(1, self.depth + 1):
+            for i in range(self.depth + 1 - j):
+                below = upsample(levels[i + 1][j - 1])
+                levels[i].append(getattr(self, f"conv{i}_{j}")(*levels[i], below))
+        if not self.deep_supervision:
+            return (self.final(levels[0][-1]),)
+        return tuple(
+            getattr(self, f"final{j}")(levels[0][j]) for j in reversed(range(1, self.depth + 1))
+        )

@@ -1,0 +1,96 @@
+"""Turns, flips and grey levels, against definitions written out here."""
+
+import colorsys
+
+import numpy as np
+import pytest
+
+from crlm_jax.data import augment
+
+LIMITS = {"hue": 20.0, "saturation": 30.0, "brightness": 0.2, "contrast": 0.2}
+
+
+def slice_and_mask(side: int = 9):
+    image = np.arange(side * side, dtype=np.uint8).reshape(side, side, 1)
+    return image, (image % 3 == 0).astype(np.uint8)
+
+
+def test_image_and_mask_go_alike_and_come_out_contiguous():
+    image, mask = slice_and_mask()
+    for seed in range(40):
+        turned, same = augment.geometric(image, mask, np.random.default_rng(seed))
+        np.testing.assert_array_equal(same, turned % 3 == 0)
+        assert turned.dtype == same.dtype == np.uint8
+        assert turned.shape == same.shape == image.shape
+        assert turned.flags.c_contiguous
+        assert same.flags.c_contiguous
+
+
+def test_turns_are_quarter_turns_then_flips():
+    image, _ = slice_and_mask()
+    for turn in range(16):
+        expected = np.rot90(image, turn % 4)
+        expected = np.fliplr(expected) if turn & 4 else expected
+        expected = np.flipud(expected) if turn & 8 else expected
+        np.testing.assert_array_equal(augment.turned(image, turn), expected)
+
+
+def test_turns_and_flips_are_drawn_evenly():
+    turns = augment.draw_turn(np.random.default_rng(0), 16000)
+    np.testing.assert_allclose(np.bincount(turns, minlength=16) / 16000, 1 / 16, atol=0.01)
+
+
+def test_same_numbers_alone_and_together():
+    one = [augment.photometric(np.random.default_rng(5)) for _ in range(2)]
+    np.testing.assert_array_equal(*one)
+    many = augment.photometric(np.random.default_rng(5), size=7)
+    assert many.shape == (7, 6)
+    assert many.dtype == one[0].dtype == np.float32
+    np.testing.assert_array_equal(many[0], one[0])
+
+
+def by_definition(value: int, half_degrees: float, added: float, light: float, stretch: float):
+    """Hue, saturation, contrast and brightness of a grey pixel, one after the other."""
+    hue, saturation, level = colorsys.rgb_to_hsv(*[value / 255] * 3)
+    hue = (hue + half_degrees / 180) % 1
+    saturation = min(max(saturation + added / 255, 0), 1)
+    channels = colorsys.hsv_to_rgb(hue, saturation, level)
+    return [min(max(255 * c * (1 + stretch) + 255 * light, 0), 255) for c in channels]
+
+
+@pytest.mark.parametrize("limits", [LIMITS, LIMITS | {"hue": 90.0, "saturation": 300.0}])
+def test_grey_levels_are_those_of_the_definition(limits):
+    grey = np.array([0, 1, 60, 128, 200, 254, 255], np.uint8)[:, None]
+    for seed in range(200):
+        six = augment.photometric(np.random.default_rng(seed), **limits)
+        bounds = np.array(list(limits.values()))
+        draws = np.random.default_rng(seed).uniform(-bounds, bounds)
+        expected = [by_definition(int(value), *draws) for value in grey[:, 0]]
+        found = augment.apply_photometric(grey, six)
+        np.testing.assert_allclose(found, expected, atol=1e-2)  # far below one grey level
+
+
+def test_no_limits_change_nothing():
+    six = augment.photometric(
+        np.random.default_rng(0), hue=0, saturation=0, brightness=0, contrast=0
+    )
+    np.testing.assert_array_equal(six, [1, 1, 1, 0, 0, 0])
+
+
+def test_lower_saturation_leaves_grey():
+    gains = augment.photometric(
+        np.random.default_rng(0), hue=20, saturation=30, brightness=0, contrast=0, size=500
+    )[:, :3]
+    grey = (gains == 1).all(axis=1)
+    assert 0.4 < grey.mean() < 0.6
+    assert gains.min() >= 1 - 30 / 255 - 1e-6
+
+
+def test_applied_to_a_slice_is_clipped_and_has_three_channels():
+    image, _ = slice_and_mask(16)
+    out = augment.apply_photometric(image, np.array([2, 1, 1, 0, -100, 300], np.float32))
+    assert out.shape == (16, 16, 3)
+    assert out.dtype == np.float32
+    np.testing.assert_array_equal(out[..., 0], np.minimum(image[..., 0] * 2.0, 255))
+    np.testing.assert_array_equal(out[..., 1], np.maximum(image[..., 0] - 100.0, 0))
+    np.testing.assert_array_equal(out[..., 2], 255)

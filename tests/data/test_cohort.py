@@ -1,0 +1,259 @@
+"""cohort.csv: what is read, how patients are split, and what each wrong file is told."""
+
+from pathlib import Path
+
+import pytest
+
+from crlm_jax.data.cohort import CohortError, read_cohort
+
+HEADER = "patient,condition,image,mask"
+
+
+def write(folder: Path, lines: list[str], name: str = "cohort.csv") -> Path:
+    """Writes a cohort file and an empty file for every path in it that begins with 'im' or 'ma'."""
+    for line in lines[1:]:
+        for cell in line.split(","):
+            if cell.strip().startswith(("im", "ma")):
+                (folder / cell.strip()).touch()
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def rows(patients: int, condition: str = "ct") -> list[str]:
+    return [f"p{i:02},{condition},im_{condition}{i},ma_{condition}{i}" for i in range(patients)]
+
+
+def splits(cases) -> dict[str, str]:
+    return {case.patient: case.split for case in cases}
+
+
+def refuse(path: Path, *parts: str, conditions=("ct",), **options) -> str:
+    """Asserts that reading fails with a message that holds all parts, and changes no file."""
+    before = {file: file.read_bytes() for file in path.parent.iterdir() if file.is_file()}
+    with pytest.raises(CohortError) as caught:
+        read_cohort(path, conditions=conditions, **options)
+    message = str(caught.value)
+    for part in (path.name, *parts):
+        assert part in message
+    after = {file: file.read_bytes() for file in path.parent.iterdir() if file.is_file()}
+    assert before == after
+    return message
+
+
+def test_reads_images_in_file_order_with_labels_and_rows(tmp_path):
+    path = write(
+        tmp_path,
+        [
+            HEADER + ",mask_label,split,comment",
+            "b,ct,im1,ma1,2,train,",
+            "a,ct,im2,ma2,,test,x",
+            "",
+            "b, ct ,im3,ma3,,train,",
+            "b,dwi,im4,ma4,,train,",
+            ",,,,,,",
+        ],
+    )
+    cases = read_cohort(path, conditions=["ct"], validation_fraction=0)
+    assert [(c.patient, c.condition, c.split) for c in cases] == [
+        ("b", "ct", "train"),
+        ("a", "ct", "test"),
+    ]
+    first, second = cases[0].images
+    assert (first.image, first.mask) == (tmp_path / "im1", tmp_path / "ma1")
+    assert (first.mask_label, first.row) == (2, 2)
+    assert (second.image.name, second.mask_label, second.row) == ("im3", None, 5)
+
+
+def test_byte_order_mark_and_quotes(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(4)])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"p00", b'"p,00"'))
+    assert "p,00" in splits(read_cohort(path, conditions=["ct"]))
+
+
+def test_split_sizes_are_those_of_the_paper(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(111)])
+    found = list(splits(read_cohort(path, conditions=["ct"])).values())
+    assert found.count("test") == 45  # 66 and 45 of 111
+    assert found.count("validation") == 13  # a fifth of 66, rounded
+    assert found.count("train") == 53
+
+
+def test_split_depends_on_seed_and_not_on_row_order(tmp_path):
+    lines = rows(20)
+    path = write(tmp_path, [HEADER, *lines])
+    other = write(tmp_path, [HEADER, *reversed(lines)], "reversed.csv")
+    one = splits(read_cohort(path, conditions=["ct"], seed=1))
+    assert one == splits(read_cohort(other, conditions=["ct"], seed=1))
+    assert one != splits(read_cohort(path, conditions=["ct"], seed=2))
+
+
+def test_a_patient_is_in_one_split_under_every_condition(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(20, "pre_dwi"), *rows(12, "post_dwi"), *rows(20, "ct")])
+    each = [
+        splits(read_cohort(path, conditions=[c], seed=3)) for c in ("pre_dwi", "post_dwi", "ct")
+    ]
+    both = read_cohort(path, conditions=["pre_dwi", "post_dwi"], seed=3)
+    assert each[0] == each[2] == splits(both)
+    assert each[1].items() <= each[0].items()
+    assert sorted(c.condition for c in both).count("post_dwi") == 12
+
+
+def test_other_conditions_to_test_on(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(10, "a"), *rows(10, "b")])
+    cases = read_cohort(path, conditions=["a"], test_conditions=["a", "b"])
+    assert {c.condition for c in cases if c.split != "test"} == {"a"}
+    assert sorted(c.condition for c in cases if c.split == "test") == ["a"] * 4 + ["b"] * 4
+
+
+def test_validation_patients_come_out_of_the_given_training_patients(tmp_path):
+    lines = [f"{line},{'test' if i < 3 else 'train'}" for i, line in enumerate(rows(8))]
+    path = write(tmp_path, [HEADER + ",split", *lines])
+    found = splits(read_cohort(path, conditions=["ct"]))
+    assert [found[f"p{i:02}"] for i in range(3)] == ["test"] * 3
+    assert list(found.values()).count("validation") == 1
+    none = splits(read_cohort(path, conditions=["ct"], validation_fraction=0))
+    assert "validation" not in none.values()
+
+
+def test_one_training_patient_stays_in_training(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(2)])
+    found = splits(read_cohort(path, conditions=["ct"]))
+    assert sorted(found.values()) == ["test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"", ["the file is empty", "write the header patient,condition,image,mask"]),
+        (b"\n\n,,\n", ["the file is empty"]),
+        (HEADER.encode(), ["no rows below the header", "add one row an image"]),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", ["not UTF-8 text", "save it as UTF-8"]),
+        (b"patient\0", ["not a text file", "save it as UTF-8"]),
+        (HEADER.encode() + b'\na,ct,"im1,ma1\n', ["not readable as CSV", "save it"]),
+        (b"patient;condition;image;mask\na;b;c;d\n", ["row 1", "separate the cells with commas"]),
+    ],
+)
+def test_unusable_files(tmp_path, content, parts):
+    path = tmp_path / "cohort.csv"
+    path.write_bytes(content)
+    refuse(path, *parts)
+
+
+def test_absent_file(tmp_path):
+    with pytest.raises(CohortError, match=r"none\.csv: cohort file not found; correct the path"):
+        read_cohort(tmp_path / "none.csv", conditions=["ct"])
+
+
+@pytest.mark.parametrize(
+    ("header", "parts"),
+    [
+        ("patient,condition,image", ["row 1, column 'mask': missing; add it"]),
+        ("patient,condition,image,image,mask", ["column 'image': stands 2 times; keep one"]),
+        ("patient,condition,images,mask", ["column 'images': unknown; rename it to 'image'"]),
+        (HEADER + ",Mask Label", ["column 'Mask Label': unknown; rename it to 'mask_label'"]),
+        (HEADER + ",spilt", ["column 'spilt': unknown; rename it to 'split'"]),
+    ],
+)
+def test_wrong_header(tmp_path, header, parts):
+    path = write(tmp_path, [header, ",".join("x" for _ in header.split(","))])
+    refuse(path, *parts)
+
+
+def test_extra_columns_are_ignored(tmp_path):
+    path = write(tmp_path, [HEADER + ",patient_id,age", *(f"{row},7,70" for row in rows(3))])
+    assert len(read_cohort(path, conditions=["ct"])) == 3
+
+
+def test_every_wrong_row_is_listed_at_once(tmp_path):
+    path = write(
+        tmp_path,
+        [
+            HEADER + ",mask_label,split",
+            "a,ct,im1,ma1,,train",
+            "b,ct,gone/b.nii.gz,ma2,,train",
+            "c,Pre-DWI,im3,ma3,,train",
+            "d,ct,im4,ma4,1.0,train",
+            ",ct,im5,ma5,0,train",
+            "f,ct,im6,im6,,trian",
+            "g,ct,im7,ma7,,validation",
+            "h,ct,im8",
+        ],
+    )
+    message = refuse(
+        path,
+        "row 3, column 'image': file not found: gone/b.nii.gz; correct the path (relative to the "
+        "folder of the cohort file)",
+        "row 4, column 'condition': 'Pre-DWI' is not lower-case",
+        "write 'pre_dwi'",
+        "row 5, column 'mask_label': '1.0' is not an integer; write the label",
+        "row 6, column 'patient': empty; fill the cell",
+        "row 6, column 'mask_label': 0 is background; write a label above 0",
+        "row 7, column 'mask': the same file as the image",
+        "row 7, column 'split': 'trian' is not 'train' or 'test'; write 'train'",
+        "row 8, column 'split': 'validation' is not 'train' or 'test'; write 'train'",
+        "row 9: 3 cells under 6 columns; correct the commas",
+    )
+    assert len(message.splitlines()) == 9
+    assert "row 2" not in message
+
+
+def test_folder_in_place_of_a_file(tmp_path):
+    (tmp_path / "scan").mkdir()
+    path = write(tmp_path, [HEADER, "a,ct,scan,ma1"])
+    refuse(path, "row 2, column 'image': not a file: scan; correct the path")
+
+
+def test_same_image_twice(tmp_path):
+    path = write(tmp_path, [HEADER, "a,ct,im1,ma1", "b,ct,im2,ma2", "a,ct,./im1,ma3"])
+    refuse(path, "row 4, column 'image': im1 stands already in row 2", "delete one of the two rows")
+
+
+def test_one_image_under_two_patients(tmp_path):
+    path = write(tmp_path, [HEADER, "a,ct,im1,ma1", "b,ct,im1,ma2"])
+    refuse(path, "row 3, column 'image': im1 is also patient 'a''s in row 2", "correct the patient")
+
+
+def test_split_in_some_rows_only(tmp_path):
+    path = write(
+        tmp_path, [HEADER + ",split", "a,ct,im1,ma1,train", "b,ct,im2,ma2,", "c,ct,im3,ma3,"]
+    )
+    refuse(path, "column 'split': empty in rows 3, 4 but given in row 2", "every row or in none")
+
+
+def test_one_patient_in_both_splits(tmp_path):
+    path = write(
+        tmp_path,
+        [HEADER + ",split", "a,x,im1,ma1,train", "a,y,im2,ma2,test", "b,x,im3,ma3,test"],
+    )
+    refuse(
+        path,
+        "column 'split': patient 'a' is 'train' in row 2 and 'test' in row 3",
+        "put all rows of a patient in one split",
+        conditions=["x"],
+    )
+
+
+@pytest.mark.parametrize("empty", ["train", "test"])
+def test_empty_train_or_test_set(tmp_path, empty):
+    other = "test" if empty == "train" else "train"
+    path = write(tmp_path, [HEADER + ",split", *(f"{row},{other}" for row in rows(3))])
+    refuse(path, "column 'split'", f"no {empty} case is left for ct", "add patients")
+
+
+def test_conditions_that_are_not_there(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(3, "pre_dwi"), *rows(3, "ct")])
+    refuse(
+        path,
+        "column 'condition': no row with pre_dvi (did you mean 'pre_dwi'?)",
+        "the conditions there are: ct, pre_dwi",
+        conditions=["pre_dvi"],
+    )
+    refuse(path, "no row with mri", test_conditions=["mri"])
+
+
+def test_real_cohort(shared):
+    cases = read_cohort(shared / "data" / "cohort.csv", conditions=["ct"])
+    assert len(cases) == 11
+    assert {case.patient for case in cases} >= {"lits-117", "msd-11485"}
+    assert sum(len(case.images) for case in cases) == 25

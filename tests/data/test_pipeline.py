@@ -1,0 +1,235 @@
+"""Batches as a function of (seed, step) alone, for any number of processes and workers."""
+
+import importlib.util
+import itertools
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crlm_jax.data import augment
+from crlm_jax.data.cohort import Case
+from crlm_jax.data.pipeline import evaluation_batches, train_batches
+from crlm_jax.data.slices import prepare
+from tests.data.test_slices import make_pair
+
+SIZE = 16
+LENGTH = 22
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    cases = [
+        Case("a", "ct", (make_pair(folder, "a", 2, depth=15, tumour=15),), "train"),
+        Case("b", "ct", (make_pair(folder, "b", 3, depth=7, tumour=7),), "train"),
+        Case("c", "ct", (make_pair(folder, "c", 4),), "test"),
+    ]
+    return prepare(cases, cache=folder / "cache", size=SIZE).source("train")
+
+
+def take(source, steps: int, **options) -> list[dict]:
+    return list(
+        itertools.islice(train_batches(source, **{"batch_size": 8, "seed": 1} | options), steps)
+    )
+
+
+def assert_same(one: list[dict], two: list[dict]) -> None:
+    assert len(one) == len(two)
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def joined(shares: list[list[dict]]) -> list[dict]:
+    return [
+        {name: np.concatenate([batch[name] for batch in step]) for name in step[0]}
+        for step in zip(*shares, strict=True)
+    ]
+
+
+def test_what_a_batch_holds(source):
+    (batch,) = take(source, 1)
+    found = {name: (value.shape, value.dtype.name) for name, value in batch.items()}
+    assert found == {
+        "image": ((8, SIZE, SIZE, 1), "uint8"),
+        "mask": ((8, SIZE, SIZE, 1), "uint8"),
+        "photometric": ((8, 6), "float32"),
+        "record": ((8,), "int32"),
+    }
+    assert all(value.flags.writeable for value in batch.values())
+
+
+def test_slices_are_turned_with_their_masks(source):
+    turns = set()
+    for batch in take(source, 8):
+        for image, mask, record in zip(batch["image"], batch["mask"], batch["record"], strict=True):
+            whole = source[int(record)]
+            matches = [
+                turn
+                for turn in range(16)
+                if np.array_equal(augment.turned(whole["image"], turn), image)
+            ]
+            assert matches
+            np.testing.assert_array_equal(augment.turned(whole["mask"], matches[0]), mask)
+            turns.add(matches[0])
+    assert len(turns) == 8  # of the 16 draws, two each are the same turn
+
+
+def test_same_seed_same_batches(source):
+    assert_same(take(source, 6), take(source, 6))
+    other = take(source, 1, seed=2)[0]
+    assert (other["record"] != take(source, 1)[0]["record"]).any()
+    assert (other["photometric"] != take(source, 1)[0]["photometric"]).any()
+
+
+@pytest.mark.parametrize("start", [1, 5, 1000])
+def test_starting_later_continues(source, start):
+    whole = take(source, start + 3)[start:] if start < 100 else None
+    later = take(source, 3, start_step=start)
+    if whole:
+        assert_same(whole, later)
+    assert_same(later[1:], take(source, 2, start_step=start + 1))
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_processes_share_a_batch(source, processes):
+    shares = [
+        take(source, 6, process_index=i, process_count=processes, start_step=2)
+        for i in range(processes)
+    ]
+    assert shares[0][0]["image"].shape[0] == 8 // processes
+    assert_same(joined(shares), take(source, 6, start_step=2))
+
+
+def test_another_number_of_processes_may_go_on(source):
+    first = joined([take(source, 3, process_index=i, process_count=2) for i in range(2)])
+    rest = joined(
+        [take(source, 3, process_index=i, process_count=4, start_step=3) for i in range(4)]
+    )
+    assert_same(first + rest, take(source, 6))
+
+
+def test_worker_processes_change_nothing(source):
+    options = {"start_step": 3, "process_index": 1, "process_count": 2}
+    batches = take(source, 7, workers=2, **options)
+    assert_same(batches, take(source, 7, **options))
+    assert type(batches[0]["image"]) is np.ndarray
+
+
+def test_every_epoch_has_every_record_once_in_another_order(source):
+    records = np.concatenate([batch["record"] for batch in take(source, 11)])
+    epochs = records.reshape(-1, LENGTH)  # 11 batches of 8 are 4 epochs of 22
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(LENGTH))
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_a_record_is_augmented_anew_every_epoch(source):
+    batches = take(source, 11)
+    records = np.concatenate([batch["record"] for batch in batches])
+    numbers = np.concatenate([batch["photometric"] for batch in batches])
+    assert len(np.unique(numbers[records == 5], axis=0)) == 4
+    assert len(np.unique(numbers, axis=0)) == 4 * LENGTH
+
+
+def test_batch_larger_than_the_set(source):
+    (batch,) = take(source, 1, batch_size=64)
+    np.testing.assert_array_equal(
+        np.bincount(batch["record"][: 2 * LENGTH], minlength=LENGTH), np.full(LENGTH, 2)
+    )
+    shares = [take(source, 2, batch_size=64, process_index=i, process_count=2) for i in range(2)]
+    assert_same(joined(shares), take(source, 2, batch_size=64))
+
+
+def test_without_augmentation(source):
+    for batch in take(source, 3, augment=False):
+        for i, record in enumerate(batch["record"]):
+            np.testing.assert_array_equal(batch["image"][i], source[int(record)]["image"])
+        np.testing.assert_array_equal(batch["photometric"], [[1, 1, 1, 0, 0, 0]] * 8)
+    np.testing.assert_array_equal(batch["record"], take(source, 3)[2]["record"])
+
+
+def test_limits_reach_the_draw(source):
+    numbers = take(source, 1, hue=0, saturation=0, contrast=0, brightness=0.5)[0]["photometric"]
+    np.testing.assert_array_equal(numbers[:, :3], 1)
+    assert 0.2 * 255 < np.abs(numbers[:, 3:]).max() <= 0.5 * 255
+
+
+def test_a_batch_that_cannot_be_shared(source):
+    for call in (train_batches, evaluation_batches):
+        options = {} if call is evaluation_batches else {"seed": 0}
+        with pytest.raises(
+            ValueError, match="8 cannot be shared evenly by 3 processes; take a mul"
+        ):
+            call(source, batch_size=8, process_count=3, **options)
+        with pytest.raises(ValueError, match="process 2 of 2"):
+            call(source, batch_size=8, process_index=2, process_count=2, **options)
+
+
+def test_an_empty_training_set():
+    with pytest.raises(ValueError, match="no slices"):
+        train_batches([], batch_size=8, seed=0)
+
+
+def test_threads_end_with_the_iterator(source):
+    before = threading.active_count()
+    batches = train_batches(source, batch_size=8, seed=0)
+    next(batches)
+    assert threading.active_count() > before
+    batches.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("grain-prefetch"):
+            thread.join(timeout=10)
+    assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("batch_size", [4, 8, 22, 64])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_evaluation_counts_each_record_once_in_order(source, batch_size, processes):
+    shares = [
+        list(
+            evaluation_batches(
+                source, batch_size=batch_size, process_index=i, process_count=processes
+            )
+        )
+        for i in range(processes)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    batches = joined(shares)
+    assert len(batches) == -(-LENGTH // batch_size)
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    records = np.concatenate([batch["record"] for batch in batches])
+    assert valid.dtype == bool
+    np.testing.assert_array_equal(records[valid], np.arange(LENGTH))
+    np.testing.assert_array_equal(records[~valid], LENGTH - 1)
+    for batch in batches:
+        assert batch["image"].shape == batch["mask"].shape == (batch_size, SIZE, SIZE, 1)
+        for place, record in enumerate(batch["record"]):
+            np.testing.assert_array_equal(batch["image"][place], source[int(record)]["image"])
+            np.testing.assert_array_equal(batch["mask"][place], source[int(record)]["mask"])
+
+
+def test_evaluation_of_some_records(source):
+    batches = list(evaluation_batches(source, batch_size=4, indices=[7, 3, 3, 20, 0]))
+    assert [batch["record"].tolist() for batch in batches] == [[7, 3, 3, 20], [0, 0, 0, 0]]
+    assert batches[1]["valid"].tolist() == [True, False, False, False]
+    assert list(evaluation_batches(source, batch_size=4, indices=[])) == []
+    with pytest.raises(ValueError, match="between 0 and 21"):
+        evaluation_batches(source, batch_size=4, indices=[22])
+
+
+@pytest.mark.slow
+def test_faster_than_albumentations():
+    if importlib.util.find_spec("albumentations") is None:
+        pytest.skip("albumentations (the extra 'benchmark') is not installed")
+    script = Path(__file__).parents[1] / "benchmarks" / "pipeline.py"
+    command = [sys.executable, str(script), "--repeats", "3", "--batches", "10"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    ratio = next(line for line in done.stdout.splitlines() if line.startswith("ratio"))
+    assert float(ratio.split()[1]) >= 5, done.stdout

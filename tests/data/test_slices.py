@@ -1,0 +1,333 @@
+"""Cases to ArrayRecord: what the records hold, when they are made anew, and what is refused."""
+
+import dataclasses
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tensorflow_datasets as tfds
+
+from crlm_jax.data import volumes
+from crlm_jax.data.cohort import Case, CohortError, ImagePair, read_cohort
+from crlm_jax.data.slices import prepare
+
+SIZE = 32
+
+
+def make_pair(folder: Path, name: str, row: int, *, depth: int = 6, tumour: int = 3) -> ImagePair:
+    """Writes an image of `depth` slices, the first `tumour` of which hold tumour."""
+    rng = np.random.default_rng(row)
+    image = rng.integers(0, 900, (depth, 20, 16)).astype(np.int16)
+    mask = np.zeros(image.shape, np.uint8)
+    mask[:tumour, 5:12, 4:10] = 2
+    paths = folder / f"{name}.nii.gz", folder / f"{name}_mask.nii.gz"
+    for array, path in zip((image, mask), paths, strict=True):
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    return ImagePair(*paths, mask_label=2, row=row)
+
+
+def make_cases(folder: Path) -> tuple[Case, ...]:
+    return (
+        Case("a", "pre_dwi", (make_pair(folder, "a1", 2), make_pair(folder, "a2", 3)), "train"),
+        Case("b", "ct", (make_pair(folder, "b", 4, tumour=1),), "test"),
+        Case("c", "ct", (make_pair(folder, "c", 5, tumour=0, depth=4),), "validation"),
+        Case("d", "ct", (make_pair(folder, "d", 6, tumour=2, depth=2),), "train"),
+    )
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> tuple[Case, ...]:
+    return make_cases(tmp_path_factory.mktemp("scans"))
+
+
+@pytest.fixture(scope="module")
+def slices(cases, tmp_path_factory):
+    return prepare(cases, cache=tmp_path_factory.mktemp("cache"), size=SIZE)
+
+
+def names(table: np.ndarray) -> list[tuple[int, int, int, bool]]:
+    return [tuple(row) for row in table.tolist()]
+
+
+def test_training_takes_tumour_slices_and_the_others_take_all(slices):
+    assert names(slices.index("train")) == [
+        (case, image, z, True)
+        for case, image, n in ((0, 0, 3), (0, 1, 3), (3, 0, 2))
+        for z in range(n)
+    ]
+    assert names(slices.index("test")) == [(1, 0, z, z < 1) for z in range(6)]
+    assert names(slices.index("validation")) == [(2, 0, z, False) for z in range(4)]
+    with pytest.raises(ValueError, match="'tests' is not one of train, validation, test"):
+        slices.index("tests")
+
+
+def test_all_training_slices(cases, tmp_path):
+    table = prepare(cases, cache=tmp_path, size=SIZE, train_slices="all").index("train")
+    assert len(table) == 14
+    assert table["tumour"].sum() == 8
+    with pytest.raises(ValueError, match="train_slices"):
+        prepare(cases, cache=tmp_path, train_slices="some")
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_records_are_the_resampled_slices(slices, split):
+    source, table = slices.source(split), slices.index(split)
+    assert len(source) == len(table)
+    for i, (case, image, z, tumour) in enumerate(names(table)):
+        record = source[i]
+        assert (record["case"], record["image_index"], record["z"]) == (case, image, z)
+        pair = slices.cases[case].images[image]
+        volume = volumes.read_image(pair.image)
+        mask = volumes.read_mask(pair.mask, 2, volume)
+        grey = volumes.to_uint8(volume, slices.cases[case].condition)
+        np.testing.assert_array_equal(record["image"][..., 0], volumes.resize(grey, SIZE)[z])
+        np.testing.assert_array_equal(
+            record["mask"][..., 0], volumes.resize(mask, SIZE, nearest=True)[z]
+        )
+        assert record["image"].dtype == record["mask"].dtype == np.uint8
+        assert record["image"].shape == record["mask"].shape == (SIZE, SIZE, 1)
+        assert record["mask"].any() == tumour
+
+
+def test_a_mask_whose_pixels_do_not_fill_bytes(tmp_path):
+    cases = make_cases(tmp_path)
+    source = prepare(cases, cache=tmp_path / "cache", size=13).source("train")
+    assert source[0]["mask"].shape == (13, 13, 1)
+    assert source[0]["mask"].sum() > 0
+
+
+def test_tfds_reads_the_same(slices):
+    builder = tfds.builder_from_directory(slices.folder / "liver_slices" / "1.0.0")
+    assert set(builder.info.splits) == {"train", "validation", "test"}
+    theirs = builder.as_data_source("train")
+    for ours, record in zip(slices.source("train"), theirs, strict=True):
+        np.testing.assert_array_equal(ours["image"], record["image"])
+        np.testing.assert_array_equal(
+            ours["mask"].ravel(), np.unpackbits(record["mask"], count=SIZE * SIZE)
+        )
+        assert [ours[n] for n in ("case", "image_index", "z")] == [
+            record[n] for n in ("case", "image_index", "z")
+        ]
+
+
+def test_sources_travel_to_other_processes(slices):
+    source = slices.source("train")
+    source[0]
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copy[5]["image"], source[5]["image"])
+
+
+def test_no_validation_case_is_an_empty_source(cases, tmp_path):
+    slices = prepare([c for c in cases if c.split != "validation"], cache=tmp_path, size=SIZE)
+    assert len(slices.source("validation")) == len(slices.index("validation")) == 0
+    assert len(slices.source("test")) == 6
+
+
+def test_found_again_and_made_anew_where_something_changed(tmp_path):
+    cases = make_cases(tmp_path)
+    cache = tmp_path / "cache"
+    first = prepare(cases, cache=cache, size=SIZE)
+    stamp = (first.folder / "index.npz").stat().st_mtime_ns
+    again = prepare(cases, cache=cache, size=SIZE)
+    assert again.folder == first.folder == cache / "slices" / first.fingerprint
+    assert (again.folder / "index.npz").stat().st_mtime_ns == stamp
+
+    changed = [
+        prepare(cases, cache=cache, size=33),
+        prepare(cases, cache=cache, size=SIZE, ct_window=(0, 100)),
+        prepare(cases, cache=cache, size=SIZE, train_slices="all"),
+        prepare(cases[:3], cache=cache, size=SIZE),
+        prepare((*cases[:3], dataclasses.replace(cases[3], split="test")), cache=cache, size=SIZE),
+        prepare((*cases[:3], dataclasses.replace(cases[3], condition="x")), cache=cache, size=SIZE),
+    ]
+    os.utime(cases[0].images[0].mask, ns=(1, 1))
+    changed.append(prepare(cases, cache=cache, size=SIZE))
+    assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 8
+
+
+def test_order_does_not_depend_on_the_number_of_readers(cases, slices, tmp_path):
+    single = prepare(cases, cache=tmp_path, size=SIZE, workers=1)
+    for split in ("train", "test"):
+        for one, two in zip(single.source(split), slices.source(split), strict=True):
+            np.testing.assert_array_equal(one["image"], two["image"])
+
+
+def test_every_unusable_image_is_listed_and_nothing_is_left(tmp_path):
+    cases = make_cases(tmp_path)
+    first, _, _, last = (case.images[0] for case in cases)
+    whole = first.image.read_bytes()
+    first.image.write_bytes(whole[:-40])
+    test_mask = cases[1].images[0].mask
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((5, 20, 16), np.uint8)), str(test_mask))
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.full((2, 20, 16), np.nan, np.float32)), str(last.image)
+    )
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(CohortError) as caught:
+        prepare(cases, cache=tmp_path / "cache", size=SIZE)
+    lines = sorted(str(caught.value).splitlines())
+    assert len(lines) == 3
+    assert lines[0].startswith(f"cohort row 2: {first.image}: the file is cut off")
+    assert lines[1].startswith(f"cohort row 4: the mask {test_mask} and the image")
+    assert "differ in size" in lines[1]
+    assert lines[2].startswith(f"cohort row 6: {last.image}: it has voxels that are NaN")
+    assert list((tmp_path / "cache" / "slices").iterdir()) == []
+    assert before == {file: file.read_bytes() for file in before}
+
+
+def test_absent_files_are_listed(tmp_path):
+    cases = make_cases(tmp_path)
+    cases[0].images[1].image.unlink()
+    cases[3].images[0].mask.unlink()
+    with pytest.raises(CohortError, match=r"(?s)row 3: .*a2\.nii\.gz.*not found.*\n.*row 6: "):
+        prepare(cases, cache=tmp_path / "cache", size=SIZE)
+
+
+def test_training_without_tumour_is_refused(tmp_path):
+    pair = make_pair(tmp_path, "a", 2, tumour=0)
+    for train_slices in ("tumour", "all"):
+        with pytest.raises(CohortError, match=r"rows 2\) holds tumour; correct the masks"):
+            prepare(
+                [Case("a", "ct", (pair,), "train")],
+                cache=tmp_path / "cache",
+                size=SIZE,
+                train_slices=train_slices,
+            )
+    assert list((tmp_path / "cache" / "slices").iterdir()) == []
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from tests.data.test_slices import make_cases, SIZE
+from crlm_jax.data import slices
+{before}
+made = slices.prepare(make_cases(Path(sys.argv[1])), cache=sys.argv[2], size=SIZE)
+for split in ("train", "validation", "test"):
+    source = made.source(split)
+    [source[i] for i in range(len(source))]
+print("tensorflow" in sys.modules)
+"""
+
+
+def run(folder: Path, cache: Path, before: str = "", **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", PREPARE.format(before=before), str(folder), str(cache)],
+        cwd=Path(__file__).parents[2],
+        text=True,
+        stdout=subprocess.PIPE,
+        **options,
+    )
+
+
+def test_killed_while_preparing(tmp_path):
+    scans, cache = tmp_path / "scans", tmp_path / "cache"
+    scans.mkdir()
+    # It stops for good once the first images are written, and is killed there.
+    stop = """
+import time
+cut = slices._cut_image
+def slow(job, **settings):
+    if job.case == 1:
+        Path(sys.argv[2], "reached").touch()
+        time.sleep(600)
+    return cut(job, **settings)
+slices._cut_image = slow
+"""
+    cache.mkdir()
+    process = run(scans, cache, stop)
+    for _ in range(600):
+        if (cache / "reached").exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    left = list((cache / "slices").iterdir())
+    assert [path.suffix for path in left] == [".partial"]
+
+    cases = tuple(dataclasses.replace(case, images=case.images) for case in make_cases(scans))
+    slices = prepare(cases, cache=cache, size=SIZE)
+    assert len(slices.source("train")) == 8
+    assert left[0].exists()  # perhaps another process's work: cleared away after a day
+    os.utime(left[0], (0, 0))
+    prepare(cases, cache=cache, size=SIZE + 1)
+    assert not left[0].exists()
+
+
+def _prepare(cases, cache, barrier, queue):
+    barrier.wait()
+    slices = prepare(cases, cache=cache, size=SIZE)
+    queue.put((str(slices.folder), int(sum(r["image"].sum() for r in slices.source("train")))))
+
+
+def test_two_processes_at_once(cases, slices, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier, queue = context.Barrier(2), context.Queue()
+    processes = [
+        context.Process(target=_prepare, args=(cases, tmp_path, barrier, queue)) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    found = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert found[0] == found[1]
+    assert found[0][1] == sum(int(record["image"].sum()) for record in slices.source("train"))
+    assert [path.name for path in (tmp_path / "slices").iterdir()] == [slices.fingerprint]
+
+
+def test_without_tensorflow(tmp_path):
+    (tmp_path / "scans").mkdir()
+    process = run(tmp_path / "scans", tmp_path / "cache", stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    assert out.strip() == "False", err
+
+
+def test_memory_does_not_grow_with_the_cohort(tmp_path, monkeypatch):
+    """No more images are read ahead than there are readers."""
+    from crlm_jax.data import slices as module
+
+    alive, most = set(), [0]
+    cut = module._cut_image
+
+    def counted(job, **settings):
+        alive.add(job)
+        most[0] = max(most[0], len(alive))
+        return cut(job, **settings)
+
+    encode = tfds.features.FeaturesDict.encode_example
+
+    def written(self, example):
+        alive.intersection_update(job for job in alive if job.case >= example["case"])
+        return encode(self, example)
+
+    monkeypatch.setattr(module, "_cut_image", counted)
+    monkeypatch.setattr(tfds.features.FeaturesDict, "encode_example", written)
+    pairs = [make_pair(tmp_path, f"p{i}", i, depth=2, tumour=2) for i in range(12)]
+    cases = [Case(f"p{i}", "ct", (pair,), "train") for i, pair in enumerate(pairs)]
+    assert len(prepare(cases, cache=tmp_path / "cache", size=SIZE, workers=2).source("train")) == 24
+    assert most[0] <= 3
+
+
+def test_real_cohort(shared, tmp_path):
+    data = shared / "data"
+    cases = read_cohort(data / "cohort.csv", conditions=["ct"])
+    slices = prepare(cases, cache=tmp_path, size=64, train_slices="all")
+    tumour = dict.fromkeys((case.patient for case in cases), 0)
+    for split in ("train", "validation", "test"):
+        for row in slices.index(split):
+            tumour[cases[row["case"]].patient] += int(row["tumour"])
+    assert len(tumour) == 11
+    of_pictures = [count for patient, count in tumour.items() if patient.startswith("msd-")]
+    assert sum(of_pictures) == 12
+    assert sum(count > 0 for count in of_pictures) == 6
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(data / "ct_volume" / "labels.nii.gz")))
+    assert tumour["lits-117"] == (labels == 2).any(axis=(1, 2)).sum()

@@ -1,0 +1,268 @@
+import csv
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from crlm_jax import main, parallel, train
+from crlm_jax.checkpoint import Checkpoints
+from crlm_jax.config import Config, flatten
+from crlm_jax.log import NonFiniteLoss, read_log
+from tests.cohorts import make_cohort, tiny_config
+
+FILES = {
+    "config.json", "data.json", "train.jsonl", "checkpoints", "cases.csv", "results.json",
+    "figures", "report.html",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    return make_cohort(tmp_path_factory.mktemp("cohort"), conditions=("pre_dwi", "pre_t2wi"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """The run's mesh has one device, as on a laptop."""
+    with pytest.MonkeyPatch.context() as patch:
+        mesh = parallel.make_mesh(1)
+        patch.setattr(parallel, "make_mesh", lambda: mesh)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(cohort, cache, one_device, tmp_path_factory):
+    """A whole run on two conditions."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    config = tiny_config(cohort, cache, ("pre_dwi", "pre_t2wi"))
+    summary = main.run(config, workdir)
+    return config, workdir, summary
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_run_leaves_every_promised_file(finished):
+    _, workdir, _ = finished
+    assert {p.name for p in workdir.iterdir()} == FILES
+
+
+def test_cases_and_results_agree(finished):
+    config, workdir, summary = finished
+    rows = list(csv.DictReader((workdir / "cases.csv").open()))
+    results = json.loads((workdir / "results.json").read_text())
+    assert results == summary
+    overlap = ["dsc", "iou", "recall", "precision", "f1"]
+    paper = [f"{name}_paper" for name in overlap]
+    assert list(rows[0]) == ["patient", "condition", "slices", "tumour_slices", *overlap, *paper]
+    for condition in config.data.conditions:
+        chosen = [row for row in rows if row["condition"] == condition]
+        for metric in ("dsc", "precision_paper"):
+            values = [float(row[metric]) for row in chosen]
+            found = results["conditions"][condition][metric]
+            assert set(found) == {"mean", "ci_low", "ci_high", "n"}
+            assert found["n"] == len(values) == 2
+            assert found["mean"] == pytest.approx(np.mean(values), abs=1e-5)
+    data = json.loads((workdir / "data.json").read_text())
+    assert {row["patient"] for row in rows} == set(data["test"]["patients"])
+    assert not set(data["test"]["patients"]) & set(data["train"]["patients"])
+    assert all(int(row["slices"]) == 4 and int(row["tumour_slices"]) == 3 for row in rows)
+
+
+def test_the_log_has_terms_speed_and_validation(finished):
+    config, workdir, _ = finished
+    log = read_log(workdir / "train.jsonl")
+    steps = [line["step"] for line in log if "loss" in line]
+    assert steps == sorted(set(steps))
+    for line in log:
+        if "loss" in line:
+            total = line["bce"] * config.loss.bce_weight + line["dice"] + line["feature"]
+            assert line["loss"] == pytest.approx(total, rel=1e-4)
+            assert line["slices_per_second"] > 0
+    assert any(0 <= line.get("validation_dsc", -1) <= 1 for line in log)
+
+
+def test_the_report_is_one_file_with_its_warnings_and_overlays(finished):
+    _, workdir, summary = finished
+    html = (workdir / "report.html").read_text()
+    assert "RANDOM CRITIC" in html
+    assert "PHANTOM" not in html
+    assert "http" not in html
+    assert html.count("data:image/png;base64,") == 1 + 2 * 2
+    assert f"{summary['conditions']['pre_dwi']['dsc']['mean']:.2f}" in html
+    assert len(list((workdir / "figures").glob("pre_dwi_*.png"))) == 2
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished, capsys):
+    config, workdir, _ = finished
+    before = contents(workdir)
+    assert main.run(config, workdir) is None
+    assert "is finished" in capsys.readouterr().out
+    assert contents(workdir) == before
+
+
+def test_the_workdir_of_another_experiment_is_refused(finished, cohort, cache):
+    _, workdir, _ = finished
+    before = contents(workdir)
+    other = tiny_config(cohort, cache, ("pre_dwi", "pre_t2wi"))
+    other.optimizer.learning_rate = 0.01
+    with pytest.raises(main.WorkdirError, match=r"optimizer\.learning_rate: 0\.05 → 0\.01"):
+        main.run(other, workdir)
+    assert contents(workdir) == before
+
+
+def test_a_folder_with_something_else_is_refused(cohort, cache, tmp_path):
+    (tmp_path / "thesis.docx").write_text("years of work")
+    with pytest.raises(main.WorkdirError, match=r"no run.*another --workdir"):
+        main.run(tiny_config(cohort, cache), tmp_path)
+    assert contents(tmp_path) == {"thesis.docx": b"years of work"}
+
+
+def test_a_non_finite_loss_stops_with_step_terms_and_cases(cohort, cache, tmp_path, one_device):
+    config = tiny_config(cohort, cache)
+    config.optimizer.learning_rate = 1e25
+    config.train.checkpoint_every = 1
+    config.train.log_every = 1
+    with pytest.raises(NonFiniteLoss, match=r"step \d+ \(loss .*bce .*p0\d/pre_dwi z=\d") as error:
+        main.run(config, tmp_path / "run")
+    step = int(str(error.value).split("at step ")[1].split()[0])
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        assert checkpoints.latest == (step - 1 or None)
+        assert step > 1
+
+
+def flags(config: Config) -> list[str]:
+    """The command line that makes this config out of any experiment."""
+    lines = []
+    for name, value in flatten(config).items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        if isinstance(value, tuple) and value and isinstance(value[0], str):
+            lines += [f"--config.{name}={v}" for v in value]
+        else:
+            lines.append(f"--config.{name}={text}")
+    return lines
+
+
+def command(config: Config, workdir: Path) -> list[str]:
+    start = [sys.executable, "-m", "crlm_jax.main", "--config", "configs/pre_dwi.py"]
+    return [*start, "--workdir", str(workdir), *flags(config)]
+
+
+def final_state(config: Config, workdir: Path):
+    mesh = parallel.make_mesh(1)
+    _, state = train.create_state(config, mesh)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step = checkpoints.latest
+        return step, train._restore(checkpoints, step, state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--config.loss.stagess=1"],
+            "did you mean loss.stages? the fields beside it are loss",
+        ),
+        (["--config.train.epochs=many"], "must be: int"),
+        (["--config.loss.stages=x"], "loss.stages = ('x',): must be a list of int"),
+        (["--config.data.cohort=nowhere/cohort.csv"], "nowhere/cohort.csv"),
+        (["extra"], "'extra' is not a flag"),
+    ],
+)
+def test_a_wrong_command_line_is_one_clear_line(arguments, words, tmp_path):
+    start = [sys.executable, "-m", "crlm_jax.main", "--config", "configs/ct.py"]
+    done = subprocess.run(
+        [*start, "--workdir", str(tmp_path / "run"), *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_killed_runs_end_with_the_same_bits(cohort, cache, tmp_path):
+    """kill -9 at random moments, start again: the parameters of an undisturbed run."""
+    config = tiny_config(cohort, cache)
+    config.train.epochs = 12
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    subprocess.run(command(config, undisturbed), check=True, capture_output=True)
+    kills, rng = 0, random.Random(0)
+    for _ in range(12):
+        process = subprocess.Popen(
+            command(config, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.time() + 60
+        # Only once it trains is there something to lose.
+        while not read_log(killed / "train.jsonl") and process.poll() is None:
+            assert time.time() < deadline
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 1.0) if kills < 3 else 60)
+        if process.poll() is None and kills < 3:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        if process.wait() == 0:
+            break
+    assert kills == 3
+    assert (killed / "report.html").exists()
+    (step, one), (last, other) = final_state(config, undisturbed), final_state(config, killed)
+    assert step == last
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    assert (undisturbed / "cases.csv").read_bytes() == (killed / "cases.csv").read_bytes()
+    logs = [
+        [{k: v for k, v in line.items() if k != "slices_per_second"} for line in read_log(path)]
+        for path in (undisturbed / "train.jsonl", killed / "train.jsonl")
+    ]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model_as_one(cohort, cache, tmp_path):
+    config = tiny_config(cohort, cache)
+    config.optimizer.learning_rate = 1e-3
+    subprocess.run(command(config, tmp_path / "one"), check=True, capture_output=True)
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    pair = [
+        subprocess.Popen(
+            [
+                *command(config, tmp_path / "two"),
+                *("--distributed", f"--coordinator=localhost:{port}"),
+                *("--processes=2", f"--process={i}"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    (_, one), (_, two) = (
+        final_state(config, tmp_path / "one"),
+        final_state(config, tmp_path / "two"),
+    )
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
+    losses = [
+        [line["loss"] for line in read_log(tmp_path / name / "train.jsonl") if "loss" in line]
+        for name in ("one", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -66,8 +66,8 @@ def make_phantom(
       patients: how many, each with an image under every condition.
       conditions: which of `CONDITIONS`.
       seed: of the whole cohort; an int of at least 0.
-      workers: threads; None: one a processor, up to 8 (a patient takes about 250 MB).
-      progress: show a progress bar.
+      workers: threads; None: one a processor, up to 8 (each takes about 200 MB).
+      progress: show a progress bar, one step a patient.
 
     Raises:
       FileExistsError: `folder` holds something else, such as a cohort of other settings.

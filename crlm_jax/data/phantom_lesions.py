@@ -17,7 +17,7 @@ from scipy.spatial.distance import pdist
 from crlm_jax.data.phantom_anatomy import LOW, STEP, Tissue, draw_body, grid_axes
 
 DIAMETERS = (8.0, 60.0)  # mm, largest diameter of a metastasis
-LARGEST = 18.0  # mm: at least one lesion is that large, and visible when it has shrunk by half
+LARGEST = 18.0, 13.0  # mm, least size of the largest one before and after: it stays visible
 MOST_LESIONS = 5
 LESION_LABEL = 64  # label of part p of metastasis i: LESION_LABEL + 3 i + p
 RIM, CORE, EDGE = 0, 1, 2  # parts of a metastasis
@@ -103,7 +103,7 @@ def _response(rng: np.random.Generator, diameter: float, largest: bool) -> float
     after = diameter * rng.uniform(low, high)
     if not largest and diameter < 18 and rng.uniform() < 0.2:
         return 0.0
-    return float(np.clip(after, *DIAMETERS))
+    return float(np.clip(after, LARGEST[1] if largest else DIAMETERS[0], DIAMETERS[1]))
 
 
 def _draw_blob(rng: np.random.Generator, kind: Tissue, diameter: float, largest: bool) -> Blob:
@@ -152,7 +152,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
     labels, liver = draw_body(rng)
     count = int(rng.integers(1, MOST_LESIONS + 1))
     sizes = np.sort(np.clip(22 * np.exp(0.5 * rng.standard_normal(count)), *DIAMETERS))[::-1]
-    sizes[0] = max(sizes[0], LARGEST)
+    sizes[0] = max(sizes[0], LARGEST[0])
     blobs = [_draw_blob(rng, Tissue.METASTASIS, size, i == 0) for i, size in enumerate(sizes)]
     cysts, haemangiomas = int(rng.integers(0, 4)), int(rng.integers(0, 3))
     kinds = [Tissue.CYST] * max(cysts, 1 - haemangiomas) + [Tissue.HAEMANGIOMA] * haemangiomas

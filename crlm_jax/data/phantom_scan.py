@@ -122,7 +122,7 @@ def _lesion_rows(lesion: Blob, post: bool) -> np.ndarray:
 def _signals(
     rng: np.random.Generator, scanner: Scanner, patient: Patient, post: bool
 ) -> np.ndarray:
-    """Signal of every label, with this patient's tissues a little off the table."""
+    """Signal of every label; tissues are a little off the table, in every scan anew."""
     rows = np.array([_TABLE[tissue] for tissue in Tissue], float)
     rows[:, 1:4] *= np.exp(0.04 * rng.standard_normal((len(rows), 3)))
     rows[1:, 4] += 4.0 * rng.standard_normal(len(rows) - 1)
@@ -219,4 +219,5 @@ def scan(rng: np.random.Generator, patient: Patient, condition: str) -> Scan:
     share = apply_along(samplers, tumour[where].astype(np.float32))
     finish = _finish_mri if scanner.mri else _finish_ct
     image = finish(rng, scanner, clean, axes)
-    return Scan(image, (share >= 0.5).astype(np.uint8), tuple(spacing[::-1]), tuple(origin[::-1]))
+    mask = share >= min(0.5, share.max())  # never empty, even of a sliver between two slices
+    return Scan(image, mask.astype(np.uint8), tuple(spacing[::-1]), tuple(origin[::-1]))

@@ -13,8 +13,8 @@ from crlm_jax.models import port
 from tests.fixtures import recipe
 
 
-def assert_close(actual, expected, tolerance: float = 1e-4) -> None:
-    """Asserts max |actual − expected| ≤ tolerance · max |expected|.
+def assert_close(actual, expected, tolerance: float = 1e-4, noise: float = 0.0) -> None:
+    """Asserts max |actual − expected| ≤ tolerance · max |expected| + noise of the reference.
 
     Relative to the largest value of the reference, not to each: elements near zero are sums that
     cancel, whose own relative error means nothing.
@@ -22,7 +22,7 @@ def assert_close(actual, expected, tolerance: float = 1e-4) -> None:
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape
     error = np.abs(actual - expected).max()
-    assert error <= tolerance * np.abs(expected).max(), (error, np.abs(expected).max())
+    assert error <= tolerance * np.abs(expected).max() + noise, (error, np.abs(expected).max())
 
 
 def nhwc(x) -> jax.Array:
@@ -117,7 +117,8 @@ def check_segmenter(measured: dict, expected: dict, keys: dict, dtype: str) -> N
                 measured["stats"][f"{name}.{statistic}"], expected[f"bn_{fixture}_{statistic}"]
             )
     first = measured["grads"]["conv0_0.conv1.weight"]
-    assert_close(np.transpose(first, (3, 2, 0, 1)), expected["grad_first"], tolerance)
+    noise = float(expected["f64_maxdiff_grad_first"])  # of PyTorch in float32
+    assert_close(np.transpose(first, (3, 2, 0, 1)), expected["grad_first"], tolerance, noise)
     assert_close(measured["grad_norm"], expected["grad_norm"])
     for name, norm in zip(keys["named_parameters_order"], expected["grad_norms"], strict=True):
         own = np.linalg.norm(measured["grads"][name])

@@ -50,7 +50,7 @@ class TrainLog:
         Raises:
           NonFiniteLoss: a term of one of the steps is NaN or infinite.
         """
-        window = [(step, jax.device_get(terms), rows) for step, terms, rows in self._window]
+        window = [(step, _ordered(terms), rows) for step, terms, rows in self._window]
         self._window = []
         for step, terms, rows in window:
             if not all(np.isfinite(value) for value in terms.values()):
@@ -74,18 +74,24 @@ class TrainLog:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def _describe(self, step: int, terms: dict[str, Any], rows: np.ndarray) -> str:
+    def _describe(self, step: int, terms: dict[str, float], rows: np.ndarray) -> str:
         index = self._slices.index("train")
         where = []
         for row in rows:
             case = self._slices.cases[index["case"][row]]
             where.append(f"{case.patient}/{case.condition} z={index['z'][row]}")
-        values = ", ".join(f"{name} {float(value):g}" for name, value in terms.items())
+        values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         return (
             f"the loss is not finite at step {step} ({values}); cases of the batch: "
             f"{', '.join(sorted(set(where)))}; the checkpoints before it are kept. Look at these "
             "images, or lower --config.optimizer.learning_rate"
         )
+
+
+def _ordered(terms: dict[str, jax.Array]) -> dict[str, float]:
+    """Fetches the terms, the total first (a jitted function returns them by the alphabet)."""
+    values = {name: float(value) for name, value in jax.device_get(terms).items()}
+    return {"loss": values.pop("loss"), **values}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

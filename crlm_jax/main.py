@@ -208,7 +208,7 @@ def run(config: Config, workdir: Path) -> dict | None:
     networks, state = train.create_state(config, mesh)
     prepared = prepare(config)
     data = describe_data(prepared)
-    keep_records(config, workdir, data, prepared.fingerprint)
+    keep_records(config, workdir, data, prepared.digest)
     steps = train.total_steps(config, data["train"]["slices"])
     card = run_card(config, workdir, data, state, steps)
     if parallel.is_main():

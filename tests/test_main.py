@@ -76,7 +76,7 @@ def test_cases_and_results_agree(finished):
             values = [float(row[metric]) for row in chosen]
             found = results["conditions"][condition][metric]
             assert set(found) == {"mean", "ci_low", "ci_high", "n"}
-            assert found["n"] == len(values) == 2
+            assert found["n"] == len(values) == 3
             assert found["mean"] == pytest.approx(np.mean(values), abs=1e-5)
     data = json.loads((workdir / "data.json").read_text())
     assert {row["patient"] for row in rows} == set(data["test"]["patients"])
@@ -103,9 +103,9 @@ def test_the_report_is_one_file_with_its_warnings_and_overlays(finished):
     assert "RANDOM CRITIC" in html
     assert "PHANTOM" not in html
     assert "http" not in html
-    assert html.count("data:image/png;base64,") == 1 + 2 * 2
+    assert html.count("data:image/png;base64,") == 1 + 2 * 3
     assert f"{summary['conditions']['pre_dwi']['dsc']['mean']:.2f}" in html
-    assert len(list((workdir / "figures").glob("pre_dwi_*.png"))) == 2
+    assert len(list((workdir / "figures").glob("pre_dwi_*.png"))) == 3
 
 
 def test_a_finished_run_says_so_and_changes_nothing(finished, capsys):

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from crlm_jax.data import volumes
 from crlm_jax.data.cohort import SPLITS, Case, CohortError, ImagePair
 
-SCHEMA = 1  # raise it when a record's content changes: what was prepared before is then not used
+SCHEMA = 2  # raise it when a record's content changes: what was prepared before is then not used
 INDEX_DTYPE = np.dtype([("case", "i4"), ("image", "i4"), ("z", "i4"), ("tumour", "?")])
 _STALE_SECONDS = 24 * 3600
 _WINDOW = (-150.0, 250.0)
@@ -60,6 +60,12 @@ class Slices:
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
         return self._tables[split]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all records: the same for the same slices, wherever they came from."""
+        with np.load(self.folder / "index.npz") as tables:
+            return str(tables["digest"])
 
     @functools.cached_property
     def _tables(self) -> dict[str, np.ndarray]:
@@ -150,6 +156,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
         self._train_slices = train_slices
         self._workers = workers
         self.tables: dict[str, list[tuple[int, int, int, bool]]] = {split: [] for split in SPLITS}
+        self.digest = hashlib.sha256()
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -234,10 +241,12 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
             path = template.sharded_filepath(shard_index=0, num_shards=1)
             writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
             count = size = 0
+            self.digest.update(split.encode())
             with contextlib.closing(writer):
                 for _, example in examples:
                     record = serializer.serialize_example(features.encode_example(example))
                     writer.write(record)
+                    self.digest.update(record)
                     count, size = count + 1, size + len(record)
             about = {"num_bytes": size, "filename_template": template}
             infos.append(tfds.core.SplitInfo(name=split, shard_lengths=[count], **about))
@@ -307,7 +316,7 @@ def prepare(
         builder.download_and_prepare()
         shutil.rmtree(partial / "downloads", ignore_errors=True)  # empty
         tables = {split: np.array(rows, INDEX_DTYPE) for split, rows in builder.tables.items()}
-        np.savez(partial / "index.npz", **tables)
+        np.savez(partial / "index.npz", digest=builder.digest.hexdigest(), **tables)
         try:
             partial.rename(slices.folder)
         except OSError:

@@ -153,6 +153,18 @@ def test_found_again_and_made_anew_where_something_changed(tmp_path):
     assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 8
 
 
+def test_the_digest_follows_the_content_not_the_place(slices, tmp_path):
+    for folder in ("moved", "changed"):
+        (tmp_path / folder).mkdir()
+    moved = make_cases(tmp_path / "moved")
+    again = prepare(moved, cache=tmp_path / "cache", size=SIZE)
+    assert again.fingerprint != slices.fingerprint
+    assert again.digest == slices.digest
+    changed = make_cases(tmp_path / "changed")
+    make_pair(tmp_path / "changed", "b", 99, tumour=1)
+    assert prepare(changed, cache=tmp_path / "cache", size=SIZE).digest != slices.digest
+
+
 def test_order_does_not_depend_on_the_number_of_readers(cases, slices, tmp_path):
     single = prepare(cases, cache=tmp_path, size=SIZE, workers=1)
     for split in ("train", "test"):

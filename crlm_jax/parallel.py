@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
 
@@ -32,7 +32,7 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
 def make_mesh(devices: int | None = None) -> Mesh:
     """Returns a mesh of one axis, `data`, over all devices, or over the first `devices`."""
     chosen = jax.devices()[:devices]
-    return jax.make_mesh((len(chosen),), (AXIS,), devices=chosen)
+    return jax.make_mesh((len(chosen),), (AXIS,), (AxisType.Auto,), devices=chosen)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

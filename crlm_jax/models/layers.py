@@ -11,16 +11,35 @@ Some operations are written unlike the textbook because XLA's gradient of the te
 slow; each says so. None uses a named axis: under `jax.jit` over a mesh the batch is the global one.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-Initializer = Callable[..., jax.Array]
+Initializer = Callable[[jax.Array, tuple[int, ...]], np.ndarray]
 
-# PyTorch's default of nn.Conv2d: kaiming_uniform_ with a = √5, which is U(±1/√fan_in).
-torch_uniform: Initializer = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+def host_rng(key: jax.Array) -> np.random.Generator:
+    """NumPy's generator from a JAX key.
+
+    Weights are drawn on the host: XLA takes about a second of CPU to compile a draw of each shape.
+    """
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def torch_uniform(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+    """U(±1/√fan_in), float32: PyTorch's default of nn.Conv2d, kaiming_uniform_ with a = √5."""
+    bound = math.prod(shape[:-1]) ** -0.5
+    return host_rng(key).uniform(-bound, bound, shape).astype(np.float32)
+
+
+def kaiming_normal(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+    """N(0, 2/fan_out), float32, as torchvision starts a ResNet; shape (size, size, I, O)."""
+    deviation = math.sqrt(2 / (math.prod(shape[:2]) * shape[-1]))
+    return (deviation * host_rng(key).standard_normal(shape)).astype(np.float32)
 
 
 class Conv(nnx.Module):
@@ -51,15 +70,12 @@ class Conv(nnx.Module):
     ):
         self.stride, self.dtype = stride, dtype
         shape = (size, size, in_channels, out_channels)
-        self.weight = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.weight = nnx.Param(jnp.asarray(init(rngs.params(), shape)))
+        values = None
         if bias:
             bound = (size * size * in_channels) ** -0.5
-            values = jax.random.uniform(
-                rngs.params(), (out_channels,), jnp.float32, minval=-bound, maxval=bound
-            )
-            self.bias = nnx.Param(values)
-        else:
-            self.bias = None
+            values = host_rng(rngs.params()).uniform(-bound, bound, out_channels)
+        self.bias = None if values is None else nnx.Param(jnp.asarray(values, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves; the result has the compute dtype."""
@@ -102,10 +118,10 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, channels: int, *, weight: float = 1.0):
         self.use_running_average = False
-        self.weight = nnx.Param(jnp.full((channels,), weight, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
-        self.running_mean = nnx.BatchStat(jnp.zeros((channels,), jnp.float32))
-        self.running_var = nnx.BatchStat(jnp.ones((channels,), jnp.float32))
+        self.weight = nnx.Param(jnp.asarray(np.full(channels, weight, np.float32)))
+        self.bias = nnx.Param(jnp.asarray(np.zeros(channels, np.float32)))
+        self.running_mean = nnx.BatchStat(jnp.asarray(np.zeros(channels, np.float32)))
+        self.running_var = nnx.BatchStat(jnp.asarray(np.ones(channels, np.float32)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises, and in training mode updates the running statistics."""

@@ -13,13 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from crlm_jax.models.layers import BatchNorm, Conv, max_pool
+from crlm_jax.models.layers import BatchNorm, Conv, kaiming_normal, max_pool
 
 BLOCKS = (3, 4, 6, 3)  # bottlenecks of stages 1 to 4
 EXPANSION = 4  # output channels of a bottleneck over those of its 3×3 convolution
-
-# Kaiming-normal on fan_out, as torchvision starts a ResNet.
-_kaiming = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 # First weight of the last batch norm of a bottleneck; loaded weights replace it. Under frozen
 # statistics (mean 0, variance 1) nothing brings a random branch back to unit variance: with weight
@@ -43,7 +40,7 @@ class Bottleneck(nnx.Module):
     def __init__(
         self, in_channels: int, channels: int, *, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs
     ):
-        common = {"bias": False, "init": _kaiming, "dtype": dtype, "rngs": rngs}
+        common = {"bias": False, "init": kaiming_normal, "dtype": dtype, "rngs": rngs}
         out_channels = EXPANSION * channels
         self.conv1 = Conv(in_channels, channels, 1, **common)
         self.bn1 = BatchNorm(channels)
@@ -96,7 +93,7 @@ class ResNet50(nnx.Module):
             raise ValueError(f"last_stage = {last_stage}: ResNet-50 has stages 1 to {len(BLOCKS)}")
         self.last_stage = last_stage
         self.conv1 = Conv(
-            in_channels, width, 7, stride=2, bias=False, init=_kaiming, dtype=dtype, rngs=rngs
+            in_channels, width, 7, stride=2, bias=False, init=kaiming_normal, dtype=dtype, rngs=rngs
         )
         self.bn1 = BatchNorm(width)
         before = width

@@ -49,24 +49,32 @@ def trajectory(fixtures):
 
 
 @pytest.mark.slow
-def test_five_steps_of_the_whole_method_follow_pytorch(trajectory):
+@pytest.mark.parametrize(("precision", "norm_tolerance"), [("float64", 1e-3), ("float32", 1e-2)])
+def test_five_steps_of_the_whole_method_follow_pytorch(trajectory, precision, norm_tolerance):
+    """Everything within 1e-3, but for the norm of the gradient in float32.
+
+    Rounding decides some ReLUs, and the norm feels it: by the fifth step 5e-3 here. Computed in
+    float64 it agrees as all else does.
+    """
     config = paper_config()
-    networks, state, image, mask = pytorch_start(config)
-    update = jax.jit(train.make_update(config, networks))
-    names = list(trajectory["row_names"])
-    for row in trajectory["rows"]:
-        state, terms = update(state, image, mask)
-        recorded = dict(zip(names, row, strict=True))
-        feature = sum(recorded[f"feat{s}"] for s in (1, 2, 3, 4))
-        assert float(terms["bce"]) == pytest.approx(recorded["bce"], rel=1e-3)
-        assert float(terms["dice"]) == pytest.approx(recorded["dice"], rel=1e-3)
-        assert float(terms["feature"]) == pytest.approx(feature, rel=1e-3)
-        assert float(terms["loss"]) == pytest.approx(recorded["total"], rel=1e-3)
-        assert float(terms["grad_norm"]) == pytest.approx(recorded["grad_norm"], rel=1e-3)
-    segmenter = nnx.merge(networks.segmenter_eval, state.params, state.batch_stats)
-    logits = np.asarray(segmenter(image)[0]).transpose(0, 3, 1, 2)
-    reference = trajectory["logits_eval_after"]
-    assert np.abs(logits - reference).max() < 1e-3 * np.abs(reference).max()
+    config.train.precision = precision
+    with jax.enable_x64(precision == "float64"):
+        networks, state, image, mask = pytorch_start(config)
+        update = jax.jit(train.make_update(config, networks))
+        names = list(trajectory["row_names"])
+        for row in trajectory["rows"]:
+            state, terms = update(state, image, mask)
+            recorded = dict(zip(names, row, strict=True))
+            feature = sum(recorded[f"feat{s}"] for s in (1, 2, 3, 4))
+            assert float(terms["bce"]) == pytest.approx(recorded["bce"], rel=1e-3)
+            assert float(terms["dice"]) == pytest.approx(recorded["dice"], rel=1e-3)
+            assert float(terms["feature"]) == pytest.approx(feature, rel=1e-3)
+            assert float(terms["loss"]) == pytest.approx(recorded["total"], rel=1e-3)
+            norm = recorded["grad_norm"]
+            assert float(terms["grad_norm"]) == pytest.approx(norm, rel=norm_tolerance)
+        segmenter = nnx.merge(networks.segmenter_eval, state.params, state.batch_stats)
+        logits = parity.nchw(parity.run(segmenter, image)[0])
+    parity.assert_close(logits, trajectory["logits_eval_after"], 1e-3)
     after = port.to_torch(segmenter)
     for key, name in [
         ("conv0_0.bn1.running_mean", "after_bn_first_running_mean"),
@@ -74,8 +82,7 @@ def test_five_steps_of_the_whole_method_follow_pytorch(trajectory):
         ("final.weight", "after_final_weight"),
         ("conv0_0.conv1.weight", "after_conv0_0_conv1_weight"),
     ]:
-        reference = trajectory[name]
-        assert np.abs(after[key] - reference).max() < 1e-3 * np.abs(reference).max()
+        parity.assert_close(after[key], trajectory[name], 1e-3)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import jax
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -41,7 +42,8 @@ _PROCESS = flags.DEFINE_integer("process", -1, "Which process this is; -1: found
 _USER_ERRORS = (
     ConfigError, CohortError, VolumeError, WeightsError, NonFiniteLoss, OSError, ValueError,
 )  # fmt: skip
-console = Console(highlight=False)
+# A log file has no width of its own; the table of results needs this much.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 class WorkdirError(ValueError):
@@ -170,8 +172,10 @@ def show_card(config: Config, card: list[tuple[str, str]]) -> None:
 def show_results(config: Config, summary: dict) -> None:
     """Prints the table of results."""
     phantom_mark = " (PHANTOM)" if summary["data"] == "phantom" else ""
-    table = Table(title=f"test patients{phantom_mark}: mean (95 % CI)", title_justify="left")
-    for name in ("condition", "protocol", "n", "DSC", "IoU", "recall", "precision", "F1"):
+    table = Table(
+        title=f"test patients{phantom_mark}: mean (95 % CI)", title_justify="left", box=SIMPLE_HEAD
+    )
+    for name in report.HEADER:
         table.add_column(name)
     for row in report.result_rows(summary):
         table.add_row(*row)
@@ -220,7 +224,10 @@ def run(config: Config, workdir: Path) -> dict | None:
     summary = evaluate.summarise(config, results)
     if parallel.is_main():
         evaluate.write_results(workdir, results, summary)
-        card.append(("checkpoint", f"step {step}, the best on the validation patients"))
+        why = "the best on the validation patients"
+        if not data["validation"]["tumour_slices"]:
+            why = "the last: no validation patient has a tumour slice to choose by"
+        card.append(("checkpoint", f"step {step}, {why}"))
         path = report.write_report(config, workdir, card, results, summary)
         show_results(config, summary)
         console.print(f"report: {path}")

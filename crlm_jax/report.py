@@ -20,6 +20,7 @@ from crlm_jax.files import write_whole
 from crlm_jax.log import read_log
 
 _REFERENCE, _PREDICTION = "#22c55e", "#ef4444"
+HEADER = ("condition", "protocol", "n", "DSC", "IoU", "recall", "precision", "F1")
 _TERMS = {
     "loss": "total loss",
     "bce": "BCE",
@@ -96,7 +97,7 @@ def write_report(
         config=config,
         warnings=warnings(config),
         card=card,
-        header=["condition", "protocol", "n", "DSC", "IoU", "recall", "precision", "F1"],
+        header=HEADER,
         rows=result_rows(summary),
         conditions=summary["conditions"],
         curves=curves,
@@ -135,7 +136,7 @@ def _save(figure: Figure, path: Path) -> str:
 
 
 def _training_curves(config: Config, log: list[dict[str, Any]]) -> Figure:
-    figure = Figure(figsize=(9.5, 3.4), layout="constrained")
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, label in _TERMS.items():
         points = np.array([(line["step"], line[name]) for line in log if name in line])
@@ -144,7 +145,10 @@ def _training_curves(config: Config, log: list[dict[str, Any]]) -> Figure:
             style = ".-" if name == "validation_dsc" else "-"
             axes.plot(*points.T, style, label=label)
     left.set(xlabel="step", title="loss and its terms", yscale="log")
-    left.legend(frameon=False)
+    left.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=4, fontsize=9)
+    if not any("validation_dsc" in line for line in log):
+        right.text(0.5, 0.5, "no validation patient has a tumour slice", ha="center", va="center")
+        right.set_xticks([])
     right.set(xlabel="step", title="mean DSC of the validation patients", ylim=(0, 1))
     if config.data.cohort == "phantom":
         figure.suptitle("phantom", color="#b45309")

@@ -42,6 +42,69 @@ def kaiming_normal(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
     return (deviation * host_rng(key).standard_normal(shape)).astype(np.float32)
 
 
+def _convolve(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
+    """(B, H, W, I) with (size, size, I, O) and padding `size // 2`."""
+    size = weight.shape[0]
+    return jax.lax.conv_general_dilated(
+        x,
+        weight,
+        window_strides=(stride, stride),
+        padding=[(size // 2, size // 2)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+    """Gradient of a 3×3 convolution's weight as one convolution by g, as XLA writes it itself."""
+    return jax.lax.conv_general_dilated(
+        x, g, (1, 1), [(1, 1)] * 2, dimension_numbers=("CHWN", "IHWO", "HWNC")
+    )
+
+
+def _weight_gradient_by_rows(x: jax.Array, g: jax.Array) -> jax.Array:
+    """The same as three convolutions along rows, which sum over all rows of the batch.
+
+    On CPU up to five times as fast from 16 channels on: the sum over B·H is long, where the whole
+    map as a kernel sums over B alone.
+    """
+    (batch, height, width, _), channels = x.shape, g.shape[-1]
+    rows = x.reshape(batch * height, width, -1)
+    padded = jnp.pad(g, ((0, 0), (1, 1), (0, 0), (0, 0)))
+    parts = [
+        jax.lax.conv_general_dilated(
+            padded[:, 2 - k : 2 - k + height].reshape(batch * height, width, channels),
+            rows,
+            window_strides=(1,),
+            padding=[(1, 1)],
+            dimension_numbers=("CWN", "IWO", "WNC"),
+        )
+        for k in range(3)
+    ]
+    return jnp.flip(jnp.stack(parts), 1).transpose(0, 1, 3, 2)
+
+
+@jax.custom_vjp
+def _convolve_3x3(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """`_convolve` with stride 1, whose gradient is fast on CPU too."""
+    return _convolve(x, weight, 1)
+
+
+def _convolve_3x3_backward(
+    saved: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, weight = saved
+    (x_gradient,) = jax.vjp(lambda x: _convolve(x, weight, 1), x)[1](g)
+    if x.shape[-1] < 16:
+        return x_gradient, _weight_gradient(x, g)
+    weight_gradient = jax.lax.platform_dependent(
+        x, g, cpu=_weight_gradient_by_rows, default=_weight_gradient
+    )
+    return x_gradient, weight_gradient
+
+
+_convolve_3x3.defvjp(lambda x, w: (_convolve(x, w, 1), (x, w)), _convolve_3x3_backward)
+
+
 class Conv(nnx.Module):
     """Square convolution with padding `size // 2`: (B, H, W, I) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, O).
 
@@ -85,14 +148,10 @@ class Conv(nnx.Module):
             # A matrix product: its weight gradient is 4 to 7 times as fast as a convolution's on
             # CPU. Slicing first keeps the input gradient of a stride from being a dilated one.
             y = jnp.einsum("bhwi,io->bhwo", x[:, :: self.stride, :: self.stride], weight[0, 0])
+        elif size == 3 and self.stride == 1:
+            y = _convolve_3x3(x, weight)
         else:
-            y = jax.lax.conv_general_dilated(
-                x,
-                weight,
-                window_strides=(self.stride, self.stride),
-                padding=[(size // 2, size // 2)] * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            y = _convolve(x, weight, self.stride)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 

@@ -21,9 +21,10 @@ def reference_conv(x, weight, stride):
 @pytest.mark.parametrize("size", [1, 3, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [8, 9])
-def test_conv_and_its_gradients(size, stride, side):
-    x = jax.random.normal(jax.random.key(0), (2, side, side, 3))
-    conv = Conv(3, 5, size, stride=stride, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize("channels", [3, 20])
+def test_conv_and_its_gradients(size, stride, side, channels):
+    x = jax.random.normal(jax.random.key(0), (2, side, side, channels))
+    conv = Conv(channels, 5, size, stride=stride, rngs=nnx.Rngs(0))
     graph, state = nnx.split(conv)
 
     def own(x, state):

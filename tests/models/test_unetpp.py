@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 from crlm_jax.models import port
 from crlm_jax.models.unetpp import UNetPlusPlus
@@ -85,24 +84,3 @@ def test_bfloat16_is_near_float32():
     logits = run(half, x)[0]
     assert logits.dtype == jnp.float32
     assert_close(logits, run(full, x)[0], tolerance=0.05)
-
-
-def test_a_batch_split_over_devices_trains_as_on_one():
-    x = jax.random.normal(jax.random.key(0), (8, 16, 16, 3))
-    model = UNetPlusPlus(widths=(4, 8), rngs=nnx.Rngs(0))
-    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-
-    @jax.jit
-    def step(params, stats, x):
-        def loss(params):
-            model = nnx.merge(graph, params, stats, copy=True)
-            return jnp.square(model(x)[0]).mean(), nnx.state(model, nnx.BatchStat)
-
-        return jax.grad(loss, has_aux=True)(params)
-
-    mesh = jax.make_mesh((8,), ("batch",))
-    everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))
-    one = step(params, stats, x)
-    eight = step(*jax.device_put((params, stats), everywhere), jax.device_put(x, split))
-    for a, b in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -40,7 +40,7 @@ def one_device():
     """The run's mesh has one device, as on a laptop."""
     with pytest.MonkeyPatch.context() as patch:
         mesh = parallel.make_mesh(1)
-        patch.setattr(parallel, "make_mesh", lambda: mesh)
+        patch.setattr(parallel, "make_mesh", lambda *_: mesh)
         yield
 
 
@@ -207,12 +207,12 @@ def test_killed_runs_end_with_the_same_bits(cohort, cache, tmp_path):
         process = subprocess.Popen(
             command(config, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.time() + 60
+        deadline = time.time() + 300
         # Only once it trains is there something to lose.
         while not read_log(killed / "train.jsonl") and process.poll() is None:
             assert time.time() < deadline
             time.sleep(0.05)
-        time.sleep(rng.uniform(0, 1.0) if kills < 3 else 60)
+        time.sleep(rng.uniform(0, 1.0) if kills < 3 else 0)
         if process.poll() is None and kills < 3:
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
@@ -253,7 +253,7 @@ def test_two_processes_train_the_same_model_as_one(cohort, cache, tmp_path):
         )
         for i in range(2)
     ]
-    outputs = [process.communicate(timeout=300)[0] for process in pair]
+    outputs = [process.communicate(timeout=600)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
     (_, one), (_, two) = (
         final_state(config, tmp_path / "one"),

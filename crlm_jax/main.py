@@ -83,7 +83,7 @@ def prepare(config: Config) -> slices.Slices:
     if config.data.cohort == "phantom":
         patients, seed = config.phantom.patients, config.phantom.seed
         folder = cache / "phantom" / f"{patients}_patients_seed_{seed}_v{phantom.VERSION}"
-        cohort = phantom.make_phantom(folder, patients=patients, seed=seed)
+        cohort = phantom.make_phantom(folder, patients=patients, seed=seed, progress=True)
     else:
         cohort = Path(config.data.cohort).expanduser()
     cases = read_cohort(

@@ -32,7 +32,7 @@ from crlm_jax.data.phantom_lesions import Patient, draw_patient
 from crlm_jax.data.phantom_scan import Scan, scan
 
 CONDITIONS = ("pre_dwi", "post_dwi", "pre_t2wi", "post_t2wi", "ct")
-VERSION = 2  # raise when the images of a seed change
+VERSION = 3  # raise when the images of a seed change
 _HEADER = ("patient", "condition", "image", "mask", "mask_label", "split")
 _README = """\
 These images are a digital phantom. They were computed, they show no patient, and no result on them
@@ -137,7 +137,7 @@ def _write_cohort(folder: Path, settings: dict, workers: int, progress: bool) ->
             lesions.update(job.result())
     finally:
         pool.shutdown(cancel_futures=True)
-    names = [f"p{patient:03d}" for patient in range(1, patients + 1)]
+    names = [_name(patient) for patient in range(1, patients + 1)]
     with (folder / "cohort.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_HEADER)
@@ -151,9 +151,14 @@ def _write_cohort(folder: Path, settings: dict, workers: int, progress: bool) ->
     (folder / "phantom.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 
+def _name(patient: int) -> str:
+    """A patient's name says phantom wherever it turns up: tables, file names, pictures."""
+    return f"phantom-{patient:03d}"
+
+
 def _write_patient(folder: Path, patient: int, conditions: Sequence[str], seed: int) -> dict:
     """Draw one patient, write every scan, and return what was drawn."""
-    name = f"p{patient:03d}"
+    name = _name(patient)
     (folder / name).mkdir()
     body, *scans = np.random.SeedSequence([seed, patient]).spawn(1 + len(CONDITIONS))
     drawn = draw_patient(np.random.default_rng(body))

@@ -69,7 +69,7 @@ def test_same_seed_same_bytes_on_any_number_of_workers(cohort, tmp_path):
 
 def test_a_scan_depends_on_seed_and_patient_only(cohort, tmp_path):
     kwargs = {"patients": 1, "conditions": ["post_dwi"]}
-    image = "p001/post_dwi.nii.gz"
+    image = "phantom-001/post_dwi.nii.gz"
     one = make_phantom(tmp_path / "one", **kwargs).parent / image
     other = make_phantom(tmp_path / "other", seed=1, **kwargs).parent / image
     assert one.read_bytes() == (cohort.parent / image).read_bytes()
@@ -91,7 +91,7 @@ def test_image_and_mask_share_a_geometry_and_hold_a_lesion(cohort, rows):
 
 
 def test_ct_is_in_hounsfield_units(cohort):
-    voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(cohort.parent / "p001/ct.nii.gz")))
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(cohort.parent / "phantom-001/ct.nii.gz")))
     assert np.median(voxels[:, :8, :8]) == pytest.approx(-1000, abs=5)  # air
     assert (voxels > 400).any()  # bone
 

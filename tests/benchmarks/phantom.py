@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--picture", type=Path, help="write a contact sheet of one patient here")
-    parser.add_argument("--patient", default="p002", help="the patient of the picture")
+    parser.add_argument("--patient", default="phantom-003", help="the patient of the picture")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

@@ -19,14 +19,6 @@ nothing to a medical image; here they do what the paper asks for, as in its earl
 import numpy as np
 
 
-def geometric(
-    image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Turns and flips a square slice and its mask alike; both (S, S, 1), copied C-contiguous."""
-    turn = draw_turn(rng)
-    return turned(image, turn).copy(order="C"), turned(mask, turn).copy(order="C")
-
-
 def draw_turn(rng: np.random.Generator, size: int | None = None) -> int | np.ndarray:
     """Draws 0 to 15: the quarter turns (of 4), plus 4 to swap left and right, 8 top and bottom."""
     return rng.integers(16, size=size)

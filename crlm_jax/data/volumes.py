@@ -11,7 +11,6 @@ zeros and turns voxels that are NaN or infinite into zeros.
 
 import dataclasses
 import gzip
-import itertools
 import math
 import struct
 import zlib
@@ -21,36 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import SimpleITK as sitk
 
-GEOMETRY_TOLERANCE = 1e-3  # of a voxel's size (spacing, origin); absolute for direction cosines
-
-
-class VolumeError(ValueError):
-    """An image or a mask that cannot be used; the message names the file and the remedy."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """Where the file's own grid lies, in ITK's terms: axes (x, y[, z]), mm, LPS."""
-
-    size: tuple[int, ...]
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-
-    @property
-    def turn(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The array axes that become (z, y, x), and which of those are then flipped."""
-        if len(self.size) == 2:
-            return (0, 1, 2), ()
-        cosines = np.reshape(self.direction, (3, 3))  # rows: L, P, S; columns: i, j, k
-        # The assignment of file axes to patient axes that agrees best, unique but for exact ties.
-        axes = max(
-            itertools.permutations(range(3)),
-            key=lambda axes: sum(abs(cosines[world, axis]) for world, axis in enumerate(axes)),
-        )
-        flips = [world for world, axis in enumerate(axes) if cosines[world, axis] < 0]
-        # NumPy's axes run in the opposite order of ITK's.
-        return tuple(2 - axis for axis in reversed(axes)), tuple(2 - world for world in flips)
+from crlm_jax.data.geometry import Geometry, VolumeError, check_same_grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +56,11 @@ def read_mask(path: str | Path, label: int | None, like: Volume) -> np.ndarray:
       path: of the mask.
       label: the value that counts; None: any that is not zero. A mask of zeros alone is an image
         without tumour.
-      like: the image; sizes must be equal, and geometries to `GEOMETRY_TOLERANCE`.
+      like: the image; sizes must be equal, and geometries to `geometry.GEOMETRY_TOLERANCE`.
     """
     path = Path(path)
     array, geometry = _read(path)
-    _check_same_grid(path, geometry, like)
+    check_same_grid(f"the mask {path} and the image {like.path}", geometry, like.geometry)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise VolumeError(f"{path}: {_NOT_FINITE}")
@@ -249,30 +219,6 @@ def _grey(path: Path, array: np.ndarray) -> np.ndarray:
             f"{path}: in colour ({channels} channels that differ); save it as a grey image"
         )
     return values[..., 0]
-
-
-def _check_same_grid(path: Path, mask: Geometry, like: Volume) -> None:
-    image = like.geometry
-    between = f"the mask {path} and the image {like.path}"
-    if mask.size != image.size:
-        sizes = " and ".join(" × ".join(map(str, size)) for size in (mask.size, image.size))
-        raise VolumeError(
-            f"{between} differ in size ({sizes} voxels); resample the mask onto the "
-            "image's grid, or name the image that it was drawn on"
-        )
-    voxel = np.asarray(image.spacing)
-    limits = {"spacing": voxel, "origin": voxel.min(), "direction": 1.0}
-    for name, scale in limits.items():
-        ours, theirs = np.asarray(getattr(mask, name)), np.asarray(getattr(image, name))
-        if (np.abs(ours - theirs) > GEOMETRY_TOLERANCE * scale).any():
-            raise VolumeError(
-                f"{between} differ in {name} ({_plain(ours)} and {_plain(theirs)}); resample the "
-                "mask onto the image's grid, or name the image that it was drawn on"
-            )
-
-
-def _plain(values: np.ndarray) -> str:
-    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
 
 
 _NIFTI_FLOATS = {16: "f4", 64: "f8"}

@@ -268,6 +268,21 @@ def from_json(text: str, source: str | Path) -> Config:
         ) from error
 
 
+def read_run(run: Path) -> Config:
+    """Returns the configuration of a run; the folder is complete in itself.
+
+    Raises:
+      ConfigError: the folder holds no run, or one of another version.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{run}: no run is here (no config.json); name the folder that training wrote, such as "
+            "runs/NAME"
+        )
+    return from_json(path.read_text(encoding="utf-8"), path)
+
+
 def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
     hints = get_type_hints(cls)
     unknown = [prefix + name for name in values if name not in hints]

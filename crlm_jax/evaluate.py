@@ -154,7 +154,7 @@ def evaluate_cases(
 def _measure_volume(config: Config, result: CaseResult, image: int, probability: np.ndarray):
     """Adds one image (Z, S, S) of a case at its own resolution, and keeps its key slice."""
     pair = result.case.images[image]
-    volume = volumes.read_image(pair.image)
+    volume = volumes.read_image(pair.image, b_value=pair.b_value)
     reference = volumes.read_mask(pair.mask, pair.mask_label, volume)
     own_size = volumes.resize(probability, volume.voxels.shape[1:])
     prediction = own_size > config.evaluation.threshold

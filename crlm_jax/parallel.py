@@ -4,7 +4,7 @@ The batch is split over every device of every process and the state is copied to
 `jax.jit` does the rest. One CPU, eight GPUs and a TPU pod run the same program.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -29,9 +29,10 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     )
 
 
-def make_mesh(devices: int | None = None) -> Mesh:
-    """Returns a mesh of one axis, `data`, over all devices, or over the first `devices`."""
-    chosen = jax.devices()[:devices]
+def make_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh of one axis, `data`, over all devices, the first `devices`, or these."""
+    some = devices is None or isinstance(devices, int)
+    chosen = jax.devices()[:devices] if some else list(devices)
     return jax.make_mesh((len(chosen),), (AXIS,), (AxisType.Auto,), devices=chosen)
 
 

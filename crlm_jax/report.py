@@ -1,25 +1,22 @@
 """Figures and `report.html` of a run: one file that works offline."""
 
 import base64
-import io
 import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from crlm_jax import metrics
+from crlm_jax import metrics, overlay
 from crlm_jax.config import Config, flatten
 from crlm_jax.evaluate import CaseResult, KeySlice
 from crlm_jax.files import write_whole
 from crlm_jax.log import read_log
 
-_REFERENCE, _PREDICTION = "#22c55e", "#ef4444"
 HEADER = ("condition", "protocol", "n", "DSC", "IoU", "recall", "precision", "F1")
 _TERMS = {
     "loss": "total loss",
@@ -38,6 +35,11 @@ def warnings(config: Config) -> list[str]:
     if config.loss.stages and config.critic.weights == "random":
         notes.append("RANDOM CRITIC: the ResNet-50 has random weights, not ImageNet's.")
     return notes
+
+
+def marks(config: Config) -> list[str]:
+    """What must stand on every picture of a run."""
+    return ["phantom"] if config.data.cohort == "phantom" else []
 
 
 def format_mean(value: dict[str, Any]) -> str:
@@ -86,7 +88,7 @@ def write_report(
     overlays = []
     for role, result in _shown_cases(config, results):
         name = re.sub(r"[^\w.-]", "_", f"{result.case.condition}_{result.case.patient}")
-        image = _save(_overlay(config, result), figures / f"{name}.png")
+        image = _save(_key_slice(config, result), figures / f"{name}.png")
         overlays.append(
             {"role": role, "row": result.row(), "z": result.key_slice.z, "image": image}
         )
@@ -129,10 +131,7 @@ def _shown_cases(config: Config, results: list[CaseResult]) -> list[tuple[str, C
 
 def _save(figure: Figure, path: Path) -> str:
     """Writes a PNG and returns it as a data URL."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110)
-    write_whole(path, png.getvalue())
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(overlay.save(figure, path)).decode()
 
 
 def _training_curves(config: Config, log: list[dict[str, Any]]) -> Figure:
@@ -158,7 +157,7 @@ def _training_curves(config: Config, log: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _overlay(config: Config, result: CaseResult) -> Figure:
+def _key_slice(config: Config, result: CaseResult) -> Figure:
     """The slice with most tumour: whole and plain, then magnified with both contours."""
     key = result.key_slice
     height, width = key.image.shape[0] * key.pixel[0], key.image.shape[1] * key.pixel[1]
@@ -171,21 +170,19 @@ def _overlay(config: Config, result: CaseResult) -> Figure:
     left, top, side = _frame(key)
     plain.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="#a1a1aa", lw=0.8))
     magnified.set(xlim=(left, left + side), ylim=(top + side, top))
-    _contour(magnified, key.reference, extent, _REFERENCE, "-")
-    _contour(magnified, key.prediction, extent, _PREDICTION, "--")
+    overlay.contour(magnified, key.reference, extent, overlay.REFERENCE, "-")
+    overlay.contour(magnified, key.prediction, extent, overlay.PREDICTION, "--")
     lines = [
-        Line2D([], [], color=_REFERENCE, label="reference"),
-        Line2D([], [], color=_PREDICTION, linestyle="--", label="prediction"),
+        Line2D([], [], color=overlay.REFERENCE, label="reference"),
+        Line2D([], [], color=overlay.PREDICTION, linestyle="--", label="prediction"),
     ]
     magnified.legend(handles=lines, loc="lower right", fontsize=8, facecolor="#111", labelcolor="w")
     row = result.row()
-    phantom = "phantom · " if config.data.cohort == "phantom" else ""
-    figure.suptitle(
-        f"{phantom}{row['patient']} · {row['condition']} · slice {key.z} · "
+    title = (
+        *marks(config), row["patient"], row["condition"], f"slice {key.z}",
         f"DSC {row['dsc_paper']:.2f} (paper), {row['dsc']:.2f} (clinical)",
-        color="w",
-        fontsize=10,
-    )
+    )  # fmt: skip
+    figure.suptitle(" · ".join(title), color="w", fontsize=10)
     return figure
 
 
@@ -197,15 +194,3 @@ def _frame(key: KeySlice, margin: float = 0.15, least: float = 0.4) -> tuple[flo
     side = min(max((high - low).max() + 2 * margin * size.max(), least * size.max()), size.min())
     top, left = np.clip((low + high) / 2 - side / 2, 0, size - side)
     return float(left), float(top), float(side)
-
-
-def _contour(axes: Axes, mask: np.ndarray, extent: tuple, colour: str, style: str) -> None:
-    """Outlines a mask; the border of zeros closes contours at the edge of the slice."""
-    if mask.any():
-        left, right, bottom, top = extent
-        rows, columns = mask.shape
-        y = (np.arange(-1, rows + 1) + 0.5) * (bottom - top) / rows
-        x = (np.arange(-1, columns + 1) + 0.5) * (right - left) / columns
-        axes.contour(
-            x, y, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=1.5, linestyles=style
-        )

@@ -315,16 +315,18 @@ def load_best(config: Config, workdir: Path, mesh: Mesh) -> tuple[nnx.GraphDef, 
     Raises:
       FileNotFoundError: the run has no checkpoint yet.
     """
+    folder = workdir / "checkpoints"
+    none = FileNotFoundError(f"{folder}: no complete checkpoint; train the run first")
+    if not folder.is_dir():  # to look into it would make it
+        raise none
     segmenter = create_segmenter(config)
     segmenter.eval()
     graph, params, batch_stats = nnx.split(segmenter, nnx.Param, nnx.BatchStat)
     like = jax.device_put(
         {"segmenter": {"params": params, "batch_stats": batch_stats}}, parallel.replicated(mesh)
     )
-    with Checkpoints(workdir / "checkpoints", config.train.keep) as checkpoints:
+    with Checkpoints(folder, config.train.keep) as checkpoints:
         step = checkpoints.best
         if step is None:
-            raise FileNotFoundError(
-                f"{workdir / 'checkpoints'} holds no complete checkpoint; train the run first"
-            )
+            raise none
         return graph, checkpoints.load(step, like)["segmenter"], step

@@ -6,6 +6,10 @@ import itertools
 import numpy as np
 
 GEOMETRY_TOLERANCE = 1e-3  # of a voxel's size (spacing, origin); absolute for direction cosines
+NOT_FINITE = (
+    "it has voxels that are NaN or infinite; replace them (for example by the background's value) "
+    "and save it again"
+)
 
 
 class VolumeError(ValueError):
@@ -35,6 +39,45 @@ class Geometry:
         flips = [world for world, axis in enumerate(axes) if cosines[world, axis] < 0]
         # NumPy's axes run in the opposite order of ITK's.
         return tuple(2 - axis for axis in reversed(axes)), tuple(2 - world for world in flips)
+
+    @property
+    def axial_size(self) -> tuple[int, int, int]:
+        """Size (Z, H, W) in voxels after the turn."""
+        axes, _ = self.turn
+        return tuple((1, *self.size[::-1])[-3:][axis] for axis in axes)
+
+    @property
+    def axial_spacing(self) -> tuple[float, float, float]:
+        """Spacing (z, y, x) in mm after the turn; a picture's slice counts as 1 mm thick."""
+        if len(self.size) == 2:
+            return (1.0, self.spacing[1], self.spacing[0])
+        axes, _ = self.turn
+        return tuple(self.spacing[::-1][axis] for axis in axes)
+
+    def to_axial(self, array: np.ndarray) -> np.ndarray:
+        """Turns voxels from the file's own order into axial slices (Z, H, W)."""
+        axes, flips = self.turn
+        return np.ascontiguousarray(np.flip(array.transpose(axes), flips))
+
+    def from_axial(self, array: np.ndarray) -> np.ndarray:
+        """Turns axial slices (Z, H, W) back into the file's own order."""
+        axes, flips = self.turn
+        return np.ascontiguousarray(np.flip(array, flips).transpose(np.argsort(axes)))
+
+    def to_patient(self, places: np.ndarray) -> np.ndarray:
+        """Maps places (N, 3), as (z, y, x) indices of the axial slices, to mm (L, P, S).
+
+        A picture has no place in a patient: x and y are in its own plane, z is the slice.
+        """
+        axes, flips = self.turn
+        own = np.array(places, float)
+        size = (1, *self.size[::-1])[-3:]
+        for axis in flips:
+            own[:, axis] = size[axes[axis]] - 1 - own[:, axis]
+        own = own[:, np.argsort(axes)][:, ::-1]  # (i, j, k)
+        if len(self.size) == 2:
+            return own * (*self.spacing, 1.0) + (*self.origin, 0.0)
+        return own * self.spacing @ np.reshape(self.direction, (3, 3)).T + self.origin
 
 
 def check_same_grid(between: str, mask: Geometry, image: Geometry) -> None:

@@ -33,7 +33,7 @@ from tensorflow_datasets.core import example_serializer
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
-from crlm_jax.data import volumes
+from crlm_jax.data import dicom, volumes
 from crlm_jax.data.cohort import SPLITS, Case, CohortError, ImagePair
 
 SCHEMA = 2  # raise it when a record's content changes: what was prepared before is then not used
@@ -263,7 +263,7 @@ def _cut_image(
     job: _Job, *, size: int, ct_window: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns images (Z, S, S, 1), masks (Z, bytes) and whether each slice holds tumour (Z,)."""
-    volume = volumes.read_image(job.pair.image)
+    volume = volumes.read_image(job.pair.image, b_value=job.pair.b_value)
     mask = volumes.read_mask(job.pair.mask, job.pair.mask_label, volume)
     grey = volumes.to_uint8(volume, job.condition, ct_window=ct_window)
     images = volumes.resize(grey, size)[..., None]
@@ -344,16 +344,23 @@ def _fingerprint(
     for case in cases:
         content.append([case.patient, case.condition, case.split])
         for pair in case.images:
-            content.append(pair.mask_label)
-            for file in (pair.image, pair.mask):
+            content += [pair.mask_label, pair.b_value]
+            for path in (pair.image, pair.mask):
                 try:
-                    stat = file.stat()
+                    for file in _files(path):
+                        stat = file.stat()
+                        content.append([str(file.resolve()), stat.st_size, stat.st_mtime_ns])
                 except OSError:
                     problems.append(
-                        f"cohort row {pair.row}: {file}: file not found; correct the path"
+                        f"cohort row {pair.row}: {path}: file not found; correct the path"
                     )
-                    continue
-                content.append([str(file.resolve()), stat.st_size, stat.st_mtime_ns])
     if problems:
         raise CohortError("\n".join(problems))
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that an image consists of; a DICOM file stands for the series in its folder."""
+    if path.is_dir() or dicom.is_dicom(path):
+        return sorted(path.iterdir() if path.is_dir() else path.parent.iterdir())
+    return [path]

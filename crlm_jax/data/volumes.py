@@ -1,69 +1,114 @@
 """Images and masks from disk to axial slices, and masks back onto the input's own grid.
 
-NIfTI, NRRD, MetaImage and PNG are read through SimpleITK and turned so that the first array axis
-runs along the patient from feet to head, rows from front to back and columns from the patient's
-right to left (ITK's LPS), to the nearest axis where the scan is oblique. The turn is a permutation
-and flips only, so `to_original_grid` undoes it exactly.
+NIfTI, NRRD, MetaImage and PNG are read through SimpleITK, DICOM through `data/dicom.py`, and turned
+so that the first array axis runs along the patient from feet to head, rows from front to back and
+columns from the patient's right to left (ITK's LPS), to the nearest axis where the scan is oblique.
+The turn is a permutation and flips only, so `to_original_grid` undoes it exactly.
 
 What ITK lets pass without a word is checked here: its NIfTI reader fills a truncated file up with
 zeros and turns voxels that are NaN or infinite into zeros.
 """
 
 import dataclasses
-import gzip
-import math
-import struct
-import zlib
+import os
+import uuid
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
 
-from crlm_jax.data.geometry import Geometry, VolumeError, check_same_grid
+from crlm_jax.data import dicom, dicom_seg
+from crlm_jax.data.geometry import NOT_FINITE, Geometry, VolumeError, check_same_grid
+from crlm_jax.data.nifti import check_nifti
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")  # of images, besides DICOM
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """An image as axial slices: `voxels` (Z, H, W) float32, `spacing` (z, y, x) in mm."""
+    """An image as axial slices: `voxels` (Z, H, W) float32.
+
+    `series` is what a DICOM series says of itself; None: the image is no DICOM.
+    """
 
     voxels: np.ndarray
-    spacing: tuple[float, float, float]
     geometry: Geometry
     eight_bit: bool
     path: Path
+    series: dicom.Series | None = None
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Spacing (z, y, x) in mm."""
+        return self.geometry.axial_spacing
 
 
-def read_image(path: str | Path) -> Volume:
-    """Reads an image; a 2D one is a single slice with a nominal spacing of 1 mm between slices."""
+def read_image(
+    path: str | Path, *, series: str | None = None, b_value: float | None = None
+) -> Volume:
+    """Reads an image; a 2D one is a single slice with a nominal spacing of 1 mm between slices.
+
+    Args:
+      path: of a file, or of the folder of a DICOM series.
+      series: UID of the one to take out of a DICOM folder with several.
+      b_value: s/mm², the one to take out of a DICOM diffusion series with several; None: 1000.
+
+    Raises:
+      VolumeError: naming the file and the remedy.
+    """
     path = Path(path)
-    array, geometry = _read(path)
-    voxels = _turn(array, geometry).astype(np.float32)
-    if not np.isfinite(voxels).all():
-        raise VolumeError(f"{path}: {_NOT_FINITE}")
-    if voxels.min() == voxels.max():
+    if dicom.is_dicom(path):
+        array, geometry, about = dicom.read_series(path, series=series, b_value=b_value)
+        return _volume(array, geometry, path, about)
+    if series is not None or b_value is not None:
+        what = "series" if series is not None else "b-value"
+        raise VolumeError(f"{path}: a {what} is asked for, but this is no DICOM; leave it out")
+    return _volume(*_read(path), path)
+
+
+def from_image(image: sitk.Image, source: str | Path = "image") -> Volume:
+    """Takes a SimpleITK image as `read_image` takes a file; `source` names it in errors."""
+    return _volume(*_unpack(image, Path(source)), Path(source))
+
+
+def _volume(
+    array: np.ndarray, geometry: Geometry, path: Path, series: dicom.Series | None = None
+) -> Volume:
+    voxels = geometry.to_axial(array).astype(np.float32, copy=False)
+    low, high = voxels.min(), voxels.max()
+    if not (np.isfinite(low) and np.isfinite(high)):  # NaN wins every comparison
+        raise VolumeError(f"{path}: {NOT_FINITE}")
+    if low == high:
         raise VolumeError(
-            f"{path}: every voxel is {voxels.flat[0]:g}; an image without contrast cannot be "
+            f"{path}: every voxel is {low:g}; an image without contrast cannot be "
             "segmented: export it again or leave it out"
         )
-    return Volume(voxels, _turned_spacing(geometry), geometry, array.dtype == np.uint8, path)
+    return Volume(voxels, geometry, array.dtype == np.uint8, path, series)
 
 
-def read_mask(path: str | Path, label: int | None, like: Volume) -> np.ndarray:
+def read_mask(path: str | Path, label: int | str | None, like: Volume) -> np.ndarray:
     """Reads the mask of an image as bool (Z, H, W).
 
     Args:
       path: of the mask.
-      label: the value that counts; None: any that is not zero. A mask of zeros alone is an image
-        without tumour.
-      like: the image; sizes must be equal, and geometries to `geometry.GEOMETRY_TOLERANCE`.
+      label: the value that counts, or a pattern of the labels of a DICOM-SEG's segments; None: any
+        value that is not zero, or `Tumor*`. A mask without the value is an image without tumour,
+        as there are in every data set of liver and tumour; a DICOM-SEG without it is an error.
+      like: the image; sizes must be equal, and geometries to `geometry.GEOMETRY_TOLERANCE`. The
+        frames of a DICOM-SEG are placed by their position and may be fewer.
     """
     path = Path(path)
+    if dicom.is_dicom(path):
+        pattern = {} if label is None else {"labels": str(label)}
+        return like.geometry.to_axial(
+            dicom_seg.read_segmentation(path, like.geometry, like.series, **pattern)
+        )
     array, geometry = _read(path)
     check_same_grid(f"the mask {path} and the image {like.path}", geometry, like.geometry)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
-            raise VolumeError(f"{path}: {_NOT_FINITE}")
+            raise VolumeError(f"{path}: {NOT_FINITE}")
         if (array != np.round(array)).any():
             off = array[array != np.round(array)].flat[0]
             raise VolumeError(
@@ -71,28 +116,63 @@ def read_mask(path: str | Path, label: int | None, like: Volume) -> np.ndarray:
                 "map, without smoothing or interpolation"
             )
     mask = array != 0 if label is None else array == label
-    if label is not None and not mask.any() and (array != 0).any():
-        found = ", ".join(f"{value:g}" for value in np.unique(array[array != 0])[:20])
-        raise VolumeError(
-            f"{path}: no voxel has mask_label {label}; the labels in it are {found}: correct "
-            "mask_label, or leave it empty to take any that is not zero"
-        )
-    return _turn(mask, geometry)
+    return geometry.to_axial(mask)
 
 
-def to_original_grid(mask: np.ndarray, volume: Volume) -> sitk.Image:
+def to_original_grid(array: np.ndarray, geometry: Geometry) -> sitk.Image:
     """Puts a mask or map (Z, H, W) onto the file's own size, spacing, origin and direction."""
-    geometry = volume.geometry
-    if mask.shape != volume.voxels.shape:
-        raise ValueError(f"shape {mask.shape} is not the image's {volume.voxels.shape}")
-    axes, flips = geometry.turn
-    array = np.flip(mask, flips).transpose(np.argsort(axes))
-    array = array.astype(np.uint8) if array.dtype == bool else np.ascontiguousarray(array)
+    array = geometry.from_axial(array.astype(np.uint8) if array.dtype == bool else array)
+    size = (*geometry.size, 1)[:3]
+    if array.shape != size[::-1]:
+        raise ValueError(f"the map's shape, {array.shape[::-1]} voxels, is not the image's, {size}")
     image = sitk.GetImageFromArray(array[0] if len(geometry.size) == 2 else array, isVector=False)
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
     return image
+
+
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Writes a NIfTI, NRRD, MetaImage or PNG, compressed; it appears whole or not at all."""
+    ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
+    if ending in (None, ".mhd"):  # .mhd would need its voxels in a second file
+        endings = ", ".join(e for e in ENDINGS if e != ".mhd")
+        raise VolumeError(f"{path}: cannot be written; choose one of the endings {endings}")
+    if ending == ".png" and image.GetDimension() == 3:
+        raise VolumeError(f"{path}: a PNG holds one slice; choose the ending .nii.gz")
+    temporary = path.with_name(f".{uuid.uuid4().hex}{ending}")
+    try:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+        os.replace(temporary, path)
+    except RuntimeError as error:
+        raise OSError(
+            f"{path}: cannot be written; see that the folder is there and has room"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_ct(condition: str) -> bool:
+    """Whether images of a condition are shown in a window of HU: `ct`, or beginning with `ct_`."""
+    return condition == "ct" or condition.startswith("ct_")
+
+
+def modality_doubt(volume: Volume, condition: str) -> str | None:
+    """Says why an image looks like another modality than its condition's; None: it does not.
+
+    By the modality of a DICOM series; else by its range: CT in HU has voxels of fat or air below
+    zero, and the magnitude images of MRI have none far below. An 8-bit image tells nothing.
+    """
+    if volume.series is not None:
+        modality, expected = volume.series.modality, "CT" if is_ct(condition) else "MR"
+        return None if modality == expected else f"its DICOM modality is {modality}"
+    if volume.eight_bit:
+        return None
+    if is_ct(condition):
+        low = volume.voxels.min()
+        return f"no voxel is below 0 HU (least: {low:g})" if low >= 0 else None
+    low = float(np.percentile(volume.voxels[:, ::4, ::4], 1))
+    return f"1 % of its voxels are below {low:g}, as in CT" if low < -100 else None
 
 
 def to_uint8(
@@ -106,7 +186,7 @@ def to_uint8(
     """
     if volume.eight_bit:
         return volume.voxels.astype(np.uint8)
-    if condition == "ct" or condition.startswith("ct_"):
+    if is_ct(condition):
         low, high = ct_window
     else:
         low, high = np.percentile(volume.voxels, (0.5, 99.5))
@@ -153,34 +233,17 @@ def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return first, np.minimum(first + 1, old - 1), (centre - first).astype(np.float32)
 
 
-_NOT_FINITE = (
-    "it has voxels that are NaN or infinite; replace them (for example by the background's value) "
-    "and save it again"
-)
-_CUT_OFF = "the file is cut off or damaged ({}); copy or export it again"
-
-
-def _turn(array: np.ndarray, geometry: Geometry) -> np.ndarray:
-    axes, flips = geometry.turn
-    return np.ascontiguousarray(np.flip(array.transpose(axes), flips))
-
-
-def _turned_spacing(geometry: Geometry) -> tuple[float, float, float]:
-    if len(geometry.size) == 2:
-        return (1.0, geometry.spacing[1], geometry.spacing[0])
-    axes, _ = geometry.turn
-    return tuple(geometry.spacing[::-1][axis] for axis in axes)
-
-
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     """Returns the grey voxels in the file's own order, (Z, H, W), and their geometry."""
+    if path.is_dir():
+        raise VolumeError(f"{path}: a folder without a DICOM image; name an image file")
     if not path.is_file():
         raise VolumeError(f"{path}: file not found; correct the path")
     name = path.name.lower()
     if name.endswith((".hdr", ".img")):
         raise VolumeError(f"{path}: header and voxels in two files; convert it to .nii.gz")
     if name.endswith((".nii", ".nii.gz")):
-        _check_nifti(path)
+        check_nifti(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -188,6 +251,10 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
             f"{path}: not an image that can be read, or cut off; copy it again, or export it as "
             "NIfTI, NRRD, MHA or PNG"
         ) from error
+    return _unpack(image, path)
+
+
+def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry]:
     array = sitk.GetArrayViewFromImage(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = _grey(path, array)
@@ -200,7 +267,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
             "volume that is to be segmented (for DWI: one b-value) by itself"
         )
     geometry = Geometry(size, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    if name.endswith((".png", ".jpg", ".jpeg", ".bmp")):  # a picture's resolution is of no meaning
+    if path.name.lower().endswith(_PICTURES):  # a picture's resolution is of no meaning
         geometry = Geometry(size, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
     array = array.copy()  # the view dies with the image
     return (array[None] if len(size) == 2 else array), geometry
@@ -219,55 +286,3 @@ def _grey(path: Path, array: np.ndarray) -> np.ndarray:
             f"{path}: in colour ({channels} channels that differ); save it as a grey image"
         )
     return values[..., 0]
-
-
-_NIFTI_FLOATS = {16: "f4", 64: "f8"}
-
-
-def _check_nifti(path: Path) -> None:
-    """Reads a NIfTI file to its end: is all of it there, and is every voxel a number?
-
-    The layout of the header is that of nifti1.h and nifti2.h.
-    """
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    try:
-        with opener(path, "rb") as stream:
-            head = stream.read(544)
-            first = head[:4]
-            order = next((o for o in "<>" if first == struct.pack(f"{o}i", 348)), None)
-            order2 = next((o for o in "<>" if first == struct.pack(f"{o}i", 540)), None)
-            if order and len(head) >= 348:
-                dims = struct.unpack_from(f"{order}8h", head, 40)
-                datatype, bits = struct.unpack_from(f"{order}2h", head, 70)
-                start = int(struct.unpack_from(f"{order}f", head, 108)[0])
-            elif order2 and len(head) >= 540:
-                order = order2
-                datatype, bits = struct.unpack_from(f"{order}2h", head, 12)
-                dims = struct.unpack_from(f"{order}8q", head, 16)
-                start = struct.unpack_from(f"{order}q", head, 168)[0]
-            else:
-                raise VolumeError(
-                    f"{path}: not a NIfTI file, whatever its name says; export it again as .nii.gz"
-                )
-            length = math.prod(max(1, n) for n in dims[1 : 1 + dims[0]]) * bits // 8
-            stream.seek(start)
-            finite, missing = _drain(stream, length, _NIFTI_FLOATS.get(datatype), order)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise VolumeError(f"{path}: {_CUT_OFF.format(str(error).rstrip('.'))}") from error
-    if missing:
-        reason = f"{missing} of {length} bytes of voxels are missing"
-        raise VolumeError(f"{path}: {_CUT_OFF.format(reason)}")
-    if not finite:
-        raise VolumeError(f"{path}: {_NOT_FINITE}")
-
-
-def _drain(stream: BinaryIO, length: int, dtype: str | None, order: str) -> tuple[bool, int]:
-    """Reads the voxels and whatever follows them; returns (all finite, bytes missing)."""
-    finite, step = True, 1 << 20  # bytes; a multiple of every voxel's size
-    while length and (chunk := stream.read(min(step, length))):
-        length -= len(chunk)
-        if dtype and len(chunk) % np.dtype(dtype).itemsize == 0:
-            finite = finite and bool(np.isfinite(np.frombuffer(chunk, order + dtype)).all())
-    while stream.read(step):  # to the end: only there gzip's checksum is compared
-        pass
-    return finite, length

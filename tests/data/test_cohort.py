@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crlm_jax.data.cohort import CohortError, read_cohort
+from crlm_jax.data.cohort import CohortError, Image, read_cohort, read_images
 
 HEADER = "patient,condition,image,mask"
 
@@ -99,13 +99,6 @@ def test_a_patient_is_in_one_split_under_every_condition(tmp_path):
     assert sorted(c.condition for c in both).count("post_dwi") == 12
 
 
-def test_other_conditions_to_test_on(tmp_path):
-    path = write(tmp_path, [HEADER, *rows(10, "a"), *rows(10, "b")])
-    cases = read_cohort(path, conditions=["a"], test_conditions=["a", "b"])
-    assert {c.condition for c in cases if c.split != "test"} == {"a"}
-    assert sorted(c.condition for c in cases if c.split == "test") == ["a"] * 4 + ["b"] * 4
-
-
 def test_validation_patients_come_out_of_the_given_training_patients(tmp_path):
     lines = [f"{line},{'test' if i < 3 else 'train'}" for i, line in enumerate(rows(8))]
     path = write(tmp_path, [HEADER + ",split", *lines])
@@ -198,10 +191,92 @@ def test_every_wrong_row_is_listed_at_once(tmp_path):
     assert "row 2" not in message
 
 
-def test_folder_in_place_of_a_file(tmp_path):
-    (tmp_path / "scan").mkdir()
-    path = write(tmp_path, [HEADER, "a,ct,scan,ma1"])
-    refuse(path, "row 2, column 'image': not a file: scan; correct the path")
+def test_a_folder_can_be_an_image_but_not_a_mask(tmp_path):
+    (tmp_path / "series").mkdir()
+    path = write(tmp_path, [HEADER, "a,ct,series,ma1", "b,ct,im2,ma2"])
+    images = [case.images[0].image for case in read_cohort(path, conditions=["ct"])]
+    assert tmp_path / "series" in images
+    path = write(tmp_path, [HEADER, "a,ct,im1,series"])
+    refuse(path, "row 2, column 'mask': not a file: series; correct the path")
+
+
+def test_b_values_and_labels_in_words(tmp_path):
+    header = HEADER + ",mask_label,b_value"
+    lines = ["a,dwi,im1,ma1.dcm,Tumor*,1000", "a,dwi,im1,ma1.DCM,3,0.5", "b,dwi,im2,ma2,,"]
+    path = write(tmp_path, [header, *lines])
+    cases = read_cohort(path, conditions=["dwi"])
+    found = {case.patient: [(p.mask_label, p.b_value) for p in case.images] for case in cases}
+    assert found == {"a": [("Tumor*", 1000.0), (3, 0.5)], "b": [(None, None)]}
+    assert isinstance(found["a"][1][0], int)
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "b1000"])
+def test_wrong_b_value(tmp_path, text):
+    path = write(tmp_path, [HEADER + ",b_value", f"a,dwi,im1,ma1,{text}"])
+    refuse(
+        path, f"row 2, column 'b_value': {text!r} is not a number of s/mm²", "correct or clear it"
+    )
+
+
+def test_same_image_and_b_value_twice(tmp_path):
+    lines = ["a,dwi,im1,ma1,0", "a,dwi,im1,ma2,800", "a,dwi,im1,ma3,800.0"]
+    path = write(tmp_path, [HEADER + ",b_value", *lines])
+    message = refuse(path, "row 4, column 'image': im1 stands already in row 3", "delete one")
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "label", "part"),
+    [
+        ("ma1", "Tumor*", "'Tumor*' is not an integer; write the label"),
+        ("ma1.dcm", "0", "0 is background; write a label above 0"),
+        ("ma1.dcm", "-2", "-2 is background; write a label above 0"),
+    ],
+)
+def test_wrong_label(tmp_path, mask, label, part):
+    path = write(tmp_path, [HEADER + ",mask_label", f"a,ct,im1,{mask},{label}"])
+    refuse(path, f"row 2, column 'mask_label': {part}")
+
+
+def test_images_to_predict_need_no_masks(tmp_path):
+    (tmp_path / "im_series").mkdir()
+    path = tmp_path / "new.csv"
+    path.write_text("condition,image,patient,b_value\ndwi,im_series,a,800\ndwi,im_series,a,\n")
+    expected = Image("a", "dwi", tmp_path / "im_series", 800.0, 2)
+    assert read_images(path)[0] == expected
+    assert [(i.row, i.b_value) for i in read_images(path)] == [(2, 800.0), (3, None)]
+
+
+def test_images_to_predict_may_have_masks_of_any_kind(tmp_path):
+    lines = ["a,ct,im1,gone,lesion,maybe", "b,ct,im2,,,train"]
+    path = write(tmp_path, [HEADER + ",mask_label,split", *lines])
+    assert [type(image) for image in read_images(path)] == [Image, Image]
+    assert [image.patient for image in read_images(path)] == ["a", "b"]
+
+
+def test_wrong_images_to_predict_are_listed_at_once(tmp_path):
+    lines = ["a,CT,im1,x,1", ",ct,gone,x,1", "c,ct,im3,x,-1", "d,ct,im1,x,1"]
+    path = write(tmp_path, ["patient,condition,image,mask,b_value", *lines])
+    with pytest.raises(CohortError) as caught:
+        read_images(path)
+    assert [line.split(": ", 1) for line in str(caught.value).splitlines()] == [
+        [
+            f"{path}, row 2, column 'condition'",
+            "'CT' is not lower-case letters, digits and _; write 'ct'",
+        ],
+        [f"{path}, row 3, column 'patient'", "empty; fill the cell or delete the row"],
+        [
+            f"{path}, row 3, column 'image'",
+            "file not found: gone; correct the path (relative to the folder of the cohort file)",
+        ],
+        [
+            f"{path}, row 4, column 'b_value'",
+            "'-1' is not a number of s/mm², 0 or above; correct or clear it",
+        ],
+    ]
+    path.write_text("patient,condition,images\na,ct,im1\n")
+    with pytest.raises(CohortError, match="'images': unknown; rename it to 'image'"):
+        read_images(path)
 
 
 def test_same_image_twice(tmp_path):
@@ -249,7 +324,8 @@ def test_conditions_that_are_not_there(tmp_path):
         "the conditions there are: ct, pre_dwi",
         conditions=["pre_dvi"],
     )
-    refuse(path, "no row with mri", test_conditions=["mri"])
+    refuse(path, "no row with mri", conditions=["ct", "mri"])
+    refuse(path, "no condition asked for; choose from ct, pre_dwi", conditions=[])
 
 
 def test_real_cohort(shared):

@@ -1,0 +1,92 @@
+"""The scans to predict: a file, a DICOM series, a folder of many, or a cohort file."""
+
+import dataclasses
+import itertools
+import re
+from pathlib import Path
+
+from crlm_jax.data import cohort, dicom, volumes
+from crlm_jax.data.geometry import VolumeError
+
+_PICTURES = (".jpg", ".jpeg", ".bmp")
+_READ = (*volumes.ENDINGS, *_PICTURES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """An image to predict; `name` is its own among those predicted together, and fit for a file."""
+
+    path: Path
+    name: str
+    patient: str = ""  # as the cohort file says; never read from the image
+    condition: str | None = None  # None: the file does not say
+    series: str | None = None  # UID of the one to take out of a DICOM folder
+    b_value: float | None = None  # s/mm²; None: 1000 where a DICOM series has several
+
+
+def ending(path: Path) -> str:
+    """The ending of an image's file name, such as `.nii.gz`; empty for a folder or another one."""
+    return next((e for e in (*_READ, ".dcm") if path.name.lower().endswith(e)), "")
+
+
+def find_scans(
+    image: Path, *, series: str | None = None, b_value: float | None = None
+) -> list[Scan]:
+    """Lists the scans that a path stands for.
+
+    Args:
+      image: an image file, a DICOM file or the folder of its series, a folder of images (NIfTI,
+        NRRD, MetaImage, PNG; not those of the folders below) or a tree of DICOM series, or a
+        cohort file (`.csv`; columns patient, condition, image, and b_value if need be).
+      series: UID of the one series to take.
+      b_value: s/mm², for every DICOM diffusion series with several b-values.
+
+    Raises:
+      VolumeError: there is no image in it.
+      CohortError: listing the wrong rows of the cohort file.
+    """
+    if image.name.lower().endswith(".csv"):
+        rows = cohort.read_images(image)
+        found = [
+            Scan(row.image, f"{row.patient}_{row.condition}", row.patient, row.condition, None,
+                 b_value if row.b_value is None else row.b_value)
+            for row in rows
+        ]  # fmt: skip
+    elif not image.is_dir() or dicom.is_dicom(image):
+        name = image.name.removesuffix(ending(image)) if image.is_file() else image.resolve().name
+        found = [Scan(image, name, series=series, b_value=b_value)]
+    else:
+        found = _in_folder(image, series, b_value)
+    return _with_own_names(found)
+
+
+def _in_folder(folder: Path, series: str | None, b_value: float | None) -> list[Scan]:
+    files = sorted(file for file in folder.iterdir() if file.is_file() and ending(file) in _READ)
+    if files:
+        return [Scan(file, file.name[: -len(ending(file))]) for file in files]
+    found = []
+    for uid, parts in sorted(dicom.find_series(folder).items(), key=lambda item: item[1][0]):
+        if series in (None, uid):
+            place = parts[0].parent
+            name = "_".join(place.relative_to(folder).parts)
+            found.append(Scan(place, name or uid, series=uid, b_value=b_value))
+    if not found:
+        what = f"no DICOM series {series}" if series else "no image"
+        raise VolumeError(
+            f"{folder}: there is {what} in this folder; name an image ({', '.join(_READ)}), the "
+            "folder of a DICOM series, or a cohort.csv"
+        )
+    return found
+
+
+def _with_own_names(scans: list[Scan]) -> list[Scan]:
+    """Makes names fit for files, also where case does not tell them apart, and unlike."""
+    taken: set[str] = set()
+    named = []
+    for scan in scans:
+        stem = re.sub(r"[^\w.-]", "_", scan.name).lstrip(".") or "scan"
+        numbers = (f"{stem}_{number}" for number in itertools.count(2))
+        name = next(n for n in itertools.chain([stem], numbers) if n.lower() not in taken)
+        taken.add(name.lower())
+        named.append(dataclasses.replace(scan, name=name))
+    return named

@@ -1,0 +1,178 @@
+"""Scans through a segmenter: read, predicted and written side by side."""
+
+import collections
+import csv
+import dataclasses
+import io
+from collections.abc import Callable
+from concurrent import futures
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from crlm_jax import __version__, overlay, report
+from crlm_jax.data import dicom_seg, volumes
+from crlm_jax.data.geometry import VolumeError
+from crlm_jax.data.scans import Scan
+from crlm_jax.files import write_whole
+from crlm_jax.segmenter import Segmenter
+
+LESION_COLUMNS = (
+    "scan", "patient", "condition", "lesion", "volume_mm3", "diameter_mm", "slice",
+    "centre_l_mm", "centre_p_mm", "centre_s_mm",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A scan and where what is made of it goes; None: not wanted."""
+
+    scan: Scan
+    mask: Path
+    probability: Path | None = None
+    overlay: Path | None = None  # a folder
+    one_segment: bool = False  # in a DICOM-SEG: all lesions together
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ready:
+    """A scan that was read: only what the later stages need of it is kept in memory."""
+
+    volume: volumes.Volume  # without its voxels
+    condition: str
+    slices: np.ndarray  # (Z, S, S, 1) uint8
+    grey: np.ndarray | None  # (Z, H, W) uint8, for the overlay
+
+
+# What can be wrong with one scan and not with the next.
+_SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
+
+
+def predict_scans(
+    segmenter: Segmenter, jobs: list[Job], *, warn: Callable[[str], None]
+) -> tuple[list[dict], list[tuple[Scan, str]]]:
+    """Predicts scans one after another; the next is read and the last written meanwhile.
+
+    Args:
+      segmenter: from `load`.
+      jobs: of which three are in memory at a time.
+      warn: told what is doubtful of a scan.
+
+    Returns:
+      The lesions of all scans, a dict of `LESION_COLUMNS` each, and the scans that failed with the
+      reason.
+    """
+    found: list[dict] = []
+    failed: list[tuple[Scan, str]] = []
+    with (
+        futures.ThreadPoolExecutor(1) as reading,
+        futures.ThreadPoolExecutor(1) as writing,
+        tqdm(total=0, desc="predict", unit="slice", disable=None) as bar,
+    ):
+        writes: collections.deque = collections.deque()
+
+        def settle(job: Job, result: futures.Future) -> None:
+            try:
+                found.extend(result.result())
+            except _SCAN_ERRORS as error:
+                failed.append((job.scan, str(error) or type(error).__name__))
+
+        ahead = reading.submit(_read, segmenter, jobs[0])
+        for i, job in enumerate(jobs):
+            current = ahead
+            if i + 1 < len(jobs):
+                futures.wait([current])  # no third scan in memory before the second is read
+                ahead = reading.submit(_read, segmenter, jobs[i + 1])
+            try:
+                ready, doubts = current.result()
+            except _SCAN_ERRORS as error:
+                failed.append((job.scan, str(error) or type(error).__name__))
+                continue
+            for doubt in doubts:
+                warn(f"{job.scan.path}: {doubt}")
+            bar.total += len(ready.slices)
+            bar.set_postfix_str(f"{i + 1}/{len(jobs)} scans")
+            probability = segmenter.probability(ready.slices, bar.update)
+            while writes:
+                settle(*writes.popleft())
+            writes.append((job, writing.submit(_write, segmenter, job, ready, probability)))
+        while writes:
+            settle(*writes.popleft())
+    return found, failed
+
+
+def _read(segmenter: Segmenter, job: Job) -> tuple[_Ready, list[str]]:
+    """Reads and windows a scan; returns it with what is doubtful of it."""
+    scan = job.scan
+    volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
+    if job.mask.suffix == ".dcm" and volume.series is None:
+        raise VolumeError(
+            f"{scan.path}: a DICOM-SEG can be written of a DICOM series only; choose another "
+            f"ending than {job.mask.name}'s, such as .nii.gz"
+        )
+    if job.mask.suffix == ".png" and len(volume.voxels) > 1:
+        raise VolumeError(f"{scan.path}: a PNG holds one slice; choose the ending .nii.gz")
+    condition = segmenter.windowed_as(scan.condition)
+    own = segmenter.config.data.conditions
+    doubts = []
+    if volumes.is_ct(condition) not in {volumes.is_ct(name) for name in own}:
+        doubts.append(f"is {condition}, but the run was trained on {', '.join(own)}")
+    if reason := volumes.modality_doubt(volume, condition):
+        doubts.append(f"looks like another modality than {condition}: {reason}")
+    slices = segmenter.slices(volume, condition)
+    grey = None
+    if job.overlay:
+        grey = volumes.to_uint8(volume, condition, ct_window=segmenter.config.data.ct_window)
+    without = dataclasses.replace(volume, voxels=np.empty((0, 0, 0), np.float32))
+    return _Ready(without, condition, slices, grey), doubts
+
+
+def _write(segmenter: Segmenter, job: Job, ready: _Ready, probability: np.ndarray) -> list[dict]:
+    """Writes what is wanted of a scan, the mask last; returns its lesions."""
+    volume, scan = ready.volume, job.scan
+    prediction = segmenter.finish(probability, volume.geometry)
+    if job.probability:
+        own_size = volumes.resize(probability, volume.geometry.axial_size[1:])
+        volumes.write_image(volumes.to_original_grid(own_size, volume.geometry), job.probability)
+    if job.overlay:
+        for z in _shown(prediction.mask):
+            title = f"{scan.name} · {ready.condition} · slice {z}"
+            picture = overlay.draw_slice(
+                ready.grey[z], prediction.mask[z], volume.spacing[1:],
+                " · ".join([*report.marks(segmenter.config), title]),
+            )  # fmt: skip
+            overlay.save(picture, job.overlay / f"{scan.name}_z{z:03d}.png")
+    if job.mask.suffix == ".dcm":
+        voxels = prediction.mask if job.one_segment else prediction.labels
+        dicom_seg.write_segmentation(
+            job.mask, volume.geometry.from_axial(voxels), volume.series,
+            algorithm=f"crlm_jax {segmenter.config.method}", version=__version__,
+            fingerprint=segmenter.fingerprint,
+        )  # fmt: skip
+    else:
+        high = np.uint8(255 if job.mask.suffix == ".png" else 1)  # 1 would look black
+        volumes.write_image(
+            volumes.to_original_grid(prediction.mask * high, volume.geometry), job.mask
+        )
+    return [
+        dict(zip(LESION_COLUMNS, (
+            scan.name, scan.patient, ready.condition, number, f"{lesion.volume:.1f}",
+            f"{lesion.diameter:.1f}", lesion.slice, *(f"{x:.1f}" for x in lesion.centre),
+        ), strict=True))
+        for number, lesion in enumerate(prediction.lesions, start=1)
+    ]  # fmt: skip
+
+
+def _shown(mask: np.ndarray) -> list[int]:
+    """The slices with a lesion; without any, the middle one, to show that nothing was found."""
+    return np.flatnonzero(mask.any(axis=(1, 2))).tolist() or [len(mask) // 2]
+
+
+def write_lesions(path: Path, rows: list[dict]) -> None:
+    """Writes the lesions from `predict_scans` as CSV, a row each."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, LESION_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())

@@ -26,9 +26,11 @@ class Checkpoints:
     Args:
       folder: where they are; made if absent.
       keep: how many of the latest are kept, besides the one with the highest validation DSC.
+      saves: whether this process saves; then what an interrupted save left is removed. A reader
+        leaves it, since it may be the save in progress of a run that is training.
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
+    def __init__(self, folder: Path, keep: int = 2, *, saves: bool = True):
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             folder.resolve(),
@@ -42,7 +44,7 @@ class Checkpoints:
                     ),
                 ]
             ),
-            cleanup_tmp_directories=jax.process_index() == 0,
+            cleanup_tmp_directories=saves and jax.process_index() == 0,
         )
 
     def __enter__(self) -> "Checkpoints":

@@ -325,7 +325,7 @@ def load_best(config: Config, workdir: Path, mesh: Mesh) -> tuple[nnx.GraphDef, 
     like = jax.device_put(
         {"segmenter": {"params": params, "batch_stats": batch_stats}}, parallel.replicated(mesh)
     )
-    with Checkpoints(folder, config.train.keep) as checkpoints:
+    with Checkpoints(folder, config.train.keep, saves=False) as checkpoints:
         step = checkpoints.best
         if step is None:
             raise none

@@ -53,17 +53,21 @@ def find_scans(
             for row in rows
         ]  # fmt: skip
     elif not image.is_dir() or dicom.is_dicom(image):
-        name = image.name.removesuffix(ending(image)) if image.is_file() else image.resolve().name
-        found = [Scan(image, name, series=series, b_value=b_value)]
+        found = [Scan(image, _stem(image), series=series, b_value=b_value)]
     else:
         found = _in_folder(image, series, b_value)
     return _with_own_names(found)
 
 
+def _stem(path: Path) -> str:
+    name = path.resolve().name if path.is_dir() else path.name  # a folder may be given as "."
+    return name[: len(name) - len(ending(path))]
+
+
 def _in_folder(folder: Path, series: str | None, b_value: float | None) -> list[Scan]:
     files = sorted(file for file in folder.iterdir() if file.is_file() and ending(file) in _READ)
     if files:
-        return [Scan(file, file.name[: -len(ending(file))]) for file in files]
+        return [Scan(file, _stem(file)) for file in files]
     found = []
     for uid, parts in sorted(dicom.find_series(folder).items(), key=lambda item: item[1][0]):
         if series in (None, uid):

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from crlm_jax.data import volumes
 from crlm_jax.data.cohort import Case, CohortError, ImagePair, read_cohort
 from crlm_jax.data.slices import prepare
+from tests.data import dicoms
 
 SIZE = 32
 
@@ -163,6 +164,56 @@ def test_the_digest_follows_the_content_not_the_place(slices, tmp_path):
     changed = make_cases(tmp_path / "changed")
     make_pair(tmp_path / "changed", "b", 99, tumour=1)
     assert prepare(changed, cache=tmp_path / "cache", size=SIZE).digest != slices.digest
+
+
+def dicom_cohort(folder: Path) -> Path:
+    """Three patients: a CT series each, given as a folder or a file of it, and a DICOM-SEG."""
+    lines = ["patient,condition,image,mask,mask_label"]
+    for number, (image, label) in enumerate([("ct", "Tumor*"), ("ct/003.dcm", ""), ("ct", "")]):
+        place = folder / f"p{number}"
+        files = dicoms.write_series(place / "ct", dicoms.voxels(number), series=dicoms.uid(number))
+        tumour, liver = np.zeros((2, *dicoms.SHAPE), bool)
+        tumour[2:4, 3:7, 5 : 9 + number], liver[:, 1:9, 2:12] = True, True
+        dicoms.write_segments(place / "seg.dcm", files, {"Liver": liver, "Tumor_1": tumour})
+        lines.append(f"p{number},ct,p{number}/{image},p{number}/seg.dcm,{label}")
+    (folder / "cohort.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "cohort.csv"
+
+
+def test_dicom_gives_the_slices_of_the_same_scans_in_nifti(tmp_path):
+    cohort = dicom_cohort(tmp_path)
+    lines = ["patient,condition,image,mask"]
+    for number in range(3):
+        place = tmp_path / f"p{number}"
+        volume = volumes.read_image(place / "ct")
+        mask = volumes.read_mask(place / "seg.dcm", None, volume)
+        assert mask.sum() == 2 * 4 * (4 + number)
+        for name, array in (("image", volume.voxels), ("mask", mask)):
+            image = volumes.to_original_grid(array, volume.geometry)
+            volumes.write_image(image, place / f"{name}.nii.gz")
+        lines.append(f"p{number},ct,p{number}/image.nii.gz,p{number}/mask.nii.gz")
+    nifti = tmp_path / "nifti.csv"
+    nifti.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    both = [
+        prepare(read_cohort(path, conditions=["ct"]), cache=tmp_path / "cache", size=SIZE)
+        for path in (cohort, nifti)
+    ]
+    assert both[0].fingerprint != both[1].fingerprint
+    assert both[0].digest == both[1].digest
+
+
+def test_a_slice_that_changes_makes_a_dicom_cohort_anew(tmp_path):
+    cohort = dicom_cohort(tmp_path)
+
+    def prepared() -> str:
+        cases = read_cohort(cohort, conditions=["ct"])
+        return prepare(cases, cache=tmp_path / "cache", size=SIZE).digest
+
+    before = prepared()
+    for place in ("p0/ct", "p1/ct"):  # a folder, and a file that is not the one named
+        dicoms.write_series(tmp_path / place, dicoms.voxels(7), series=dicoms.uid(int(place[1])))
+        assert prepared() != before
+        before = prepared()
 
 
 def test_order_does_not_depend_on_the_number_of_readers(cases, slices, tmp_path):

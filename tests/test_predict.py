@@ -202,6 +202,16 @@ def test_a_tree_of_dicom_series(tmp_path, run):
     ]  # fmt: skip
 
 
+def test_a_broken_file_in_a_tree_does_not_stop_the_series(tmp_path, run, capsys):
+    bright_series(tmp_path / "in" / "p1")
+    bright_series(tmp_path / "in" / "p2", series=dicoms.uid(2))
+    os.truncate(tmp_path / "in" / "p2" / "000.dcm", 200)  # its series cannot be told
+    assert run("--image", tmp_path / "in", "--out", tmp_path / "out") == 1
+    assert (tmp_path / "out" / "p1.dcm").is_file()
+    assert not (tmp_path / "out" / "p2.dcm").exists()
+    assert "p2/000.dcm" in capsys.readouterr().err
+
+
 def test_the_next_scan_is_read_while_the_network_works(tmp_path, monkeypatch):
     second_read = threading.Event()
     plain = volumes.read_image

@@ -6,6 +6,7 @@ Messages name files and UIDs, never what a header says of the patient.
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pydicom
 from pydicom.uid import UID
@@ -13,6 +14,16 @@ from pydicom.uid import UID
 from crlm_jax.data.geometry import VolumeError
 
 _LISTED = 20  # series that a message lists
+
+
+class Identity(NamedTuple):
+    """What a file says it is; a text is empty where it does not say. Not for messages."""
+
+    kind: str  # name of its SOP class, such as "CT Image Storage"
+    series: str  # Series Instance UID
+    modality: str  # DICOM's code, as "CT"
+    patient: str  # Patient ID
+    instance: str  # SOP Instance UID
 
 
 def is_dicom(path: Path) -> bool:
@@ -26,16 +37,26 @@ def is_dicom(path: Path) -> bool:
     return _is_dicom_file(path)
 
 
-def find_series(folder: Path) -> dict[str, list[Path]]:
+def find_files(folder: Path) -> list[Path]:
+    """Lists the DICOM files below a folder, however deep and whatever they are called, sorted."""
+    return sorted(file for file in Path(folder).rglob("*") if _is_dicom_file(file))
+
+
+def find_series(folder: Path, unreadable: list[Path] | None = None) -> dict[str, list[Path]]:
     """Finds the image series below a folder, however deep and whatever the files are called.
 
     Returns the files of each Series Instance UID; both in the order of the sorted paths. Objects
     that are no images (segmentations, reports, DICOMDIR) are left out. Reads headers only.
 
+    Args:
+      folder: to look in.
+      unreadable: takes up the files that are cut off before they say what series they belong to,
+        and the search goes on; None: the first such file is an error.
+
     Raises:
-      VolumeError: a DICOM file is cut off before it says what series it belongs to.
+      VolumeError: a DICOM file is cut off so early, and no list was given for it.
     """
-    found = _scan(sorted(file for file in Path(folder).rglob("*") if _is_dicom_file(file)))
+    found = _scan(find_files(folder), unreadable)
     return {uid: files for uid, (_, files) in found.items()}
 
 
@@ -54,7 +75,7 @@ def choose_series(path: Path, series: str | None) -> tuple[str, list[Path]]:
         if not _is_dicom_file(path):
             raise VolumeError(f"{path}: not a DICOM file; name a file or the folder of a series")
         folder = path.parent
-        kind, uid, _ = _kind(path)
+        kind, uid, *_ = identify(path)
         if "Image Storage" not in kind:
             raise VolumeError(f"{path}: holds no image ({kind}); name a file of the series")
         if series not in (None, uid):
@@ -97,6 +118,27 @@ def read_file(path: Path, **options: object) -> pydicom.FileDataset:
         return pydicom.dcmread(path, force=True, **options)
 
 
+def identify(path: Path) -> Identity:
+    """Reads what a file is and whose.
+
+    Raises:
+      VolumeError: it is cut off before it says what series it belongs to.
+    """
+    tags = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "PatientID"]
+    header = read_file(path, stop_before_pixels=True, specific_tags=tags)
+    with sound(path):
+        sop = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
+        kind = UID(sop).name if sop else "Image Storage"
+        series, modality, patient, instance = (
+            str(header.get(word) or "").strip()
+            for word in ("SeriesInstanceUID", "Modality", "PatientID", "SOPInstanceUID")
+        )
+        # A slice that is cut off so early, even within its class, must not go unnoticed.
+        if not series and ("Image Storage" in kind or kind == sop):
+            raise ValueError("no Series Instance UID")
+        return Identity(kind, series, modality, patient, instance)
+
+
 @contextlib.contextmanager
 def sound(what: object) -> Iterator[None]:
     """Turns what damage leads to, in pydicom any error at all, into one that names the file."""
@@ -120,25 +162,19 @@ def _is_dicom_file(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _kind(path: Path) -> tuple[str, str, str]:
-    """Returns the name of the SOP class, the Series Instance UID and the modality of a file."""
-    tags = ["SOPClassUID", "SeriesInstanceUID", "Modality"]
-    header = read_file(path, stop_before_pixels=True, specific_tags=tags)
-    with sound(path):
-        sop = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
-        kind = UID(sop).name if sop else "Image Storage"
-        uid = str(header.get("SeriesInstanceUID") or "")
-        # A slice that is cut off so early, even within its class, must not go unnoticed.
-        if not uid and ("Image Storage" in kind or kind == sop):
-            raise ValueError("no Series Instance UID")
-        return kind, uid, str(header.get("Modality") or "")
-
-
-def _scan(files: Iterable[Path]) -> dict[str, tuple[str, list[Path]]]:
+def _scan(
+    files: Iterable[Path], unreadable: list[Path] | None = None
+) -> dict[str, tuple[str, list[Path]]]:
     """Groups image files: series UID to modality and files."""
     found: dict[str, tuple[str, list[Path]]] = {}
     for file in files:
-        kind, uid, modality = _kind(file)
+        try:
+            kind, uid, modality, *_ = identify(file)
+        except VolumeError:
+            if unreadable is None:
+                raise
+            unreadable.append(file)
+            continue
         if "Image Storage" in kind:
             found.setdefault(uid, (modality, []))[1].append(file)
     return found

@@ -68,8 +68,10 @@ def _in_folder(folder: Path, series: str | None, b_value: float | None) -> list[
     files = sorted(file for file in folder.iterdir() if file.is_file() and ending(file) in _READ)
     if files:
         return [Scan(file, _stem(file)) for file in files]
-    found = []
-    for uid, parts in sorted(dicom.find_series(folder).items(), key=lambda item: item[1][0]):
+    broken: list[Path] = []
+    by_uid = dicom.find_series(folder, broken)
+    found = [] if series else [Scan(file, _stem(file)) for file in broken]  # to be reported
+    for uid, parts in sorted(by_uid.items(), key=lambda item: item[1][0]):
         if series in (None, uid):
             place = parts[0].parent
             name = "_".join(place.relative_to(folder).parts)

@@ -109,6 +109,7 @@ class Evaluation:
     batch_size: int = 16  # slices, over all devices together
     threshold: float = 0.5  # probability above which a voxel is tumour
     resamples: int = 9999  # of the bootstrap over patients
+    attribution_steps: int = 16  # of integrated gradients, in one slice a case; 0: none is shown
 
 
 @dataclass
@@ -219,6 +220,8 @@ def _value_problems(values: dict[str, Any]) -> list[str]:
         if not 0 <= values[name] < 1:
             problems.append(f"{name} = {values[name]}: must be in [0, 1)")
     threshold = values["evaluation.threshold"]
+    if values["evaluation.attribution_steps"] < 0:
+        problems.append("evaluation.attribution_steps: must be 0 or more")
     if not 0 < threshold < 1:
         problems.append(f"evaluation.threshold = {threshold}: must be in (0, 1)")
     return problems

@@ -20,10 +20,7 @@ import dataclasses
 import hashlib
 import importlib.resources
 import json
-import os
-import shutil
 import sys
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +36,7 @@ from crlm_jax.checkpoint import CheckpointError
 from crlm_jax.config import Config, ConfigError, read_run
 from crlm_jax.data import volumes
 from crlm_jax.export_onnx import ExportError, Function, check_onnx, require_onnx, to_onnx
+from crlm_jax.files import whole_folder
 from crlm_jax.models.inputs import network_input
 
 STABLEHLO, ONNX = "segmenter.stablehlo", "segmenter.onnx"
@@ -172,25 +170,6 @@ def check_out(out: Path) -> None:
         raise ExportError(f"{out} holds something else ({found}); give another --out")
 
 
-def _write_folder(out: Path, files: dict[str, bytes]) -> None:
-    """Writes a folder under a temporary name beside it, then renames it over `out`."""
-    temporary, replaced = (out.with_name(f".{out.name}.{uuid.uuid4().hex}") for _ in range(2))
-    temporary.mkdir(parents=True)
-    try:
-        for name, content in files.items():
-            (temporary / name).write_bytes(content)
-        check_out(out)  # once more: the export took its time
-        if out.exists():
-            os.rename(out, replaced)
-        os.rename(temporary, out)
-    except BaseException:
-        if replaced.exists() and not out.exists():
-            os.rename(replaced, out)
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
 def export_run(run: Path, out: Path, formats: str = "both") -> dict[str, Any]:
     """Writes the best segmenter of a run to a folder, which appears whole or not at all.
 
@@ -233,7 +212,9 @@ def export_run(run: Path, out: Path, formats: str = "both") -> dict[str, Any]:
     files[EXAMPLE] = example.read_bytes()
     description = describe(config, run.resolve().name, step, files)
     files[PREPROCESSING] = (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
-    _write_folder(out, files)
+    with whole_folder(out, check_out) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
     return description
 
 

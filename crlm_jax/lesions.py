@@ -1,9 +1,15 @@
-"""The lesions of a mask: its connected parts, with volume, diameter and place."""
+"""The lesions of a mask: its connected parts, with volume, diameters and place.
+
+Lesions that touch, by a corner even, are one; a lesion with a slice in between is two.
+"""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial import ConvexHull, distance
 
 from crlm_jax.data.geometry import Geometry
@@ -11,13 +17,29 @@ from crlm_jax.data.geometry import Geometry
 
 @dataclasses.dataclass(frozen=True)
 class Lesion:
-    """One connected part of a mask."""
+    """One connected part of a mask.
+
+    Diameters are those of RECIST 1.1 (Eisenhauer et al., Eur J Cancer 45:228, 2009): the longest in
+    the plane of a slice, and the longest perpendicular to it in that plane.
+    """
 
     voxels: int
     volume: float  # mm³
     diameter: float  # mm, the longest in any axial slice
     slice: int  # the axial slice in which it is longest, from 0 at the feet
     centre: tuple[float, float, float]  # mm, in patient coordinates (L, P, S)
+    short_axis: float  # mm, the longest line across the diameter, in the same slice
+    ends: tuple[tuple[float, float], tuple[float, float]]  # of the diameter: (row, column)
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """Which lesions of two time points are the same; (before, after) are indices."""
+
+    pairs: tuple[tuple[int, int], ...]  # one to one
+    fragments: tuple[tuple[int, int], ...]  # further parts of a paired lesion that split
+    merged: tuple[tuple[int, int], ...]  # lesions that became part of another one's partner
+    new: tuple[int, ...]
 
 
 def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
@@ -44,34 +66,64 @@ def measure(labels: np.ndarray, geometry: Geometry) -> list[Lesion]:
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         inside = labels[box] == number
         places = np.argwhere(inside) + [edge.start for edge in box]
-        lengths = [
-            _longest(np.argwhere(section) * (height, width), (height, width)) for section in inside
-        ]
-        longest = int(np.argmax(lengths))
+        axes = [_section_axes(s.tobytes(), s.shape, (height, width)) for s in inside]
+        longest = int(np.argmax([diameter for diameter, _, _ in axes]))
+        diameter, short_axis, ends = axes[longest]
+        ends = ends + [edge.start for edge in box[1:]]
         lesions.append(
             Lesion(
                 voxels=len(places),
                 volume=len(places) * depth * height * width,
-                diameter=lengths[longest],
+                diameter=diameter,
                 slice=longest + box[0].start,
                 centre=tuple(geometry.to_patient(places.mean(axis=0, keepdims=True))[0].tolist()),
+                short_axis=short_axis,
+                ends=tuple(map(tuple, ends.tolist())),
             )
         )
     return lesions
 
 
-def _longest(centres: np.ndarray, pixel: tuple[float, float]) -> float:
-    """Longest distance in mm between two points of a section's outline.
+@functools.lru_cache(maxsize=4096)  # the specks of a noisy mask are of few shapes
+def _section_axes(
+    section: bytes, shape: tuple[int, int], size: tuple[float, float]
+) -> tuple[float, float, np.ndarray]:
+    return _axes(np.argwhere(np.frombuffer(section, bool).reshape(shape)), size)
+
+
+def _axes(pixels: np.ndarray, size: tuple[float, float]) -> tuple[float, float, np.ndarray]:
+    """Diameter and short axis in mm of a section's outline, and the diameter's ends (2, 2).
 
     The outline runs halfway between pixels inside and outside, through the middles of the pixels'
-    edges, so that a row of n pixels is n pixels long. Only corners of the convex hull can be ends.
+    edges, so that a row of n pixels is n pixels long. Only corners of its convex hull can be ends.
+    The short axis is the longest line within the hull at right angles to the diameter, as a reader
+    would draw it; it begins or ends in a corner.
+
+    Args:
+      pixels: (N, 2), rows and columns.
+      size: height and width of a pixel in mm.
+
+    Returns:
+      Diameter, short axis, and ends as (row, column), where the centres of pixels are whole.
     """
-    if not len(centres):
-        return 0.0
-    half = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)]) * pixel
-    points = (centres[:, None] + half).reshape(-1, 2)
-    hull = points[ConvexHull(points).vertices]
-    return float(distance.pdist(hull).max())
+    if not len(pixels):
+        return 0.0, 0.0, np.zeros((2, 2))
+    half = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])
+    outline = (pixels[:, None] + half).reshape(-1, 2)
+    outline = outline[ConvexHull(outline * size).vertices]
+    hull = outline * size
+    lengths = distance.pdist(hull)
+    longest = int(lengths.argmax())
+    first, second = (index[longest] for index in np.triu_indices(len(hull), 1))
+    down, right = (hull[second] - hull[first]) / lengths[longest]
+    along, aside = hull @ (down, right), (hull - hull[first]) @ (-right, down)
+    aside[[first, second]] = 0.0  # not a rounding error to one side: both sides begin and end there
+    order = np.argsort(along)
+    below, above = (
+        np.interp(along, along[side], aside[side])
+        for side in (order[aside[order] <= 0], order[aside[order] >= 0])
+    )
+    return float(lengths[longest]), float((above - below).max()), outline[[first, second]]
 
 
 def drop_small(mask: np.ndarray, least: float, geometry: Geometry) -> np.ndarray:
@@ -83,3 +135,34 @@ def drop_small(mask: np.ndarray, least: float, geometry: Geometry) -> np.ndarray
     large = np.bincount(labels.ravel(), minlength=count + 1) * voxel >= least
     large[0] = False
     return large[labels]
+
+
+def match(before: Sequence[Lesion], after: Sequence[Lesion]) -> Match:
+    """Finds lesions again at a later time, by their centres in shared patient coordinates.
+
+    Pairs are one to one, and such that the sum of 1 − distance / limit is greatest, with the limit
+    the diameter (mm) of the larger of the two; at the limit and beyond it there is no pair. A later
+    lesion left over is a fragment of the earlier one whose centre is less than half the latter's
+    diameter away, else new; an earlier one left over merged into the later one whose centre is less
+    than half the latter's diameter away, else vanished.
+    """
+    if not before or not after:
+        return Match((), (), (), tuple(range(len(after))))
+    apart = distance.cdist(
+        [lesion.centre for lesion in before], [lesion.centre for lesion in after]
+    )
+    long_before = np.array([[lesion.diameter] for lesion in before])
+    long_after = np.array([lesion.diameter for lesion in after])
+    # A gain, not a cost: a lesion stays alone rather than take the partner that fits another best.
+    gain = np.maximum(1 - apart / np.maximum(long_before, long_after), 0)
+    places = np.transpose(linear_sum_assignment(gain, maximize=True)).tolist()
+    pairs = [(i, j) for i, j in places if gain[i, j] > 0]
+    alone = sorted(set(range(len(before))) - {i for i, _ in pairs})
+    left = sorted(set(range(len(after))) - {j for _, j in pairs})
+    inside, within = apart / (long_before / 2), apart / (long_after / 2)
+    return Match(
+        pairs=tuple(pairs),
+        fragments=tuple((int(inside[:, j].argmin()), j) for j in left if inside[:, j].min() < 1),
+        merged=tuple((i, int(within[i].argmin())) for i in alone if within[i].min() < 1),
+        new=tuple(j for j in left if inside[:, j].min() >= 1),
+    )

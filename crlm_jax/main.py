@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from crlm_jax import __version__, evaluate, parallel, report, train
+from crlm_jax import __version__, attribution, evaluate, parallel, report, results, train
 from crlm_jax.config import Config, ConfigError, differences, flatten, from_json, to_json, validate
 from crlm_jax.data import phantom, slices
 from crlm_jax.data.cohort import CohortError, read_cohort
@@ -155,7 +155,7 @@ def run_card(
                      f"{config.data.image_size} × {config.data.image_size}; SGD, learning rate "
                      f"{config.optimizer.learning_rate:g}"),
         ("files", f"{workdir}: config.json, data.json, train.jsonl, checkpoints/, cases.csv, "
-                  "results.json, figures/, report.html"),
+                  "lesions.csv, results.json, views/, figures/, report.html"),
     ]  # fmt: skip
 
 
@@ -220,15 +220,28 @@ def run(config: Config, workdir: Path) -> dict | None:
     train.fit(config, prepared, workdir, mesh, networks, state)
     graph, variables, step = train.load_best(config, workdir, mesh)
     segment = evaluate.make_segment(graph, mesh)
-    results = evaluate.evaluate_cases(config, prepared, segment, variables, mesh)
-    summary = evaluate.summarise(config, results)
+    attribute = None
+    if config.evaluation.attribution_steps:
+        attribute = attribution.make_attribute(
+            graph, variables, config.evaluation.attribution_steps
+        )
+    measured = evaluate.evaluate_cases(
+        config,
+        prepared,
+        segment,
+        variables,
+        mesh,
+        views=workdir / "views" if parallel.is_main() else None,
+        attribute=attribute,
+    )
+    summary = results.summarise(config, measured)
     if parallel.is_main():
-        evaluate.write_results(workdir, results, summary)
         why = "the best on the validation patients"
         if not data["validation"]["tumour_slices"]:
             why = "the last: no validation patient has a tumour slice to choose by"
         card.append(("checkpoint", f"step {step}, {why}"))
-        path = report.write_report(config, workdir, card, results, summary)
+        results.write_results(workdir, measured, summary, card)
+        path = report.write_report([workdir], workdir / "report.html")
         show_results(config, summary)
         console.print(f"report: {path}")
     return summary

@@ -1,15 +1,13 @@
 """Contours of masks on slices, as pictures."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crlm_jax.files import write_whole
-
-REFERENCE, PREDICTION = "#22c55e", "#ef4444"
+# Okabe and Ito's sky blue and orange: the colour-blind tell them apart, and both show on grey.
+REFERENCE, PREDICTION = "#56b4e9", "#e69f00"
 
 
 def contour(axes: Axes, mask: np.ndarray, extent: tuple, colour: str, style: str = "-") -> None:
@@ -56,9 +54,8 @@ def draw_slice(
     return figure
 
 
-def save(figure: Figure, path: Path) -> bytes:
-    """Writes a PNG, which appears whole, and returns its bytes."""
+def to_png(figure: Figure) -> bytes:
+    """Returns a figure as a PNG file."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
-    write_whole(path, png.getvalue())
     return png.getvalue()

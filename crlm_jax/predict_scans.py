@@ -137,12 +137,12 @@ def _write(segmenter: Segmenter, job: Job, ready: _Ready, probability: np.ndarra
         volumes.write_image(volumes.to_original_grid(own_size, volume.geometry), job.probability)
     if job.overlay:
         for z in _shown(prediction.mask):
-            title = f"{scan.name} · {ready.condition} · slice {z}"
+            title = f"{scan.name} · {ready.condition} · slice {z + 1} of {len(ready.grey)}"
             picture = overlay.draw_slice(
                 ready.grey[z], prediction.mask[z], volume.spacing[1:],
                 " · ".join([*report.marks(segmenter.config), title]),
             )  # fmt: skip
-            overlay.save(picture, job.overlay / f"{scan.name}_z{z:03d}.png")
+            write_whole(job.overlay / f"{scan.name}_z{z:03d}.png", overlay.to_png(picture))
     if job.mask.suffix == ".dcm":
         voxels = prediction.mask if job.one_segment else prediction.labels
         dicom_seg.write_segmentation(

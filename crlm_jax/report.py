@@ -1,30 +1,95 @@
-"""Figures and `report.html` of a run: one file that works offline."""
+"""`report.html` of a run, or of several side by side: one file that works offline.
 
+    python -m crlm_jax.report runs/cross_pre
+    python -m crlm_jax.report runs/crlm_gan runs/unetpp --out comparison.html
+
+All that it shows is in the folders of the runs; the first of several is what the others are
+compared with.
+"""
+
+import argparse
 import base64
+import csv
+import dataclasses
+import json
+import math
 import re
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 
-from crlm_jax import metrics, overlay
-from crlm_jax.config import Config, flatten
-from crlm_jax.evaluate import CaseResult, KeySlice
+from crlm_jax import figures, metrics, overlay, recist, stats
+from crlm_jax.config import Config, ConfigError, flatten, read_run
 from crlm_jax.files import write_whole
 from crlm_jax.log import read_log
+from crlm_jax.viewer import CaseView, render
 
 HEADER = ("condition", "protocol", "n", "DSC", "IoU", "recall", "precision", "F1")
-_TERMS = {
-    "loss": "total loss",
-    "bce": "BCE",
-    "dice": "Dice loss",
-    "feature": "feature distance",
-    "validation_dsc": "validation DSC",
+CLINICAL = {  # metric: what stands above its column
+    "hd95": "HD95 mm",
+    "assd": "ASSD mm",
+    "nsd_2mm": "surface Dice 2 mm",
+    "nsd_voxel": "surface Dice 1 voxel",
+    "lesion_sensitivity": "lesion sensitivity",
+    "lesion_precision": "lesion precision",
+    "false_positives": "false lesions a case",
+    "volume_error_relative": "volume error",
 }
+VIEWED = 1e8  # voxels in the viewer, some 60 MB of HTML
+_SIZES = {"lt10": "< 10 mm", "10to20": "10–20 mm", "gt20": "> 20 mm"}
+_COMPARED = {"dsc_paper": "DSC (paper)", "dsc": "DSC (clinical)", "nsd_2mm": "surface Dice 2 mm"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, read from its folder."""
+
+    folder: Path
+    config: Config
+    summary: dict[str, Any]  # results.json
+    rows: list[dict[str, str]]  # cases.csv
+    data: dict[str, Any]  # data.json
+    log: list[dict[str, Any]]  # train.jsonl
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.resolve().name
+
+    def views(self) -> list[list[Path]]:
+        """The viewer's files of every case, in the order of `rows`; empty where there are none."""
+        files = sorted((self.folder / "views").glob("*.npz"))
+        return [list(group) for _, group in groupby(files, key=lambda file: file.name[:4])]
+
+
+def read(folder: Path) -> Run:
+    """Reads a finished run.
+
+    Raises:
+      ConfigError: the folder holds no run, or one that is not finished.
+    """
+    config = read_run(folder)
+    try:
+        summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{error.filename}: missing, so this run is not finished; start it again with the same "
+            "command, and it goes on"
+        ) from error
+    if "card" not in summary:
+        raise ConfigError(
+            f"{folder / 'results.json'}: of an earlier version of crlm_jax; delete report.html in "
+            "the run and start it again with the same command, and its cases are measured anew"
+        )
+    return Run(folder, config, summary, rows, data, read_log(folder / "train.jsonl"))
 
 
 def warnings(config: Config) -> list[str]:
@@ -43,12 +108,20 @@ def marks(config: Config) -> list[str]:
 
 
 def format_mean(value: dict[str, Any]) -> str:
-    """Writes a mean with its interval, as `0.81 (0.76–0.85)`; `–` where there is none."""
+    """Writes a mean with its interval, as `0.81 (0.76–0.85)`; `–` where there is none.
+
+    An interval of few patients, which means little, is marked `*`.
+    """
     if value["mean"] is None:
         return "–"
-    if value["ci_low"] is None:
-        return f"{value['mean']:.2f}"
-    return f"{value['mean']:.2f} ({value['ci_low']:.2f}–{value['ci_high']:.2f})"
+    mean, low, high = (
+        "" if value[name] is None else f"{value[name]:.2f}".replace("-", "−")
+        for name in ("mean", "ci_low", "ci_high")
+    )
+    if not low:
+        return mean
+    between = " to " if "−" in low else "–"
+    return f"{mean} ({low}{between}{high})" + ("*" if value.get("small") else "")
 
 
 def result_rows(summary: dict[str, Any]) -> list[list[str]]:
@@ -61,136 +134,233 @@ def result_rows(summary: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def write_report(
-    config: Config,
-    workdir: Path,
-    card: list[tuple[str, str]],
-    results: list[CaseResult],
-    summary: dict[str, Any],
-) -> Path:
-    """Writes `figures/` and `report.html` of a run.
+def clinical_rows(summary: dict[str, Any]) -> list[list[str]]:
+    """Returns the table of surfaces, lesions and volumes: condition, n, then `CLINICAL`."""
+    return [
+        [condition, str(values["hd95"]["n"]), *(format_mean(values[name]) for name in CLINICAL)]
+        for condition, values in summary["conditions"].items()
+    ]
 
-    Args:
-      config: the experiment.
-      workdir: the run; holds `train.jsonl`.
-      card: lines of the run card, (name, text).
-      results: of every test case.
-      summary: from `evaluate.summarise`.
+
+def size_rows(summary: dict[str, Any]) -> list[list[str]]:
+    """Returns how many reference lesions were found: condition, all, then by diameter."""
+
+    def share(found: int, there: int) -> str:
+        return f"{found} of {there}" + (f" ({found / there:.0%})" if there else "")
+
+    rows = []
+    for condition, values in summary["conditions"].items():
+        sums = values["sums"]
+        cells = [share(sums["lesions_found"], sums["lesions_reference"])]
+        cells += [share(sums[f"found_{size}"], sums[f"lesions_{size}"]) for size in _SIZES]
+        rows.append([condition, *cells, str(sums["false_positives"])])
+    return rows
+
+
+def comparison_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Compares every run with the first, patient by patient.
 
     Returns:
-      The path of `report.html`.
+      run, condition, metric, n, mean difference with its interval, p of the Wilcoxon signed-rank
+      test, and p by Holm's correction over all rows.
     """
-    figures = workdir / "figures"
-    figures.mkdir(exist_ok=True)
-    curves = _save(
-        _training_curves(config, read_log(workdir / "train.jsonl")), figures / "training.png"
-    )
-    overlays = []
-    for role, result in _shown_cases(config, results):
-        name = re.sub(r"[^\w.-]", "_", f"{result.case.condition}_{result.case.patient}")
-        image = _save(_key_slice(config, result), figures / f"{name}.png")
-        overlays.append(
-            {"role": role, "row": result.row(), "z": result.key_slice.z, "image": image}
-        )
+    first, *others = runs
+    found = []
+    for run in others:
+        for condition in run.summary["conditions"]:
+            for metric, label in _COMPARED.items():
+                ours, reference = (_by_patient(r.rows, condition, metric) for r in (run, first))
+                difference = stats.paired_difference(
+                    ours, reference, run.config.evaluation.resamples
+                )
+                if difference["n"]:
+                    found.append(([run.name, condition, label], difference))
+    adjusted = stats.holm([difference["p"] for _, difference in found])
+    return [
+        [*names, str(d["n"]), format_mean(d), f"{d['p']:.3f}", f"{p:.3f}"]
+        for (names, d), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def _by_patient(rows: list[dict[str, str]], condition: str, metric: str) -> dict[str, float]:
+    return {
+        row["patient"]: float(row[metric])
+        for row in rows
+        if row["condition"] == condition and row[metric]
+    }
+
+
+def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> Path:
+    """Writes the report of one run or of several, and the figures of a single one.
+
+    Args:
+      folders: of the runs.
+      voxels: how many the viewer shows at most, over all cases; the worst cases come first.
+      out: path of the HTML file; beside `report.html` of a single run its `figures/` are written.
+
+    Raises:
+      ConfigError: a folder holds no finished run.
+    """
+    runs = [read(folder) for folder in folders]
+    alone = runs[0] if len(runs) == 1 else None
+    keep = out.parent / "figures" if alone and out.parent == alone.folder else None
+    if keep:
+        keep.mkdir(exist_ok=True)
+    views, left_out = _views(runs, voxels)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("crlm_jax", "templates"), autoescape=True
     )
     html = environment.get_template("report.html").render(
-        config=config,
-        warnings=warnings(config),
-        card=card,
+        runs=[_describe(run, keep) for run in runs],
+        alone=alone is not None,
+        title=alone.config.name if alone else f"{len(runs)} runs",
+        warnings=list(dict.fromkeys(note for run in runs for note in warnings(run.config))),
         header=HEADER,
-        rows=result_rows(summary),
-        conditions=summary["conditions"],
-        curves=curves,
-        overlays=overlays,
-        fields=flatten(config),
+        clinical_header=("condition", "n", *CLINICAL.values()),
+        size_header=("condition", "found", *_SIZES.values(), "false"),
+        comparison=comparison_rows(runs) if not alone else [],
+        small=stats.SMALL,
+        match_iou=metrics.MATCH_IOU,
+        distribution=_distribution(runs, keep),
+        viewer=render(views),
+        left_out=left_out,
+        disclaimer=recist.DISCLAIMER,
     )
-    path = workdir / "report.html"
-    write_whole(path, html)
-    return path
+    write_whole(out, html)
+    return out
 
 
-def _shown_cases(config: Config, results: list[CaseResult]) -> list[tuple[str, CaseResult]]:
+def _views(runs: Sequence[Run], voxels: float) -> tuple[Iterator[CaseView], int]:
+    """The cases of all runs, of several with the run's name, and how many are left out.
+
+    The worst come first, as long as no more than `voxels` are shown, and one in any case.
+    """
+    found = sorted(
+        (float(row["dsc"]), i, file)
+        for i, run in enumerate(runs)
+        for row, files in zip(run.rows, run.views(), strict=False)
+        for file in files
+    )
+    chosen = 0
+    for _, _, file in found:
+        voxels -= CaseView.load(file).grey.size
+        if voxels < 0 and chosen:
+            break
+        chosen += 1
+
+    def load() -> Iterator[CaseView]:
+        for _, i, file in found[:chosen]:
+            view = CaseView.load(file)
+            title = view.title if len(runs) == 1 else f"{runs[i].name} · {view.title}"
+            marked = " · ".join([*marks(runs[i].config), title])
+            yield dataclasses.replace(view, title=marked)
+
+    return load(), len(found) - chosen
+
+
+def _describe(run: Run, keep: Path | None) -> dict[str, Any]:
+    """What the template shows of one run."""
+    mark = " ".join(marks(run.config))
+    agreement = {
+        condition: values["agreement"]
+        for condition, values in run.summary["conditions"].items()
+        if values["agreement"]["volume"]["sd"] is not None
+    }
+    return {
+        "name": run.name,
+        "config": run.config,
+        "summary": run.summary,
+        "rows": result_rows(run.summary),
+        "clinical": clinical_rows(run.summary),
+        "sizes": size_rows(run.summary),
+        "flow": {name: split for name, split in run.data.items() if name != "digest"},
+        "agreement": {
+            condition: _embed(
+                figures.bland_altman(values, " · ".join(filter(None, (mark, condition)))),
+                keep and keep / f"agreement_{condition}.png",
+            )
+            for condition, values in agreement.items()
+        },
+        "curves": _embed(figures.training(run.log, mark), keep and keep / "training.png"),
+        "overlays": _overlays(run, keep),
+        "fields": flatten(run.config),
+    }
+
+
+def _distribution(runs: Sequence[Run], keep: Path | None) -> str:
+    groups = {
+        condition if len(runs) == 1 else f"{run.name} {condition}": [
+            row for row in run.rows if row["condition"] == condition
+        ]
+        for run in runs
+        for condition in run.summary["conditions"]
+    }
+    mark = " ".join(dict.fromkeys(mark for run in runs for mark in marks(run.config)))
+    return _embed(figures.distributions(groups, mark), keep and keep / "distribution.png")
+
+
+def _overlays(run: Run, keep: Path | None) -> list[dict[str, Any]]:
     """Per condition the worst, the median and the best case, by the paper protocol's DSC."""
     shown = []
-    for condition in config.data.conditions:
+    views = run.views()
+    cases = list(zip(run.rows, views, strict=True)) if views else []
+    for condition in run.summary["conditions"]:
         ranked = sorted(
-            (r for r in results if r.case.condition == condition and r.tumour_slices),
-            key=lambda r: r.row()["dsc_paper"],
+            ((r, files) for r, files in cases if r["condition"] == condition and r["dsc_paper"]),
+            key=lambda case: float(case[0]["dsc_paper"]),
         )
-        if not ranked:
-            continue
         picks = {"worst": 0, "median": (len(ranked) - 1) // 2, "best": len(ranked) - 1}
-        seen: dict[int, str] = {}
+        roles: dict[int, str] = {}
         for role, i in picks.items():
-            seen[i] = f"{seen[i]}, {role}" if i in seen else role
-        shown += [(role, ranked[i]) for i, role in seen.items()]
+            roles[i] = f"{roles[i]}, {role}" if i in roles else role
+        for i, role in roles.items() if ranked else ():
+            row, files = ranked[i]
+            view = max(map(CaseView.load, files), key=_tumour)
+            title = (
+                *marks(run.config), row["patient"], condition,
+                f"slice {view.first_slice + 1} of {len(view.grey)}",
+                f"DSC {float(row['dsc_paper']):.2f} (paper), {float(row['dsc']):.2f} (clinical)",
+            )  # fmt: skip
+            name = re.sub(r"[^\w.-]", "_", f"{condition}_{row['patient']}")
+            picture = figures.key_slice(view, " · ".join(title))
+            image = _embed(picture, keep and keep / f"{name}.png")
+            shown.append({"role": role, "row": row, "z": view.first_slice + 1, "image": image})
     return shown
 
 
-def _save(figure: Figure, path: Path) -> str:
-    """Writes a PNG and returns it as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(overlay.save(figure, path)).decode()
+def _tumour(view: CaseView) -> int:
+    """Pixels of the reference in the key slice."""
+    reference = next(layer.voxels for layer in view.layers if layer.kind == "reference")
+    return int(reference[view.first_slice].sum())
 
 
-def _training_curves(config: Config, log: list[dict[str, Any]]) -> Figure:
-    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, label in _TERMS.items():
-        points = np.array([(line["step"], line[name]) for line in log if name in line])
-        if len(points):
-            axes = right if name == "validation_dsc" else left
-            style = ".-" if name == "validation_dsc" else "-"
-            axes.plot(*points.T, style, label=label)
-    left.set(xlabel="step", title="loss and its terms", yscale="log")
-    left.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=4, fontsize=9)
-    if not any("validation_dsc" in line for line in log):
-        right.text(0.5, 0.5, "no validation patient has a tumour slice", ha="center", va="center")
-        right.set_xticks([])
-    right.set(xlabel="step", title="mean DSC of the validation patients", ylim=(0, 1))
-    if config.data.cohort == "phantom":
-        figure.suptitle("phantom", color="#b45309")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    return figure
+def _embed(figure: Figure, path: Path | None) -> str:
+    """Returns a figure as a data URL, and keeps it as a PNG where there is a path."""
+    png = overlay.to_png(figure)
+    if path:
+        write_whole(path, png)
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _key_slice(config: Config, result: CaseResult) -> Figure:
-    """The slice with most tumour: whole and plain, then magnified with both contours."""
-    key = result.key_slice
-    height, width = key.image.shape[0] * key.pixel[0], key.image.shape[1] * key.pixel[1]
-    figure = Figure(figsize=(8, 4 * height / width + 0.75), layout="constrained", facecolor="#111")
-    plain, magnified = figure.subplots(1, 2)
-    extent = (0, width, height, 0)  # mm
-    for axes in (plain, magnified):
-        axes.imshow(key.image, cmap="gray", vmin=0, vmax=255, extent=extent)
-        axes.set_axis_off()
-    left, top, side = _frame(key)
-    plain.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="#a1a1aa", lw=0.8))
-    magnified.set(xlim=(left, left + side), ylim=(top + side, top))
-    overlay.contour(magnified, key.reference, extent, overlay.REFERENCE, "-")
-    overlay.contour(magnified, key.prediction, extent, overlay.PREDICTION, "--")
-    lines = [
-        Line2D([], [], color=overlay.REFERENCE, label="reference"),
-        Line2D([], [], color=overlay.PREDICTION, linestyle="--", label="prediction"),
-    ]
-    magnified.legend(handles=lines, loc="lower right", fontsize=8, facecolor="#111", labelcolor="w")
-    row = result.row()
-    title = (
-        *marks(config), row["patient"], row["condition"], f"slice {key.z}",
-        f"DSC {row['dsc_paper']:.2f} (paper), {row['dsc']:.2f} (clinical)",
-    )  # fmt: skip
-    figure.suptitle(" · ".join(title), color="w", fontsize=10)
-    return figure
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m crlm_jax.report", description="Write the report of one run or of several."
+    )
+    parser.add_argument("run", type=Path, nargs="+", help="folder of a finished run")
+    parser.add_argument("--out", type=Path, help="HTML file (default: report.html of the run)")
+    parser.add_argument(
+        "--all-cases", action="store_true", help="in the viewer too, however large the file becomes"
+    )
+    args = parser.parse_args(argv)
+    if args.out is None and len(args.run) > 1:
+        parser.error("several runs: name the file with --out, such as --out comparison.html")
+    try:
+        out = args.out or args.run[0] / "report.html"
+        print(write_report(args.run, out, math.inf if args.all_cases else VIEWED))
+    except (ConfigError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
 
 
-def _frame(key: KeySlice, margin: float = 0.15, least: float = 0.4) -> tuple[float, float, float]:
-    """A square around both masks, in mm: left, top, side; margin and least side as shares."""
-    size = np.array(key.image.shape) * key.pixel
-    places = np.argwhere(key.reference | key.prediction) * key.pixel
-    low, high = places.min(axis=0), places.max(axis=0)
-    side = min(max((high - low).max() + 2 * margin * size.max(), least * size.max()), size.min())
-    top, left = np.clip((low + high) / 2 - side / 2, 0, size - side)
-    return float(left), float(top), float(side)
+if __name__ == "__main__":
+    main()

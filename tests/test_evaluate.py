@@ -1,27 +1,18 @@
 """Evaluation with a segmenter whose answers are known: it thresholds the grey level."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
-from crlm_jax import evaluate, parallel
-from crlm_jax.data import slices
-from crlm_jax.data.cohort import read_cohort
-from tests.cohorts import tiny_config
-
-
-def write(folder, name, voxels, spacing=(1.5, 1.5, 7.0)):
-    image = sitk.GetImageFromArray(voxels)
-    image.SetSpacing(spacing)
-    sitk.WriteImage(image, str(folder / name))
+from crlm_jax import evaluate, parallel, results
+from crlm_jax.viewer import CaseView
+from tests.runs import bright, evaluate_bright, prepare, write_volume
 
 
 @pytest.fixture
 def known(tmp_path):
     """Three test patients: half found, missed altogether, and one without any tumour."""
-    lines = ["patient,condition,image,mask,split"]
+    rows = []
     shape = (3, 64, 64)
     for patient in ("half", "missed", "clean", "teach"):
         image, mask = np.zeros(shape, np.int16), np.zeros(shape, np.uint8)
@@ -30,36 +21,20 @@ def known(tmp_path):
             mask[1, 16:32, 16:32] = 1
         if patient in ("half", "teach"):
             image[1, 16:32, 16:24] = 200
-        write(tmp_path, f"{patient}.nii.gz", image)
-        write(tmp_path, f"{patient}_mask.nii.gz", mask)
+        write_volume(tmp_path / f"{patient}.nii.gz", image)
+        write_volume(tmp_path / f"{patient}_mask.nii.gz", mask)
         split = "train" if patient == "teach" else "test"
-        lines.append(f"{patient},ct,{patient}.nii.gz,{patient}_mask.nii.gz,{split}")
-    cohort = tmp_path / "cohort.csv"
-    cohort.write_text("\n".join(lines) + "\n")
-    config = tiny_config(cohort, tmp_path / "cache", ("ct",))
-    config.data.ct_window = (0.0, 255.0)
-    cases = read_cohort(cohort, conditions=("ct",), validation_fraction=0.0)
-    prepared = slices.prepare(
-        cases, size=32, ct_window=config.data.ct_window, cache=tmp_path / "cache"
-    )
-    return config, prepared
-
-
-def bright(variables, image):
-    """Probability 1 where the slice is bright; the corner does not count."""
-    found = (image[..., 0] > 150).at[:, 0, 0].set(False)
-    return found.astype(jnp.float32)
+        rows.append(f"{patient},ct,{patient}.nii.gz,{patient}_mask.nii.gz,{split}")
+    return prepare(tmp_path, rows, ("ct",))
 
 
 @pytest.fixture
-def results(known):
-    config, prepared = known
-    mesh = parallel.make_mesh(1)
-    return evaluate.evaluate_cases(config, prepared, jax.jit(bright), {}, mesh)
+def measured(known):
+    return evaluate_bright(*known)
 
 
-def test_both_protocols_of_known_cases(results):
-    rows = {row["patient"]: row for row in (r.row() for r in results)}
+def test_both_protocols_of_known_cases(measured):
+    rows = {row["patient"]: row for row in (r.row() for r in measured)}
     assert set(rows) == {"half", "missed", "clean"}
     for suffix in ("", "_paper"):
         assert rows["half"]["recall" + suffix] == pytest.approx(0.5)
@@ -72,9 +47,9 @@ def test_both_protocols_of_known_cases(results):
     assert rows["clean"]["dsc_paper"] is None
 
 
-def test_empty_masks_are_counted(known, results):
+def test_empty_masks_are_counted(known, measured):
     config, _ = known
-    ct = evaluate.summarise(config, results)["conditions"]["ct"]
+    ct = results.summarise(config, measured)["conditions"]["ct"]
     assert ct["cases"] == 3
     assert (ct["empty_prediction"], ct["empty_reference"], ct["both_empty"]) == (1, 0, 1)
     assert ct["without_tumour_slices"] == 1
@@ -84,26 +59,76 @@ def test_empty_masks_are_counted(known, results):
     assert ct["dsc_paper"]["mean"] == pytest.approx(1 / 3)
 
 
-def test_the_csv_leaves_an_undefined_cell_empty(known, results, tmp_path):
+def test_the_csv_leaves_an_undefined_cell_empty(known, measured, tmp_path):
     config, _ = known
-    evaluate.write_results(tmp_path, results, evaluate.summarise(config, results))
+    results.write_results(tmp_path, measured, results.summarise(config, measured), [])
     line = next(x for x in (tmp_path / "cases.csv").read_text().splitlines() if "clean" in x)
-    assert line == "clean,ct,3,0,1.000000,1.000000,1.000000,1.000000,1.000000,,,,,"
+    assert line.startswith("clean,ct,3,0,1.000000,1.000000,1.000000,1.000000,1.000000,,,,,,")
 
 
-def test_the_key_slice_is_the_one_with_most_tumour(results):
-    half = next(r for r in results if r.case.patient == "half")
-    assert half.key_slice.z == 1
-    assert half.key_slice.reference.sum() == 256
-    assert half.key_slice.pixel == (1.5, 1.5)
+def test_distances_lesions_and_volumes_of_known_cases(measured):
+    rows = {row["patient"]: row for row in (r.row() for r in measured)}
+    half, missed, clean = (rows[name] for name in ("half", "missed", "clean"))
+    assert half["hd"] == pytest.approx(8 * 1.5)  # the missing half is 8 pixels wide
+    assert (half["lesions_found"], half["lesion_sensitivity"]) == (1, 1.0)
+    assert half["volume_reference"] == pytest.approx(256 * 1.5 * 1.5 * 7)
+    assert half["volume_error_relative"] == pytest.approx(-0.5)
+    assert missed["hd95"] == pytest.approx(np.hypot(np.hypot(64 * 1.5, 64 * 1.5), 3 * 7))
+    assert (missed["nsd_2mm"], missed["lesions_found"], missed["lesions_reference"]) == (0, 0, 1)
+    assert (clean["hd95"], clean["nsd_2mm"], clean["volume_error_relative"]) == (0, 1, None)
+
+
+def test_lesions_are_listed_with_their_partners(known, measured, tmp_path):
+    config, _ = known
+    results.write_results(tmp_path, measured, results.summarise(config, measured), [])
+    lines = (tmp_path / "lesions.csv").read_text().splitlines()
+    found = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    assert [(r["patient"], r["mask"], r["lesion"], r["partner"]) for r in found] == [
+        ("half", "reference", "1", "1"),
+        ("half", "prediction", "1", "1"),
+        ("missed", "reference", "1", ""),
+    ]
+    assert float(found[1]["short_axis_mm"]) < float(found[1]["diameter_mm"])
+
+
+def test_the_viewer_gets_every_image(known, tmp_path):
+    evaluate_bright(*known, tmp_path / "views")
+    views = [CaseView.load(file) for file in sorted((tmp_path / "views").iterdir())]
+    by_title = {view.title: view for view in views}
+    assert set(by_title) == {"half · ct", "missed · ct", "clean · ct"}
+    half = by_title["half · ct"]
+    layers = {layer.name: layer.voxels for layer in half.layers}
+    assert (half.first_slice, half.window, half.unit) == (1, (0.0, 255.0), "HU")
+    assert (layers["reference"].sum(), layers["prediction"].sum()) == (256, 128)
+    assert (layers["probability"] > 127).sum() == 128
+    assert [mark.text.rsplit(", ", 1)[1] for mark in half.marks] == ["found", "right"]
+    assert by_title["missed · ct"].order < half.order < by_title["clean · ct"].order
+
+
+def test_attribution_is_asked_for_where_most_is_predicted(known, tmp_path):
+    asked = []
+
+    def attribute(image, region):
+        asked.append((image.shape, int(region.sum())))
+        return np.where(region, 2.0, -0.5)
+
+    evaluate_bright(*known, tmp_path / "views", attribute=attribute)
+    assert asked == [((32, 32), 32)]  # only one case has a prediction
+    views = [CaseView.load(file) for file in sorted((tmp_path / "views").iterdir())]
+    (view,) = [v for v in views if v.title == "half · ct"]
+    layer = next(layer for layer in view.layers if layer.name == "attribution")
+    assert (layer.kind, layer.shown) == ("signed", False)
+    assert np.unique(np.flatnonzero(layer.voxels.any(axis=(1, 2)))).tolist() == [1]
+    assert layer.voxels.max() == 127
+    assert layer.voxels.min() == pytest.approx(-127 / 4, abs=1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_padding_of_the_last_batch_changes_nothing(known, results, batch_size):
+def test_padding_of_the_last_batch_changes_nothing(known, measured, batch_size):
     config, prepared = known
     config.evaluation.batch_size = batch_size
-    again = evaluate.evaluate_cases(config, prepared, jax.jit(bright), {}, parallel.make_mesh(1))
-    assert [r.row() for r in again] == [r.row() for r in results]
+    again = evaluate_bright(config, prepared)
+    assert [r.row() for r in again] == [r.row() for r in measured]
 
 
 def test_without_validation_patients_there_is_no_validation_dsc(known):

@@ -147,9 +147,9 @@ def test_overlays_are_drawn_of_the_slices_with_a_lesion(tmp_path, run):
         f"scan_z{z:03d}.png" for z in slices
     ]
     picture = mask_of(tmp_path / "o" / "scan_z004.png")[..., :3].astype(int)
-    red = (picture[..., 0] > 200) & (picture[..., 1:] < 110).all(axis=-1)
+    line = (abs(picture - (230, 159, 0)) < 20).all(axis=-1)
     bright = (abs(picture - 223) < 3).all(axis=-1)  # the lesion's grey level, 200 HU
-    outline, lesion = np.argwhere(red).mean(axis=0), np.median(np.argwhere(bright), axis=0)
+    outline, lesion = np.argwhere(line).mean(axis=0), np.median(np.argwhere(bright), axis=0)
     np.testing.assert_allclose(outline, lesion, atol=12)  # of some 600 pixels
 
 

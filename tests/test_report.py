@@ -1,73 +1,149 @@
+import json
 import re
+import shutil
 
-import numpy as np
 import pytest
 
 from crlm_jax import report
-from crlm_jax.config import Config
-from crlm_jax.data.cohort import Case
-from crlm_jax.evaluate import CaseResult, KeySlice, summarise
-from crlm_jax.metrics import Counts
+from crlm_jax.config import ConfigError, to_json
+from tests.runs import make_run
+
+HOSTILE = "../<script>alert(1)</script>"
+SIZES = {"a": (20, 12), "b": (20, 20), "c": (12, 12), HOSTILE: (16, 0)}
 
 
-def make_result(patient: str, both: int) -> CaseResult:
-    mask = np.zeros((40, 30), bool)
-    mask[10:20, 10:20] = True
-    counts = Counts(both, 10 - both, 10 - both)
-    return CaseResult(
-        case=Case(patient, "pre_dwi", (), "test"),
-        slices=3,
-        tumour_slices=1,
-        clinical=counts,
-        paper=counts,
-        key_slice=KeySlice(np.zeros((40, 30), np.uint8), mask, ~mask, 1, (1.0, 2.0)),
-    )
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "half", SIZES)
 
 
 @pytest.fixture
-def config() -> Config:
-    config = Config()
-    config.evaluation.resamples = 99
-    return config
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "half")
 
 
-def write(config, results, workdir) -> str:
-    (workdir / "train.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
-    summary = summarise(config, results)
-    path = report.write_report(config, workdir, [("data", "x")], results, summary)
-    return path.read_text(encoding="utf-8")
+def reconfigure(run, change) -> None:
+    config = report.read(run).config
+    change(config)
+    (run / "config.json").write_text(to_json(config))
 
 
-def test_phantom_and_random_weights_stand_at_the_top(config, tmp_path):
-    config.critic.weights = "random"
-    html = write(config, [make_result("a", 5)], tmp_path)
+def write(run) -> str:
+    return report.write_report([run], run / "report.html").read_text(encoding="utf-8")
+
+
+def visible(html: str) -> str:
+    """The page without scripts and styles."""
+    return re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S)
+
+
+def test_phantom_and_random_weights_stand_at_the_top(run):
+    def phantom(config):
+        config.data.cohort, config.critic.weights = "phantom", "random"
+
+    reconfigure(run, phantom)
+    html = visible(write(run))
     assert html.index("PHANTOM") < html.index("RANDOM CRITIC") < html.index("<table")
-    config.data.cohort, config.critic.weights = "cohort.csv", "imagenet"
-    html = write(config, [make_result("a", 5)], tmp_path)
+
+    def real(config):
+        config.data.cohort, config.critic.weights = "cohort.csv", "imagenet"
+
+    reconfigure(run, real)
+    html = visible(write(run))
     assert "PHANTOM" not in html
     assert "RANDOM" not in html
 
 
-def test_worst_median_and_best_are_shown_with_their_dsc(config, tmp_path):
-    html = write(config, [make_result(p, n) for p, n in zip("abcd", (9, 1, 5, 7), strict=True)],
-                 tmp_path)  # fmt: skip
-    shown = re.findall(r"<strong>pre_dwi · (\w+) · (\w)</strong>: DSC ([\d.]+)", html)
-    assert shown == [("worst", "b", "0.10"), ("median", "c", "0.50"), ("best", "a", "0.90")]
+def test_worst_median_and_best_are_shown_with_their_dsc(run):
+    html = visible(write(run))
+    shown = re.findall(r"<strong>(\w+) · ([\w, ]+) · ([^<]+)</strong>: DSC ([\d.]+)", html)
+    assert [(c, role) for c, role, *_ in shown] == [
+        ("pre_dwi", "worst"), ("pre_dwi", "median"), ("pre_dwi", "best"),
+        ("post_dwi", "worst"), ("post_dwi", "median"), ("post_dwi", "best"),
+    ]  # fmt: skip
+    values = [float(dsc) for *_, dsc in shown[:3]]
+    assert values == sorted(values)
 
 
-def test_a_patient_name_cannot_write_html_or_leave_the_folder(config, tmp_path):
-    html = write(config, [make_result("../<script>x", 5)], tmp_path)
-    assert "<script>" not in html
-    assert "&lt;script&gt;" in html
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
-        "training.png",
-        "pre_dwi_..__script_x.png",
-    }
+def test_a_patient_name_cannot_write_html_or_leave_the_folder(run):
+    html = write(run)
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert all(re.fullmatch(r"[\w.-]+\.png", p.name) for p in (run / "figures").iterdir())
+    assert (run / "figures" / "training.png").exists()
+    assert {p.name for p in run.parent.iterdir()} == {"half"}
+
+
+def test_borders_lesions_and_sizes_are_told(run):
+    summary = report.read(run).summary
+    header, row = ("condition", "n", *report.CLINICAL.values()), report.clinical_rows(summary)[0]
+    cells = dict(zip(header, row, strict=True))
+    assert (cells["condition"], cells["n"]) == ("pre_dwi", "4")
+    assert cells["lesion sensitivity"].startswith("1.00")
+    assert cells["volume error"] == "−0.50 (−0.50 to −0.50)*"
+    sizes = report.size_rows(summary)
+    assert sizes[0] == ["pre_dwi", "4 of 4 (100%)", "0 of 0", "0 of 0", "4 of 4 (100%)", "0"]
+    assert sizes[1][1] == "3 of 3 (100%)"  # one lesion vanished
+    html = visible(write(run))
+    for text in header:
+        assert text in html
+
+
+def test_response_of_model_and_reference(run):
+    (agreement,) = report.read(run).summary["responses"].values()
+    # Half of every lesion's width is predicted, before and after, so that the responses agree.
+    assert (agreement["patients"], agreement["kappa"]["kappa"]) == (4, 1.0)
+    table = dict(zip(agreement["categories"], map(sum, agreement["table"]), strict=True))
+    assert table == {"CR": 1, "PR": 1, "SD": 2, "PD": 0, "NE": 0}
+    html = visible(write(run))
+    assert "Response to chemotherapy, dwi" in html
+    assert "not a medical device" in html
+    assert (run / "figures" / "agreement_pre_dwi.png").exists()
+
+
+def test_several_runs_are_compared_patient_by_patient(run, tmp_path):
+    better = make_run(tmp_path / "better", SIZES, found=1.0)
+    out = report.write_report([run, better], tmp_path / "both.html")
+    html = visible(out.read_text(encoding="utf-8"))
+    assert "Compared with half, patient by patient" in html
+    rows = report.comparison_rows([report.read(run), report.read(better)])
+    assert [row[:3] for row in rows][:2] == [
+        ["better", "pre_dwi", "DSC (paper)"], ["better", "pre_dwi", "DSC (clinical)"],
+    ]  # fmt: skip
+    # DSC from 2/3 to 1 for every patient; with four, p cannot be less than 2^-3.
+    assert rows[0][3:6] == ["4", "0.33 (0.33–0.33)*", "0.125"]
+    assert not (tmp_path / "figures").exists()
+    same = report.comparison_rows([report.read(run), report.read(run)])
+    assert {(row[4][:4], row[5]) for row in same} == {("0.00", "1.000")}
+
+
+def test_a_run_without_views_has_a_report_all_the_same(run):
+    shutil.rmtree(run / "views")
+    assert "There is no case to show" in write(run)
+
+
+def test_what_is_no_finished_run_is_refused(run, tmp_path, capsys):
+    with pytest.raises(ConfigError, match="no run is here"):
+        report.write_report([tmp_path], tmp_path / "x.html")
+    (run / "results.json").write_text(json.dumps({"conditions": {}}))
+    with pytest.raises(ConfigError, match=r"of an earlier version .* start it again"):
+        report.write_report([run], tmp_path / "x.html")
+    (run / "cases.csv").unlink()
+    with pytest.raises(SystemExit, match=r"error: .*cases\.csv: missing, so this run is not fin"):
+        report.main([str(run)])
+    with pytest.raises(SystemExit):
+        report.main([str(run), str(run)])
+    assert "name the file with --out" in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()
 
 
 def test_a_mean_is_written_with_its_interval():
     assert report.format_mean({"mean": 0.806, "ci_low": 0.7551, "ci_high": 0.85}) == (
         "0.81 (0.76–0.85)"
     )
+    few = {"mean": 0.806, "ci_low": 0.7551, "ci_high": 0.85, "small": True}
+    assert report.format_mean(few) == "0.81 (0.76–0.85)*"
+    below = {"mean": -0.5, "ci_low": -0.75, "ci_high": 0.1}
+    assert report.format_mean(below) == "−0.50 (−0.75 to 0.10)"
     assert report.format_mean({"mean": 0.5, "ci_low": None, "ci_high": None}) == "0.50"
     assert report.format_mean({"mean": None, "ci_low": None, "ci_high": None}) == "–"

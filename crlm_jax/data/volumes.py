@@ -104,8 +104,14 @@ def read_mask(path: str | Path, label: int | str | None, like: Volume) -> np.nda
         return like.geometry.to_axial(
             dicom_seg.read_segmentation(path, like.geometry, like.series, **pattern)
         )
-    array, geometry = _read(path)
+    array, geometry = read_label_map(path)
     check_same_grid(f"the mask {path} and the image {like.path}", geometry, like.geometry)
+    return geometry.to_axial(array != 0 if label is None else array == label)
+
+
+def read_label_map(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Reads whole numbers in the file's own order, (Z, H, W), and where they lie."""
+    array, geometry = _read(path)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise VolumeError(f"{path}: {NOT_FINITE}")
@@ -115,8 +121,7 @@ def read_mask(path: str | Path, label: int | str | None, like: Volume) -> np.nda
                 f"{path}: a mask holds whole numbers, but this has {off:g}; export it as a label "
                 "map, without smoothing or interpolation"
             )
-    mask = array != 0 if label is None else array == label
-    return geometry.to_axial(mask)
+    return array, geometry
 
 
 def to_original_grid(array: np.ndarray, geometry: Geometry) -> sitk.Image:
@@ -175,23 +180,32 @@ def modality_doubt(volume: Volume, condition: str) -> str | None:
     return f"1 % of its voxels are below {low:g}, as in CT" if low < -100 else None
 
 
+def find_window(
+    volume: Volume, condition: str, ct_window: tuple[float, float] = (-150.0, 250.0)
+) -> tuple[float, float]:
+    """Returns the values of an image that are shown as black and white.
+
+    An 8-bit image (a PNG, as a rule) was windowed at its source: 0 and 255. Otherwise of a CT
+    (condition `ct` or beginning with `ct_`) `ct_window` (lower and upper HU), and of an MRI, whose
+    values have no unit, the 0.5 and 99.5 percentiles of its own voxels.
+    """
+    if volume.eight_bit:
+        return 0.0, 255.0
+    if is_ct(condition):
+        return ct_window
+    low, high = np.percentile(volume.voxels, (0.5, 99.5))
+    if low == high:  # more than 99 % of one value
+        low, high = volume.voxels.min(), volume.voxels.max()
+    return float(low), float(high)
+
+
 def to_uint8(
     volume: Volume, condition: str, *, ct_window: tuple[float, float] = (-150.0, 250.0)
 ) -> np.ndarray:
-    """Maps an image to grey levels, uint8 (Z, H, W).
-
-    An 8-bit image (a PNG, as a rule) was windowed at its source and is taken as it is. Otherwise a
-    CT (condition `ct` or beginning with `ct_`) is shown in `ct_window` (lower and upper HU), and an
-    MRI, whose values have no unit, between the 0.5 and 99.5 percentiles of its own voxels.
-    """
+    """Maps an image to grey levels, uint8 (Z, H, W), by its `find_window`."""
     if volume.eight_bit:
         return volume.voxels.astype(np.uint8)
-    if is_ct(condition):
-        low, high = ct_window
-    else:
-        low, high = np.percentile(volume.voxels, (0.5, 99.5))
-        if low == high:  # more than 99 % of one value
-            low, high = volume.voxels.min(), volume.voxels.max()
+    low, high = find_window(volume, condition, ct_window)
     scaled = (volume.voxels - np.float32(low)) * np.float32(255 / (high - low))
     return np.rint(np.clip(scaled, 0, 255, out=scaled), out=scaled).astype(np.uint8)
 

@@ -1,0 +1,201 @@
+"""What is measured of one test case, and what the report's viewer shows of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crlm_jax import lesions, metrics
+from crlm_jax.data import volumes
+from crlm_jax.data.cohort import Case
+from crlm_jax.metrics import Counts, LesionScores, Volumes
+from crlm_jax.recist import TimePoint
+from crlm_jax.surfaces import Surfaces
+from crlm_jax.viewer import CaseView, Layer, Mark
+
+READERS = ("reference", "prediction")  # whose mask a lesion is of
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Where the segmenter looked in one slice `z`: `map` (S, S) float, signed, any unit."""
+
+    z: int
+    map: np.ndarray
+
+
+@dataclass
+class CaseResult:
+    """What was measured of one case, its images pooled.
+
+    The paper's protocol pools the slices with tumour at the size that the network sees; all else is
+    clinical: every slice of the volumes, at their own resolution.
+    """
+
+    case: Case
+    slices: int = 0
+    tumour_slices: int = 0
+    paper: Counts = field(default_factory=Counts)
+    clinical: Counts = field(default_factory=Counts)
+    surfaces: Surfaces = field(default_factory=Surfaces)
+    tumour: Volumes = field(default_factory=Volumes)
+    scores: LesionScores = field(default_factory=LesionScores)
+    points: dict[str, list[TimePoint]] = field(default_factory=lambda: {who: [] for who in READERS})
+    lesion_rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def row(self) -> dict[str, Any]:
+        """Returns its line of `cases.csv`; the `_paper` cells stay empty without tumour slices."""
+        paper = metrics.overlap(self.paper) if self.tumour_slices else {}
+        return {
+            "patient": self.case.patient,
+            "condition": self.case.condition,
+            "slices": self.slices,
+            "tumour_slices": self.tumour_slices,
+            **metrics.overlap(self.clinical),
+            **{f"{name}_paper": paper.get(name) for name in metrics.OVERLAP},
+            **self.surfaces.values(),
+            **self.scores.values(),
+            **self.tumour.values(),
+        }
+
+    def measure(
+        self,
+        image: int,
+        probability: np.ndarray,
+        threshold: float,
+        ct_window: Sequence[float],
+        attribution: Attribution | None = None,
+        view: Path | None = None,
+    ) -> None:
+        """Measures one image at its own resolution, and writes what the viewer shows of it.
+
+        Args:
+          image: its index within the case.
+          probability: (Z, S, S) float32, of tumour, at the size that the network sees.
+          threshold: above which a voxel is tumour.
+          ct_window: HU, shown as black and white.
+          attribution: where the segmenter looked.
+          view: file for the viewer; None: not wanted.
+        """
+        pair = self.case.images[image]
+        volume = volumes.read_image(pair.image, b_value=pair.b_value)
+        reference = volumes.read_mask(pair.mask, pair.mask_label, volume)
+        probability = volumes.resize(probability, volume.voxels.shape[1:])
+        masks = {"reference": reference, "prediction": probability > threshold}
+        self.clinical.add(masks["prediction"], reference)
+        self.surfaces.add(masks["prediction"], reference, volume.spacing)
+        self.tumour.add(masks["prediction"], reference, volume.spacing)
+        labels = {who: lesions.label(mask)[0] for who, mask in masks.items()}
+        found = {who: lesions.measure(labels[who], volume.geometry) for who in READERS}
+        pairs = self.scores.add(
+            labels["prediction"], labels["reference"], found["prediction"], found["reference"]
+        )
+        partner = {
+            "prediction": dict(pairs),
+            "reference": {reference: prediction for prediction, reference in pairs},
+        }
+        for who in READERS:
+            self.points[who].append(TimePoint(tuple(found[who]), volume.spacing[0]))
+            self.lesion_rows += [
+                self._lesion_row(image, who, number, lesion, partner[who].get(number))
+                for number, lesion in enumerate(found[who], start=1)
+            ]
+        if view is not None:
+            marks = tuple(
+                _mark(who, number, lesion, number in partner[who])
+                for who in READERS
+                for number, lesion in enumerate(found[who], start=1)
+            )
+            self._view(image, volume, masks, probability, marks, attribution, ct_window).save(view)
+
+    def _lesion_row(
+        self, image: int, who: str, number: int, lesion: lesions.Lesion, partner: int | None
+    ) -> dict[str, Any]:
+        row = {
+            "patient": self.case.patient,
+            "condition": self.case.condition,
+            "image": image,
+            "mask": who,
+            "lesion": number,
+            "partner": partner,
+            "volume_mm3": lesion.volume,
+            "diameter_mm": lesion.diameter,
+            "short_axis_mm": lesion.short_axis,
+            "slice": lesion.slice,
+        }
+        return row | dict(zip(("centre_l_mm", "centre_p_mm", "centre_s_mm"), lesion.centre))  # noqa: B905
+
+    def _view(
+        self,
+        image: int,
+        volume: volumes.Volume,
+        masks: dict[str, np.ndarray],
+        probability: np.ndarray,
+        marks: tuple[Mark, ...],
+        attribution: Attribution | None,
+        ct_window: Sequence[float],
+    ) -> CaseView:
+        condition = self.case.condition
+        counts, surfaces = Counts(), Surfaces()
+        counts.add(masks["prediction"], masks["reference"])
+        surfaces.add(masks["prediction"], masks["reference"], volume.spacing)
+        dsc, hd95 = metrics.overlap(counts)["dsc"], surfaces.values()["hd95"]
+        number = f" · image {image + 1}" if len(self.case.images) > 1 else ""
+        layers = [
+            Layer("probability", "map", np.rint(probability * 255).astype(np.uint8), shown=False),
+            Layer("reference", "reference", masks["reference"]),
+            Layer("prediction", "prediction", masks["prediction"]),
+        ]
+        if attribution is not None:
+            layers.insert(0, _attribution_layer(attribution, volume.voxels.shape))
+        return CaseView(
+            title=f"{self.case.patient} · {condition}{number}",
+            facts=(
+                ("condition", condition),
+                ("DSC", f"{dsc:.2f}"),
+                ("HD95 mm", f"{hd95:.0f}"),
+                ("lesions found", _found(marks)),
+            ),
+            grey=volumes.to_uint8(volume, condition, ct_window=tuple(ct_window)),
+            spacing=volume.spacing,
+            window=volumes.find_window(volume, condition, tuple(ct_window)),
+            unit="HU" if volumes.is_ct(condition) and not volume.eight_bit else "",
+            layers=tuple(layers),
+            marks=marks,
+            first_slice=_key_slice(masks),
+            order=dsc,
+        )
+
+
+def _mark(who: str, number: int, lesion: lesions.Lesion, paired: bool) -> Mark:
+    words = {"reference": ("found", "missed"), "prediction": ("right", "false")}[who]
+    text = (
+        f"{who} {number}: {lesion.diameter:.1f} mm, {lesion.volume:,.0f} mm³, "
+        f"{words[0] if paired else words[1]}"
+    )
+    (top, left), (bottom, right) = lesion.ends
+    return Mark(text, who, lesion.slice, (top + bottom) / 2, (left + right) / 2)
+
+
+def _found(marks: tuple[Mark, ...]) -> str:
+    reference = [mark for mark in marks if mark.layer == "reference"]
+    return f"{sum(mark.text.endswith('found') for mark in reference)} of {len(reference)}"
+
+
+def _key_slice(masks: dict[str, np.ndarray]) -> int:
+    """The slice with most tumour by the reference, else by the prediction, else the middle one."""
+    for who in READERS:
+        if masks[who].any():
+            return int(masks[who].sum(axis=(1, 2)).argmax())
+    return len(masks["reference"]) // 2
+
+
+def _attribution_layer(attribution: Attribution, shape: tuple[int, ...]) -> Layer:
+    voxels = np.zeros(shape, np.int8)
+    own_size = volumes.resize(attribution.map[None].astype(np.float32), shape[1:])[0]
+    # A few pixels at an edge would leave the rest too faint to be seen.
+    largest = np.quantile(np.abs(own_size), 0.999) or 1.0
+    voxels[attribution.z] = np.rint(np.clip(own_size / largest, -1, 1) * 127)
+    return Layer("attribution", "signed", voxels, shown=False)

@@ -1,0 +1,141 @@
+"""Where the segmenter looks when it calls something a lesion, and what the critic sees of it.
+
+    python -m crlm_jax.explain --run runs/ct --image scan.nii.gz --out explained
+    python -m crlm_jax.explain --run runs/ct --image scan.nii.gz --out explained --mask mask.nii.gz
+
+A lesion's score is the sum of the segmenter's logits over its pixels. Two maps share it out over
+the image: integrated gradients, whose values add up to the score less that of a baseline (checked
+at every run), and occlusion, the loss of score where a patch is hidden. With a reference mask, one
+map for each constrained stage of the critic shows where it tells prediction and reference apart.
+
+All is done slice by slice, since the network sees single slices, and in float32 even where the run
+was trained in bfloat16.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from crlm_jax.attribution import spread
+from crlm_jax.checkpoint import CheckpointError
+from crlm_jax.config import ConfigError
+from crlm_jax.data.cohort import CohortError
+from crlm_jax.data.geometry import VolumeError
+from crlm_jax.explain_scan import (
+    Maps,
+    Task,
+    describe,
+    draw_lesion,
+    explain_lesion,
+    explain_stages,
+    headline,
+    read_task,
+    tell,
+)
+from crlm_jax.files import whole_folder
+from crlm_jax.models.port import WeightsError
+
+_OURS = r"explain\.json|lesion\d+(_\w+)?\.(png|nii\.gz)|stage\d+\.nii\.gz"
+
+
+def _check_out(out: Path) -> None:
+    """Raises ValueError unless `out` is new, empty, or earlier maps."""
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    others = [name for name in names if not re.fullmatch(_OURS, name)]
+    if (out.exists() and not out.is_dir()) or others or (names and "explain.json" not in names):
+        found = ", ".join((others or names or ["a file"])[:3])
+        raise ValueError(f"{out} holds something else ({found}); give another --out")
+
+
+def _stages_or_why_not(task: Task) -> tuple[dict[int, Maps], str | None, bool]:
+    """Returns the stage maps, or why there are none and whether that is a failure."""
+    if not task.segmenter.config.loss.stages:
+        return {}, "no stage maps: the run has no critic (loss.stages is empty)", False
+    if task.reference is None:
+        return {}, "no stage maps: they compare with a reference; give it with --mask", False
+    try:
+        return explain_stages(task), None, False
+    except (WeightsError, ConfigError) as error:
+        return {}, f"no stage maps: {error}", True
+
+
+def _explain(task: Task, folder: Path, args: argparse.Namespace) -> int:
+    """Writes the maps and numbers of a scan; returns 1 where the critic could not be had."""
+    about, count = describe(task, args.steps), len(task.prediction.lesions)
+    stages, failed = {}, False
+    for warning in about["warnings"]:
+        tell(f"warning: {warning}")
+    if count:
+        if not 1 <= (args.lesion or 1) <= count:
+            raise ValueError(f"--lesion {args.lesion}: {count} lesion(s) are predicted")
+        stages, about["stages_note"], failed = _stages_or_why_not(task)
+        if about["stages_note"]:
+            tell(f"{'error' if failed else 'note'}: {about['stages_note']}")
+    for stage, maps in stages.items():
+        whole = {z: spread(values, task.slices.shape[1]) for z, values in maps.items()}
+        task.write_map(folder / f"stage{stage}.nii.gz", whole)
+        means = {str(z): float(values.mean(dtype=float)) for z, values in maps.items()}
+        about["stages"] = (about["stages"] or {}) | {str(stage): means}
+    chosen = [args.lesion] if args.lesion else range(1, count + 1)
+    for number in chosen if count else ():
+        numbers, maps = explain_lesion(task, number, args.method, args.steps)
+        about["lesions"].append(numbers)
+        if not numbers.get("complete", True):
+            tell(f"warning: {headline(task, numbers)}: ask for more than --steps {args.steps}")
+        for name, by_slice in maps.items():
+            task.write_map(folder / f"lesion{number}_{name}.nii.gz", by_slice)
+        figure = draw_lesion(task, numbers, maps, stages)
+        figure.savefig(folder / f"lesion{number}.png", dpi=110)
+    text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "explain.json").write_text(text + "\n", encoding="utf-8")
+    done = f"{len(about['lesions'])} of {count} lesion(s) explained"
+    print(f"{args.out}: {done if count else 'no lesion is predicted; there is explain.json alone'}")
+    return int(failed)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m crlm_jax.explain",
+        description="Map where a trained segmenter looks when it calls something a lesion, and, "
+        "with a reference mask, what its critic sees of it.",
+    )
+    add = parser.add_argument
+    add("--run", type=Path, required=True, help="folder of the run, such as runs/ct")
+    add("--image", type=Path, required=True, help="one scan: NIfTI, NRRD, MHA, PNG or DICOM folder")
+    add("--out", type=Path, required=True, help="folder: new, empty, or of earlier maps")
+    add("--mask", type=Path, help="reference, for the maps of the critic's stages")
+    add("--mask-label", type=lambda x: int(x) if x.isdigit() else x, metavar="N",
+        help="the value of the mask that counts (default: any but 0)")  # fmt: skip
+    add("--condition", help="of the scan, such as ct or pre_dwi (default: that of the run)")
+    add("--series", metavar="UID", help="the series to take out of a DICOM folder with several")
+    add("--b-value", type=float, metavar="B", help="s/mm², of a DICOM diffusion series")
+    add("--steps", type=int, default=64, help="of integrated gradients at first (default: 64)")
+    add("--lesion", type=int, metavar="N", help="only this one, as predict numbers them")
+    add("--method", choices=("integrated_gradients", "occlusion", "both"), default="both")
+    args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error(f"--steps {args.steps}: must be 1 or more")
+    if args.lesion is not None and args.lesion < 1:
+        parser.error(f"--lesion {args.lesion}: they are numbered from 1")
+    if args.condition and not re.fullmatch("[a-z0-9_]+", args.condition):
+        parser.error(f"--condition {args.condition!r}: lower-case letters, digits and _ only")
+    if args.mask_label is not None and not args.mask:
+        parser.error("--mask-label: give the mask too, with --mask")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; exits with 1 and one line where something could not be done."""
+    args = _arguments(argv)
+    try:
+        with whole_folder(args.out.resolve(), _check_out) as folder:
+            failed = _explain(read_task(args), folder, args)
+        sys.exit(failed)
+    except (ConfigError, CohortError, VolumeError, CheckpointError, OSError, ValueError) as error:
+        sys.exit("error: " + " ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+    main()

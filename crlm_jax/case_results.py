@@ -198,4 +198,4 @@ def _attribution_layer(attribution: Attribution, shape: tuple[int, ...]) -> Laye
     # A few pixels at an edge would leave the rest too faint to be seen.
     largest = np.quantile(np.abs(own_size), 0.999) or 1.0
     voxels[attribution.z] = np.rint(np.clip(own_size / largest, -1, 1) * 127)
-    return Layer("attribution", "signed", voxels, shown=False)
+    return Layer(f"attribution of slice {attribution.z + 1}", "signed", voxels, shown=False)

@@ -255,6 +255,8 @@ def main(argv: list[str]) -> None:
         config = _CONFIG.value
         if config is None:
             raise ConfigError("--config is missing, such as --config configs/cross_pre.py")
+        # The flag library splits numbers at commas, as in loss.stages=1,2, but not words.
+        config.data.conditions = tuple(",".join(config.data.conditions).split(","))
         if _DISTRIBUTED.value:
             parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         cache = Path(config.data.cache).expanduser()

@@ -116,7 +116,7 @@ def test_attribution_is_asked_for_where_most_is_predicted(known, tmp_path):
     assert asked == [((32, 32), 32)]  # only one case has a prediction
     views = [CaseView.load(file) for file in sorted((tmp_path / "views").iterdir())]
     (view,) = [v for v in views if v.title == "half · ct"]
-    layer = next(layer for layer in view.layers if layer.name == "attribution")
+    layer = next(layer for layer in view.layers if layer.name == "attribution of slice 2")
     assert (layer.kind, layer.shown) == ("signed", False)
     assert np.unique(np.flatnonzero(layer.voxels.any(axis=(1, 2)))).tolist() == [1]
     assert layer.voxels.max() == 127

@@ -153,10 +153,7 @@ def flags(config: Config) -> list[str]:
     lines = []
     for name, value in flatten(config).items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        if isinstance(value, tuple) and value and isinstance(value[0], str):
-            lines += [f"--config.{name}={v}" for v in value]
-        else:
-            lines.append(f"--config.{name}={text}")
+        lines.append(f"--config.{name}={text}")
     return lines
 
 

@@ -80,8 +80,7 @@ def read_task(args: argparse.Namespace) -> Task:
         raise VolumeError(f"{args.image}: {len(scans)} scans; name one of them, or its --series")
     segmenter, scan = load(args.run), scans[0]
     config = segmenter.config
-    cache = Path(config.data.cache).expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+    parallel.use_compile_cache(config.data.cache)
     exact = dataclasses.replace(config.train, precision="float32")
     network = train.load_best(
         dataclasses.replace(config, train=exact), args.run, parallel.make_mesh(1)

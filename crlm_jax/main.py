@@ -259,8 +259,7 @@ def main(argv: list[str]) -> None:
         config.data.conditions = tuple(",".join(config.data.conditions).split(","))
         if _DISTRIBUTED.value:
             parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        cache = Path(config.data.cache).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+        parallel.use_compile_cache(config.data.cache)
         run(config, Path(_WORKDIR.value or f"runs/{config.name}"))
     except _USER_ERRORS as error:
         if logging.level_debug():

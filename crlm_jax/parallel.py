@@ -5,6 +5,7 @@ The batch is split over every device of every process and the state is copied to
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -27,6 +28,12 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         num_processes=processes or None,
         process_id=process if process >= 0 else None,
     )
+
+
+def use_compile_cache(cache: str) -> None:
+    """Keeps compiled programs in the cache folder (`data.cache`), for the next process."""
+    path = Path(cache).expanduser() / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(path))
 
 
 def make_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:

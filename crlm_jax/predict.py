@@ -24,6 +24,7 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
+from crlm_jax import parallel
 from crlm_jax.checkpoint import CheckpointError
 from crlm_jax.config import ConfigError
 from crlm_jax.data.cohort import CohortError
@@ -176,8 +177,7 @@ def run(args: argparse.Namespace) -> int:
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,
         device=find_device(args.device) if args.device else None,
     )  # fmt: skip
-    cache = Path(segmenter.config.data.cache).expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+    parallel.use_compile_cache(segmenter.config.data.cache)
     for scan in scans:
         segmenter.windowed_as(scan.condition)
     if segmenter.config.data.cohort == "phantom":

@@ -275,13 +275,13 @@ def _describe(run: Run, keep: Path | None) -> dict[str, Any]:
         "sizes": size_rows(run.summary),
         "flow": {name: split for name, split in run.data.items() if name != "digest"},
         "agreement": {
-            condition: _embed(
+            condition: embed(
                 figures.bland_altman(values, " · ".join(filter(None, (mark, condition)))),
                 keep and keep / f"agreement_{condition}.png",
             )
             for condition, values in agreement.items()
         },
-        "curves": _embed(figures.training(run.log, mark), keep and keep / "training.png"),
+        "curves": embed(figures.training(run.log, mark), keep and keep / "training.png"),
         "overlays": _overlays(run, keep),
         "fields": flatten(run.config),
     }
@@ -296,7 +296,7 @@ def _distribution(runs: Sequence[Run], keep: Path | None) -> str:
         for condition in run.summary["conditions"]
     }
     mark = " ".join(dict.fromkeys(mark for run in runs for mark in marks(run.config)))
-    return _embed(figures.distributions(groups, mark), keep and keep / "distribution.png")
+    return embed(figures.distributions(groups, mark), keep and keep / "distribution.png")
 
 
 def _overlays(run: Run, keep: Path | None) -> list[dict[str, Any]]:
@@ -323,7 +323,7 @@ def _overlays(run: Run, keep: Path | None) -> list[dict[str, Any]]:
             )  # fmt: skip
             name = re.sub(r"[^\w.-]", "_", f"{condition}_{row['patient']}")
             picture = figures.key_slice(view, " · ".join(title))
-            image = _embed(picture, keep and keep / f"{name}.png")
+            image = embed(picture, keep and keep / f"{name}.png")
             shown.append({"role": role, "row": row, "z": view.first_slice + 1, "image": image})
     return shown
 
@@ -334,7 +334,7 @@ def _tumour(view: CaseView) -> int:
     return int(reference[view.first_slice].sum())
 
 
-def _embed(figure: Figure, path: Path | None) -> str:
+def embed(figure: Figure, path: Path | None) -> str:
     """Returns a figure as a data URL, and keeps it as a PNG where there is a path."""
     png = overlay.to_png(figure)
     if path:

@@ -1,0 +1,35 @@
+"""The keys that all studies share."""
+
+from types import SimpleNamespace
+
+from crlm_jax.config import Config, ConfigError
+
+
+def study_arguments(arg: str | None, **defaults: str) -> SimpleNamespace:
+    """Reads `key=value` pairs, comma-separated.
+
+    Args:
+      arg: the pairs; keys are `scale`, `seeds`, `cohort` and those of `defaults`.
+      defaults: a study's own keys.
+
+    Returns:
+      The values, and `apply(config, seed)`, which sets what every run of a study has in common.
+
+    Raises:
+      ConfigError: an unknown key or a value of the wrong kind; lists the right ones.
+    """
+    values = {"scale": "laptop", "seeds": "3", "cohort": "phantom", **defaults}
+    for pair in filter(None, (arg or "").split(",")):
+        key, _, value = pair.partition("=")
+        if key not in values:
+            raise ConfigError(f"study argument {pair!r}: the keys are {', '.join(values)}")
+        values[key] = value
+    if not values["seeds"].isdecimal() or int(values["seeds"]) < 1:
+        raise ConfigError(f"study argument seeds={values['seeds']}: a whole number from 1 on")
+
+    def apply(config: Config, seed: int) -> Config:
+        config.data.cohort, config.train.seed = values["cohort"], seed
+        config.evaluation.attribution_steps = 0  # nobody looks at all of them
+        return config
+
+    return SimpleNamespace(**values | {"seeds": int(values["seeds"])}, apply=apply)

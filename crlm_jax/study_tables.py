@@ -1,0 +1,237 @@
+"""The tables and pictures of a study, from whatever of it has finished.
+
+Seeds are not patients: a patient's value under a system is its mean over the seeds, and intervals
+and tests are over patients. They do not hold the spread from seed to seed, which stands beside.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jinja2
+import numpy as np
+
+from crlm_jax import metrics, report, stats, study_figures
+from crlm_jax.files import write_whole
+from crlm_jax.viewer import CaseView
+
+HEADER = ("experiment", "system", "condition", "seeds", "n", "DSC", "IoU", "recall", "precision",
+          "F1", "DSC of the seeds")  # fmt: skip
+PAIRED = ("experiment", "system", "condition", "n", "difference in DSC", "p (Wilcoxon)", "p (Holm)")
+EFFECTS = ("experiment", "condition", "stage", "n", "difference in DSC", "p (Wilcoxon)", "p (Holm)")
+_STAGES = re.compile(r"stages_(\d+)|unetpp")
+
+Systems = dict[str, list[report.Run]]  # by name, the finished runs of all seeds
+
+
+class _StudyRun(Protocol):
+    name: str
+    folder: Path
+
+    @property
+    def state(self) -> str: ...
+
+
+def collect(runs: Sequence[_StudyRun]) -> dict[str, Systems]:
+    """Reads the finished runs: by experiment and system, in the order of the study."""
+    found: dict[str, Systems] = {}
+    for run in runs:
+        experiment, system, _ = run.name.split("/")
+        seeds = found.setdefault(experiment, {}).setdefault(system, [])
+        if run.state == "finished":
+            seeds.append(report.read(run.folder))
+    return {
+        experiment: {system: seeds for system, seeds in systems.items() if seeds}
+        for experiment, systems in found.items()
+    }
+
+
+def by_patient(runs: Sequence[report.Run], condition: str, metric: str) -> dict[str, float]:
+    """A metric of every patient under a condition, the mean over the seeds that have it."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for row in run.rows:
+            if row["condition"] == condition and row[metric]:
+                values.setdefault(row["patient"], []).append(float(row[metric]))
+    return {patient: float(np.mean(each)) for patient, each in values.items()}
+
+
+def _conditions(systems: Systems) -> list[str]:
+    return list(
+        dict.fromkeys(c for runs in systems.values() for c in runs[0].summary["conditions"])
+    )
+
+
+def result_rows(found: Mapping[str, Systems]) -> list[list[str]]:
+    """The paper's table under `HEADER`: its protocol, mean over patients with the 95 % interval."""
+    rows = []
+    for experiment, systems in found.items():
+        for system, runs in systems.items():
+            for condition in runs[0].summary["conditions"]:
+                means = [
+                    stats.bootstrap_mean([*by_patient(runs, condition, f"{metric}_paper").values()])
+                    for metric in metrics.OVERLAP
+                ]
+                each = [run.summary["conditions"][condition]["dsc_paper"]["mean"] for run in runs]
+                cells = map(report.format_mean, means)
+                spread = ", ".join("–" if x is None else f"{x:.2f}" for x in each)
+                n = str(means[0]["n"])
+                rows.append([experiment, system, condition, str(len(runs)), n, *cells, spread])
+    return rows
+
+
+def paired_rows(found: Mapping[str, Systems]) -> list[list[str]]:
+    """Every system less the first of its experiment, patient by patient, under `PAIRED`."""
+    compared = []
+    for experiment, systems in found.items():
+        for condition in _conditions(systems):
+            values = {s: by_patient(runs, condition, "dsc_paper") for s, runs in systems.items()}
+            reference = next(iter(values.values()), {})
+            for system, ours in list(values.items())[1:]:
+                difference = stats.paired_difference(ours, reference)
+                compared.append(([experiment, system, condition], difference))
+    return _with_holm(compared)
+
+
+def effect_rows(found: Mapping[str, Systems]) -> list[list[str]]:
+    """What each stage adds, under `EFFECTS`: the mean over all pairs of subsets that differ by it.
+
+    Only pairs of which both have finished count; where there is none, the stage has no row.
+    """
+    compared = []
+    for experiment, systems in found.items():
+        subsets = stage_subsets(systems)
+        for condition in _conditions(systems):
+            values = {
+                stages: by_patient(systems[system], condition, "dsc_paper")
+                for stages, system in subsets.items()
+            }
+            for stage in sorted({stage for stages in subsets for stage in stages}):
+                pairs = [(s, s - {stage}) for s in subsets if stage in s and s - {stage} in subsets]
+                if pairs:
+                    with_it = _mean_of([values[larger] for larger, _ in pairs])
+                    without = _mean_of([values[smaller] for _, smaller in pairs])
+                    difference = stats.paired_difference(with_it, without)
+                    compared.append(([experiment, condition, str(stage)], difference))
+    return _with_holm(compared)
+
+
+def stage_subsets(systems: Iterable[str]) -> dict[frozenset[int], str]:
+    """The systems that are named by their stages; empty where these are not of a stage study."""
+    found = {}
+    for system in systems:
+        if match := _STAGES.fullmatch(system):
+            found[frozenset(map(int, match[1] or ""))] = system
+    return found if len(found) > 1 else {}
+
+
+def _mean_of(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    patients = set.intersection(*(set(each) for each in values))
+    return {p: float(np.mean([each[p] for each in values])) for p in sorted(patients)}
+
+
+def _with_holm(compared: list[tuple[list[str], dict[str, Any]]]) -> list[list[str]]:
+    compared = [(names, d) for names, d in compared if d["n"]]
+    adjusted = stats.holm([d["p"] for _, d in compared])
+    return [
+        [*names, str(d["n"]), report.format_mean(d), f"{d['p']:.3f}", f"{p:.3f}"]
+        for (names, d), p in zip(compared, adjusted, strict=True)
+    ]
+
+
+def contours(systems: Systems, condition: str) -> list[tuple[str, CaseView]]:
+    """The same case under every system (its first seed), for the picture of contours.
+
+    It is the median case of the first system by the paper's DSC, so that nobody chooses it.
+    """
+    first = next(iter(systems.values()))[0]
+    ranked = sorted(
+        (float(row["dsc_paper"]), row["patient"])
+        for row in first.rows
+        if row["condition"] == condition and row["dsc_paper"]
+    )
+    if not ranked:
+        return []
+    patient = ranked[(len(ranked) - 1) // 2][1]
+    shown = []
+    for system, runs in systems.items():
+        for row, files in zip(runs[0].rows, runs[0].views(), strict=False):
+            if (row["patient"], row["condition"]) == (patient, condition):
+                shown.append((system, CaseView.load(files[0])))
+    return shown
+
+
+def write(runs: Sequence[_StudyRun], workdir: Path) -> Path:
+    """Writes `tables.html`, `tables.md`, `tables.csv` and `figures/` of a study.
+
+    Returns:
+      The path of `tables.html`.
+    """
+    found = collect(runs)
+    tables = [
+        ("Results by the paper's protocol", HEADER, result_rows(found)),
+        ("Compared with the first system of the experiment", PAIRED, paired_rows(found)),
+        ("What each stage adds", EFFECTS, effect_rows(found)),
+    ]
+    tables = [table for table in tables if table[2]]
+    finished = [run for seeds in found.values() for each in seeds.values() for run in each]
+    missing = [(run.name, run.state) for run in runs if run.state != "finished"]
+    warnings = list(dict.fromkeys(w for run in finished for w in report.warnings(run.config)))
+    mark = " ".join(dict.fromkeys(m for run in finished for m in report.marks(run.config)))
+    (workdir / "figures").mkdir(parents=True, exist_ok=True)
+    pictures = []
+    for name, figure in _pictures(found, mark):
+        pictures.append((name, report.embed(figure, workdir / "figures" / f"{name}.png")))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("crlm_jax", "templates"), autoescape=True
+    )
+    template = environment.get_template("study.html")
+    html = template.render(
+        title=workdir.resolve().name, warnings=warnings, tables=tables, missing=missing,
+        pictures=pictures, runs=len(runs), small=stats.SMALL,
+    )  # fmt: skip
+    write_whole(workdir / "tables.md", _markdown(tables, warnings, missing))
+    write_whole(workdir / "tables.csv", _csv(tables))
+    write_whole(workdir / "tables.html", html)
+    return workdir / "tables.html"
+
+
+def _pictures(found: Mapping[str, Systems], mark: str):
+    for experiment, systems in found.items():
+        for condition in _conditions(systems):
+            name = f"{experiment}_{condition}"
+            subsets = stage_subsets(systems)
+            if subsets:
+                means = {
+                    stages: stats.bootstrap_mean(
+                        [*by_patient(systems[system], condition, "dsc_paper").values()]
+                    )
+                    for stages, system in subsets.items()
+                }
+                yield f"stages_{name}", study_figures.upset(means, f"{mark} {condition}".strip())
+            if shown := contours(systems, condition):
+                yield f"contours_{name}", study_figures.contours(shown, mark)
+
+
+def _markdown(tables: Sequence[tuple], warnings: Sequence[str], missing: Sequence[tuple]) -> str:
+    lines = [f"**{warning}**\n" for warning in warnings]
+    for title, header, rows in tables:
+        lines += [f"## {title}\n", "| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
+        lines += [
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
+        ]
+        lines.append("")
+    if missing:
+        lines += ["## Missing\n", *(f"- {name}: {state}" for name, state in missing), ""]
+    return "\n".join(lines)
+
+
+def _csv(tables: Sequence[tuple]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for title, header, rows in tables:
+        writer.writerows([[title], header, *rows, []])
+    return text.getvalue()

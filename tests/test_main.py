@@ -18,11 +18,13 @@ from crlm_jax import main, parallel, train
 from crlm_jax.checkpoint import Checkpoints
 from crlm_jax.config import Config, flatten
 from crlm_jax.log import NonFiniteLoss, read_log
+from crlm_jax.metrics import LESION, VOLUME
+from crlm_jax.surfaces import SURFACE
 from tests.cohorts import make_cohort, tiny_config
 
 FILES = {
-    "config.json", "data.json", "train.jsonl", "checkpoints", "cases.csv", "results.json",
-    "figures", "report.html",
+    "config.json", "data.json", "train.jsonl", "checkpoints", "cases.csv", "lesions.csv",
+    "results.json", "views", "figures", "report.html",
 }  # fmt: skip
 
 
@@ -67,16 +69,19 @@ def test_cases_and_results_agree(finished):
     config, workdir, summary = finished
     rows = list(csv.DictReader((workdir / "cases.csv").open()))
     results = json.loads((workdir / "results.json").read_text())
-    assert results == summary
+    assert dict(results.pop("card"))["segmenter"].startswith("unetpp")
+    assert results == json.loads(json.dumps(summary))
     overlap = ["dsc", "iou", "recall", "precision", "f1"]
     paper = [f"{name}_paper" for name in overlap]
-    assert list(rows[0]) == ["patient", "condition", "slices", "tumour_slices", *overlap, *paper]
+    clinical = [*SURFACE, *LESION, *VOLUME]
+    first = ["patient", "condition", "slices", "tumour_slices"]
+    assert list(rows[0]) == [*first, *overlap, *paper, *clinical]
     for condition in config.data.conditions:
         chosen = [row for row in rows if row["condition"] == condition]
         for metric in ("dsc", "precision_paper"):
             values = [float(row[metric]) for row in chosen]
             found = results["conditions"][condition][metric]
-            assert set(found) == {"mean", "ci_low", "ci_high", "n"}
+            assert set(found) == {"mean", "ci_low", "ci_high", "n", "small"}
             assert found["n"] == len(values) == 3
             assert found["mean"] == pytest.approx(np.mean(values), abs=1e-5)
     data = json.loads((workdir / "data.json").read_text())

@@ -2,7 +2,9 @@
 
 The modules of this package bear PyTorch's names, so the name of a tensor is the path to its
 variable, and its layout follows from its rank: convolution weights are (out, in, height, width)
-there and (height, width, in, out) here, all else is alike. Nothing is loaded by halves: a tensor
+there and (height, width, in, out) here, all else is alike. A layer of which this does not hold says
+so by a class attribute `TORCH_AXES`: by variable, the axes of its layout here in the order of
+PyTorch's, as {"weight": (1, 0)} of a linear layer. Nothing is loaded by halves: a tensor
 that is missing, left over, or of another shape or type stops the load with a `WeightsError`.
 """
 
@@ -19,8 +21,7 @@ from flax import nnx
 IMAGENET_REPOSITORY = "timm/resnet50.tv_in1k"  # torchvision's ResNet50_Weights.IMAGENET1K_V1
 IGNORED = ("fc.*", "*.num_batches_tracked")  # the classifier; PyTorch's step counter
 
-_TO_FLAX = {4: (2, 3, 1, 0)}  # rank -> axes of PyTorch's layout in the order of Flax's
-_TO_TORCH = {4: (3, 2, 0, 1)}
+_TORCH_AXES = {4: (3, 2, 0, 1)}  # rank -> axes of the layout here in the order of PyTorch's
 
 _OTHER_WEIGHTS = "a local file with --config.critic.weights=PATH.safetensors"
 _RANDOM_WEIGHTS = "random weights with --config.critic.weights=random (no result of the paper)"
@@ -103,7 +104,7 @@ def load_torch(
     Raises:
       WeightsError: a tensor is missing, unknown, or of another shape or type; nothing is set then.
     """
-    variables = dict(_variables(module))
+    variables = {name: (variable, axes) for name, variable, axes in _variables(module)}
     missing = [name for name in variables if name not in tensors]
     if missing:
         raise WeightsError(
@@ -122,31 +123,32 @@ def load_torch(
             "of this very network under PyTorch's names"
         )
     values = {
-        name: _to_flax(name, tensors[name], variable[...].shape, source)
-        for name, variable in variables.items()
+        name: _to_flax(name, tensors[name], variable[...].shape, axes, source)
+        for name, (variable, axes) in variables.items()
     }
-    for name, variable in variables.items():
+    for name, (variable, _) in variables.items():
         variable[...] = jnp.asarray(values[name])
     return module
 
 
 def to_torch(module: nnx.Module) -> dict[str, np.ndarray]:
     """Returns all parameters and batch statistics under PyTorch's names, in PyTorch's layout."""
-    tensors = {}
-    for name, variable in _variables(module):
-        value = np.asarray(variable[...])
-        tensors[name] = np.ascontiguousarray(
-            value.transpose(_TO_TORCH.get(value.ndim, range(value.ndim)))
-        )
-    return tensors
+    return {
+        name: np.ascontiguousarray(np.asarray(variable[...]).transpose(axes))
+        for name, variable, axes in _variables(module)
+    }
 
 
-def _variables(module: nnx.Module, prefix: str = "") -> Iterator[tuple[str, nnx.Variable]]:
-    """Yields (name, variable) in the order of construction, which is that of a state dict."""
+def _variables(
+    module: nnx.Module, prefix: str = ""
+) -> Iterator[tuple[str, nnx.Variable, tuple[int, ...]]]:
+    """Yields name, variable and its axes in PyTorch's order, as a state dict is ordered."""
     children = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
+    own = getattr(module, "TORCH_AXES", {})
     for name, child in children:
         if isinstance(child, nnx.Param | nnx.BatchStat):
-            yield f"{prefix}{name}", child
+            rank = child[...].ndim
+            yield f"{prefix}{name}", child, own.get(name, _TORCH_AXES.get(rank, tuple(range(rank))))
         elif isinstance(child, nnx.Module):
             yield from _variables(child, f"{prefix}{name}.")
 
@@ -169,15 +171,17 @@ def _remedy_for_missing(name: str) -> str:
     return "give complete weights of this very network under PyTorch's names"
 
 
-def _to_flax(name: str, tensor: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
+def _to_flax(
+    name: str, tensor: np.ndarray, shape: tuple[int, ...], axes: tuple[int, ...], source: str
+) -> np.ndarray:
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise WeightsError(
             f"{source}: {name} is {tensor.dtype}, not a float; give the unquantised weights"
         )
-    expected = tuple(shape[axis] for axis in _TO_TORCH.get(len(shape), range(len(shape))))
+    expected = tuple(shape[axis] for axis in axes)
     if tensor.shape != expected:
         raise WeightsError(
             f"{source}: {name} has shape {tensor.shape}, but {expected} is needed; the weights "
             "are those of another network or of other widths"
         )
-    return np.transpose(tensor, _TO_FLAX.get(tensor.ndim)).astype(np.float32)
+    return np.transpose(tensor, np.argsort(axes)).astype(np.float32)

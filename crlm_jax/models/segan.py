@@ -1,0 +1,283 @@
+"""SegAN: a segmentor and a critic that are trained against each other on a multi-scale L1 distance.
+
+Follows `NetS` and `NetC` of github YuanXue1993/SegAN (aa892a63), whose names are kept so that its
+state dicts fit. What those register but never call is not built, and `unbuilt` tells the port so:
+the batch norms inside the segmentor's residual blocks and the critic's blocks `convblock{k}_1`,
+which hold 84 % of its parameters. With the default width the segmentor has 156,235,264 parameters
+(30,080 more in the original's state dict) and the critic 9,393,088 (50,789,632 more).
+
+Up-sampling does not align corners, as PyTorch's default has been since 0.4; the original was
+written when it did. Weights start as PyTorch's defaults do.
+
+References:
+  Xue et al., SegAN (https://arxiv.org/abs/1706.01805), Neuroinformatics 16:383-392, 2018.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from crlm_jax.models.layers import BatchNorm, Conv, host_rng, torch_uniform
+
+# (size of the kernel, channels in units of the width); every stride is 2 but in 1×1 convolutions
+ENCODER = ((7, 1), (5, 2), (5, 4), (5, 8), (5, 8), (4, 16), (3, 32), (1, 8))  # convblock1 to 8
+DECODER = ((7, 8), (7, 4), (9, 2), (9, 1), (11, 1))  # deconvblock4 to 8, cross-shaped, stride 1
+CRITIC = ((7, 1), (5, 2), (4, 4), (4, 8), (4, 8), (3, 8))  # convblock1 to 6
+FACTORS = (1, 1, 2, 2, 2, 2, 4)  # of the critic's features: the image, then convblock1 to 6
+MIN_SIDE = 33  # pixels; fewer leave nothing to the 4×4 kernel of convblock6, the sixth stride
+
+
+def _leaky_relu(x: jax.Array) -> jax.Array:
+    """x where positive, else 0.2 · x, whose slope at 0 is 0.2 as in PyTorch."""
+    return jnp.where(x > 0, x, 0.2 * x)
+
+
+def _block(layers: Sequence[nnx.Module], x: jax.Array, activation: Callable) -> jax.Array:
+    """Convolution, perhaps a batch norm, activation."""
+    for layer in layers:
+        x = layer(x)
+    return activation(x)
+
+
+class RectangularConv(nnx.Module):
+    """Convolution by any kernel: (B, H, W, I) -> (B, H', W', O), padding ⌊(side − 1)/2⌋.
+
+    With stride 1 and odd sides H' = H; with stride 2, H' = ⌊H/2⌋ for an even side of the kernel.
+
+    Args:
+      in_channels: I.
+      out_channels: O.
+      sides: height and width of the kernel.
+      stride: in both directions.
+      bias: adds one number a channel, U(±1/√fan_in) at first.
+      dtype: of the computation.
+      rngs: source of `params` keys.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        sides: tuple[int, int],
+        *,
+        stride: int = 1,
+        bias: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.stride, self.dtype = stride, dtype
+        shape = (*sides, in_channels, out_channels)
+        self.weight = nnx.Param(jnp.asarray(torch_uniform(rngs.params(), shape)))
+        values = None
+        if bias:
+            bound = (sides[0] * sides[1] * in_channels) ** -0.5
+            values = host_rng(rngs.params()).uniform(-bound, bound, out_channels)
+        self.bias = None if values is None else nnx.Param(jnp.asarray(values, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves; the result has the compute dtype."""
+        weight = self.weight[...].astype(self.dtype)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            weight,
+            window_strides=(self.stride, self.stride),
+            padding=[((side - 1) // 2,) * 2 for side in weight.shape[:2]],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+class TransposedConv(Conv):
+    """1×1 `nn.ConvTranspose2d`: a 1×1 convolution whose tensor is (in, out, 1, 1) in PyTorch.
+
+    PyTorch takes the second axis for the fan in, hence starts in U(±1/√out).
+    """
+
+    TORCH_AXES: ClassVar = {"weight": (2, 3, 0, 1)}
+
+    def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        def init(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+            return torch_uniform(key, (1, 1, *shape[:1:-1])).swapaxes(2, 3)
+
+        super().__init__(
+            in_channels, out_channels, 1, bias=False, init=init, dtype=dtype, rngs=rngs
+        )
+
+
+class GlobalConv(nnx.Module):
+    """k×1 then 1×k beside 1×k then k×1, summed: (B, H, W, I) -> (B, H, W, O).
+
+    References:
+      Peng et al., Large Kernel Matters (https://arxiv.org/abs/1703.02719), 2017.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
+        common = {"bias": True, "dtype": dtype, "rngs": rngs}
+        column, row = (size, 1), (1, size)
+        self.conv_l1 = RectangularConv(in_channels, out_channels, column, **common)
+        self.conv_l2 = RectangularConv(out_channels, out_channels, row, **common)
+        self.conv_r1 = RectangularConv(in_channels, out_channels, row, **common)
+        self.conv_r2 = RectangularConv(out_channels, out_channels, column, **common)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the sum of both paths."""
+        return self.conv_l2(self.conv_l1(x)) + self.conv_r2(self.conv_r1(x))
+
+
+class Residual(nnx.Module):
+    """1×1, 3×3 and 1×1 convolution, each activated, added to x: (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(self, channels: int, activation: Callable, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        common = {"bias": False, "dtype": dtype, "rngs": rngs}
+        self.activation = activation
+        self.conv1 = Conv(channels, 2 * channels, 1, **common)
+        self.conv2 = Conv(2 * channels, 2 * channels, 3, **common)
+        self.conv3 = Conv(2 * channels, channels, 1, **common)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the sum of x and the branch, which is not activated again."""
+        y = x
+        for conv in (self.conv1, self.conv2, self.conv3):
+            y = self.activation(conv(y))
+        return x + y
+
+
+def _down(before: int, channels: int, size: int, *, norm: bool = True, **common) -> nnx.List:
+    """Convolution of stride 2 (1 if 1×1) without bias, and its batch norm."""
+    if size % 2:
+        conv = Conv(before, channels, size, stride=2 if size > 1 else 1, bias=False, **common)
+    else:
+        conv = RectangularConv(before, channels, (size, size), stride=2, bias=False, **common)
+    return nnx.List([conv, BatchNorm(channels)] if norm else [conv])
+
+
+def _check_sides(image: jax.Array) -> None:
+    if min(image.shape[1:3]) < MIN_SIDE:
+        raise ValueError(
+            f"image of {image.shape[1]} × {image.shape[2]} pixels: SegAN needs {MIN_SIDE} or more"
+        )
+
+
+class SegANSegmentor(nnx.Module):
+    """Image (B, H, W, in_channels) -> one map of logits (B, H, W, out_channels), float32.
+
+    Seven halvings down to H/128, a bottleneck, and seven times: join the encoder's map of that
+    size, up-sample to the next, convolve. H and W are at least 33; multiples of 128 lose nothing.
+    Where H and W are at most 128, a training batch of one image has a single value a channel in
+    the innermost batch norms, whose output is then constant; PyTorch refuses that.
+
+    Args:
+      in_channels: of the image.
+      out_channels: of the logits.
+      width: channels of the first block; the innermost has 32 times as many.
+      dtype: of the computation; parameters and logits are float32.
+      rngs: source of `params` keys.
+    """
+
+    unbuilt = ("convblock?_1.norm?.*", "deconvblock?_1.norm?.*")
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        out_channels: int = 1,
+        width: int = 64,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        common = {"dtype": dtype, "rngs": rngs}
+        before = in_channels
+        for i, (size, multiple) in enumerate(ENCODER, start=1):
+            channels = width * multiple
+            setattr(self, f"convblock{i}", _down(before, channels, size, norm=i > 1, **common))
+            if i <= 5:
+                setattr(self, f"convblock{i}_1", Residual(channels, _leaky_relu, **common))
+            elif i == 6:
+                self.convblock6_1 = _down(channels, channels, 1, **common)
+            before = channels
+        bottleneck = TransposedConv(before, 32 * width, **common)
+        self.deconvblock1 = nnx.List([bottleneck, BatchNorm(32 * width)])
+        inner = Conv(64 * width, 16 * width, 3, bias=False, **common)
+        self.deconvblock2 = nnx.List([inner, BatchNorm(16 * width)])
+        self.deconvblock2_1 = _down(16 * width, 16 * width, 1, **common)
+        first = Conv(32 * width, 8 * width, 3, bias=False, **common)
+        self.deconvblock3 = nnx.List([first, BatchNorm(8 * width)])
+        self.deconvblock3_1 = Residual(8 * width, jax.nn.relu, **common)
+        before = 8 * width
+        for i, (size, multiple) in enumerate(DECODER, start=4):
+            joined, channels = before + width * ENCODER[8 - i][1], width * multiple
+            cross = GlobalConv(joined, channels, size, **common)
+            setattr(self, f"deconvblock{i}", nnx.List([cross, BatchNorm(channels)]))
+            setattr(self, f"deconvblock{i}_1", Residual(channels, jax.nn.relu, **common))
+            before = channels
+        self.deconvblock9 = nnx.List([Conv(width, out_channels, 5, bias=False, rngs=rngs)])
+
+    def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns the logits, as a tuple of one."""
+        _check_sides(image)
+        maps = [image]  # maps[i] is what convblock{i} gives
+        for i in range(1, 6):
+            x = _block(getattr(self, f"convblock{i}"), maps[-1], _leaky_relu)
+            maps.append(getattr(self, f"convblock{i}_1")(x))
+        x = _block(self.convblock6, maps[-1], _leaky_relu)
+        maps.append(x + _block(self.convblock6_1, x, _leaky_relu))
+        maps.append(_block(self.convblock7, maps[-1], _leaky_relu))
+        x = _block(self.convblock8, maps[-1], _leaky_relu)
+
+        x = _block(self.deconvblock1, x, jax.nn.relu)
+        for i in range(2, 9):
+            skip, target = maps[9 - i], maps[8 - i]
+            x = jnp.concatenate((skip, x), -1)
+            x = jax.image.resize(x, (*x.shape[:1], *target.shape[1:3], x.shape[3]), "bilinear")
+            x = _block(getattr(self, f"deconvblock{i}"), x, jax.nn.relu)
+            refine = getattr(self, f"deconvblock{i}_1")
+            x = refine(x) if i > 2 else x + _block(refine, x, jax.nn.relu)
+        (head,) = self.deconvblock9
+        return (head(x),)
+
+
+class SegANCritic(nnx.Module):
+    """Masked image (B, H, W, in_channels) -> its seven stage features, each times its factor.
+
+    The multi-scale distance of two images is the mean |difference| over all elements of all
+    stages together: `losses.feature_distance(…, stages=range(1, 8), fusion="concatenated")`.
+    Stage 1 is the image itself. Of 128 × 128 pixels: (B, 128, 128, 3), (B, 64, 64, 64),
+    (B, 32, 32, 128), (B, 16, 16, 256), (B, 8, 8, 512), (B, 4, 4, 512), (B, 2, 2, 512). They have
+    the compute dtype. It is trained, so it starts in training mode.
+
+    Args:
+      in_channels: of the image.
+      width: channels of the first block.
+      dtype: of the computation; parameters are float32.
+      rngs: source of `params` keys.
+    """
+
+    unbuilt = ("convblock?_1.*",)
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        width: int = 64,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.dtype = dtype
+        before = in_channels
+        for i, (size, multiple) in enumerate(CRITIC, start=1):
+            block = _down(before, width * multiple, size, norm=i > 1, dtype=dtype, rngs=rngs)
+            setattr(self, f"convblock{i}", block)
+            before = width * multiple
+
+    def __call__(self, image: jax.Array) -> list[jax.Array]:
+        """Returns the image and the output of every block, times `FACTORS`."""
+        features = [image.astype(self.dtype)]
+        for i in range(1, len(CRITIC) + 1):
+            features.append(_block(getattr(self, f"convblock{i}"), features[-1], _leaky_relu))
+        return [factor * x for factor, x in zip(FACTORS, features, strict=True)]

@@ -84,8 +84,11 @@ class CaseResult:
         reference = volumes.read_mask(pair.mask, pair.mask_label, volume)
         probability = volumes.resize(probability, volume.voxels.shape[1:])
         masks = {"reference": reference, "prediction": probability > threshold}
-        self.clinical.add(masks["prediction"], reference)
-        self.surfaces.add(masks["prediction"], reference, volume.spacing)
+        counts, surfaces = Counts(), Surfaces()
+        counts.add(masks["prediction"], reference)
+        surfaces.add(masks["prediction"], reference, volume.spacing)
+        self.clinical.pool(counts)
+        self.surfaces.pool(surfaces)
         self.tumour.add(masks["prediction"], reference, volume.spacing)
         labels = {who: lesions.label(mask)[0] for who, mask in masks.items()}
         found = {who: lesions.measure(labels[who], volume.geometry) for who in READERS}
@@ -108,12 +111,21 @@ class CaseResult:
                 for who in READERS
                 for number, lesion in enumerate(found[who], start=1)
             )
-            self._view(image, volume, masks, probability, marks, attribution, ct_window).save(view)
+            facts = (
+                ("condition", self.case.condition),
+                ("DSC", f"{metrics.overlap(counts)['dsc']:.2f}"),
+                ("HD95 mm", f"{surfaces.values()['hd95']:.0f}"),
+                ("lesions found", f"{len(pairs)} of {len(found['reference'])}"),
+            )
+            order = metrics.overlap(counts)["dsc"]
+            layers = _layers(masks, probability, attribution)
+            self._view(image, volume, layers, marks, facts, order, ct_window).save(view)
 
     def _lesion_row(
         self, image: int, who: str, number: int, lesion: lesions.Lesion, partner: int | None
     ) -> dict[str, Any]:
-        row = {
+        left, back, up = lesion.centre
+        return {
             "patient": self.case.patient,
             "condition": self.case.condition,
             "image": image,
@@ -124,49 +136,47 @@ class CaseResult:
             "diameter_mm": lesion.diameter,
             "short_axis_mm": lesion.short_axis,
             "slice": lesion.slice,
+            "centre_l_mm": left,
+            "centre_p_mm": back,
+            "centre_s_mm": up,
         }
-        return row | dict(zip(("centre_l_mm", "centre_p_mm", "centre_s_mm"), lesion.centre))  # noqa: B905
 
     def _view(
         self,
         image: int,
         volume: volumes.Volume,
-        masks: dict[str, np.ndarray],
-        probability: np.ndarray,
+        layers: tuple[Layer, ...],
         marks: tuple[Mark, ...],
-        attribution: Attribution | None,
+        facts: tuple[tuple[str, str], ...],
+        order: float,
         ct_window: Sequence[float],
     ) -> CaseView:
-        condition = self.case.condition
-        counts, surfaces = Counts(), Surfaces()
-        counts.add(masks["prediction"], masks["reference"])
-        surfaces.add(masks["prediction"], masks["reference"], volume.spacing)
-        dsc, hd95 = metrics.overlap(counts)["dsc"], surfaces.values()["hd95"]
+        condition, window = self.case.condition, tuple(ct_window)
         number = f" · image {image + 1}" if len(self.case.images) > 1 else ""
-        layers = [
-            Layer("probability", "map", np.rint(probability * 255).astype(np.uint8), shown=False),
-            Layer("reference", "reference", masks["reference"]),
-            Layer("prediction", "prediction", masks["prediction"]),
-        ]
-        if attribution is not None:
-            layers.insert(0, _attribution_layer(attribution, volume.voxels.shape))
         return CaseView(
             title=f"{self.case.patient} · {condition}{number}",
-            facts=(
-                ("condition", condition),
-                ("DSC", f"{dsc:.2f}"),
-                ("HD95 mm", f"{hd95:.0f}"),
-                ("lesions found", _found(marks)),
-            ),
-            grey=volumes.to_uint8(volume, condition, ct_window=tuple(ct_window)),
+            facts=facts,
+            grey=volumes.to_uint8(volume, condition, ct_window=window),
             spacing=volume.spacing,
-            window=volumes.find_window(volume, condition, tuple(ct_window)),
+            window=volumes.find_window(volume, condition, window),
             unit="HU" if volumes.is_ct(condition) and not volume.eight_bit else "",
-            layers=tuple(layers),
+            layers=layers,
             marks=marks,
-            first_slice=_key_slice(masks),
-            order=dsc,
+            first_slice=_key_slice({layer.kind: layer.voxels for layer in layers}),
+            order=order,
         )
+
+
+def _layers(
+    masks: dict[str, np.ndarray], probability: np.ndarray, attribution: Attribution | None
+) -> tuple[Layer, ...]:
+    layers = [
+        Layer("probability", "map", np.rint(probability * 255).astype(np.uint8), shown=False),
+        *(Layer(who, who, masks[who]) for who in READERS),
+    ]
+    if attribution is not None:
+        layers.insert(0, _attribution_layer(attribution, probability.shape))
+    return tuple(layers)
 
 
 def _mark(who: str, number: int, lesion: lesions.Lesion, paired: bool) -> Mark:
@@ -177,11 +187,6 @@ def _mark(who: str, number: int, lesion: lesions.Lesion, paired: bool) -> Mark:
     )
     (top, left), (bottom, right) = lesion.ends
     return Mark(text, who, lesion.slice, (top + bottom) / 2, (left + right) / 2)
-
-
-def _found(marks: tuple[Mark, ...]) -> str:
-    reference = [mark for mark in marks if mark.layer == "reference"]
-    return f"{sum(mark.text.endswith('found') for mark in reference)} of {len(reference)}"
 
 
 def _key_slice(masks: dict[str, np.ndarray]) -> int:

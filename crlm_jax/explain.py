@@ -14,12 +14,12 @@ was trained in bfloat16.
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
 from crlm_jax.attribution import spread
 from crlm_jax.checkpoint import CheckpointError
+from crlm_jax.commands import add_scan, check_condition, tell
 from crlm_jax.config import ConfigError
 from crlm_jax.data.cohort import CohortError
 from crlm_jax.data.geometry import VolumeError
@@ -32,9 +32,8 @@ from crlm_jax.explain_scan import (
     explain_stages,
     headline,
     read_task,
-    tell,
 )
-from crlm_jax.files import whole_folder
+from crlm_jax.files import check_folder, whole_folder
 from crlm_jax.models.port import WeightsError
 
 _OURS = r"explain\.json|lesion\d+(_\w+)?\.(png|nii\.gz)|stage\d+\.nii\.gz"
@@ -42,11 +41,7 @@ _OURS = r"explain\.json|lesion\d+(_\w+)?\.(png|nii\.gz)|stage\d+\.nii\.gz"
 
 def _check_out(out: Path) -> None:
     """Raises ValueError unless `out` is new, empty, or earlier maps."""
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    others = [name for name in names if not re.fullmatch(_OURS, name)]
-    if (out.exists() and not out.is_dir()) or others or (names and "explain.json" not in names):
-        found = ", ".join((others or names or ["a file"])[:3])
-        raise ValueError(f"{out} holds something else ({found}); give another --out")
+    check_folder(out, _OURS, "explain.json", ValueError)
 
 
 def _stages_or_why_not(task: Task) -> tuple[dict[int, Maps], str | None, bool]:
@@ -108,9 +103,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--mask", type=Path, help="reference, for the maps of the critic's stages")
     add("--mask-label", type=lambda x: int(x) if x.isdigit() else x, metavar="N",
         help="the value of the mask that counts (default: any but 0)")  # fmt: skip
-    add("--condition", help="of the scan, such as ct or pre_dwi (default: that of the run)")
-    add("--series", metavar="UID", help="the series to take out of a DICOM folder with several")
-    add("--b-value", type=float, metavar="B", help="s/mm², of a DICOM diffusion series")
+    add_scan(parser, "scan", "s/mm², of a DICOM diffusion series")
     add("--steps", type=int, default=64, help="of integrated gradients at first (default: 64)")
     add("--lesion", type=int, metavar="N", help="only this one, as predict numbers them")
     add("--method", choices=("integrated_gradients", "occlusion", "both"), default="both")
@@ -119,8 +112,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--steps {args.steps}: must be 1 or more")
     if args.lesion is not None and args.lesion < 1:
         parser.error(f"--lesion {args.lesion}: they are numbered from 1")
-    if args.condition and not re.fullmatch("[a-z0-9_]+", args.condition):
-        parser.error(f"--condition {args.condition!r}: lower-case letters, digits and _ only")
+    check_condition(parser, args.condition)
     if args.mask_label is not None and not args.mask:
         parser.error("--mask-label: give the mask too, with --mask")
     return args

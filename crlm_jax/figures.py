@@ -34,6 +34,11 @@ def _plain(axes: Axes) -> None:
     axes.grid(alpha=0.25)
 
 
+def _mark(figure: Figure, mark: str) -> None:
+    if mark:
+        figure.suptitle(mark, color="#b45309")
+
+
 def training(log: Sequence[Mapping[str, Any]], mark: str = "") -> Figure:
     """Draws the terms of the loss and the validation DSC over the steps."""
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
@@ -51,8 +56,7 @@ def training(log: Sequence[Mapping[str, Any]], mark: str = "") -> Figure:
         right.text(0.5, 0.5, "no validation patient has a tumour slice", ha="center", va="center")
         right.set_xticks([])
     right.set(xlabel="step", title="mean DSC of the validation patients", ylim=(0, 1))
-    if mark:
-        figure.suptitle(mark, color="#b45309")
+    _mark(figure, mark)
     for axes in (left, right):
         _plain(axes)
     return figure
@@ -85,8 +89,7 @@ def distributions(groups: Mapping[str, Sequence[Mapping[str, str]]], mark: str =
         if metric != "hd95":
             axes.set_ylim(-0.03, 1.03)
         _plain(axes)
-    if mark:
-        figure.suptitle(mark, color="#b45309")
+    _mark(figure, mark)
     return figure
 
 
@@ -117,8 +120,7 @@ def bland_altman(agreement: Mapping[str, Mapping[str, Any]], mark: str = "") -> 
             title=label,
         )
         _plain(axes)
-    if mark:
-        figure.suptitle(mark, color="#b45309")
+    _mark(figure, mark)
     return figure
 
 

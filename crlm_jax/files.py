@@ -1,11 +1,14 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and what may be written over."""
 
 import contextlib
+import csv
+import io
 import os
+import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 
@@ -23,6 +26,39 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def to_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Returns rows of cells, the header first, as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def check_new(out: Path, force: bool, error: type[Exception]) -> None:
+    """Raises `error` where a file cannot be written, or is there and was not given up (`force`)."""
+    if not out.parent.is_dir():
+        raise error(f"--out {out}: there is no folder {out.parent}; make it, or correct it")
+    if out.exists() and not force:
+        raise error(f"--out {out}: is there already; name another, or --force to replace it")
+
+
+def check_folder(out: Path, ours: str, mark: str, error: type[Exception]) -> None:
+    """Raises `error` unless a folder is new, empty or of an earlier run; changes nothing.
+
+    Args:
+      out: the folder.
+      ours: pattern (a regular expression) of the names that a run leaves.
+      mark: the name that is there after every run.
+      error: to raise.
+    """
+    if not out.exists():
+        return
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else ["a file"]
+    others = [name for name in names if not re.fullmatch(ours, name)]
+    if others or (names and mark not in names):
+        found = ", ".join((others or names)[:3])
+        raise error(f"{out} holds something else ({found}); give another --out")
 
 
 @contextlib.contextmanager

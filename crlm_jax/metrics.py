@@ -48,6 +48,12 @@ class Counts:
         self.prediction_only += int(np.count_nonzero(prediction)) - both
         self.reference_only += int(np.count_nonzero(reference)) - both
 
+    def pool(self, other: "Counts") -> None:
+        """Adds the counts of other images."""
+        self.both += other.both
+        self.prediction_only += other.prediction_only
+        self.reference_only += other.reference_only
+
     @property
     def empty_prediction(self) -> bool:
         """No voxel was predicted."""

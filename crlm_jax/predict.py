@@ -16,16 +16,15 @@ In a program:
 
 import argparse
 import dataclasses
-import re
 import sys
 import tempfile
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 from crlm_jax import parallel
 from crlm_jax.checkpoint import CheckpointError
+from crlm_jax.commands import add_scan, check_condition, tell
 from crlm_jax.config import ConfigError
 from crlm_jax.data.cohort import CohortError
 from crlm_jax.data.geometry import VolumeError
@@ -135,14 +134,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="mask: .nii.gz, .nii, .nrrd, .mha, .png or .dcm (DICOM-SEG); for many scans a folder "
         "or a path with {name}",
     )
-    add("--condition", help="of the scans, such as ct or pre_dwi (default: that of the run)")
-    add("--series", metavar="UID", help="the series to take out of a DICOM folder with several")
-    add(
-        "--b-value",
-        type=float,
-        metavar="B",
-        help="s/mm², to take out of a DICOM diffusion series (default: 1000)",
-    )
+    b_value = "s/mm², to take out of a DICOM diffusion series (default: 1000)"
+    add_scan(parser, "scans", b_value)
     add("--probability", type=Path, metavar="FILE", help="also write the map of probabilities")
     add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
     add("--threshold", type=float, help="probability of tumour (default: that of the run)")
@@ -155,16 +148,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="in a DICOM-SEG: all lesions in one segment, not one each",
     )
     add("--device", help="cpu, gpu, tpu or one of several, such as gpu:1 (default: JAX's first)")
-    args = parser.parse_args(argv)  # fmt: skip
+    args = parser.parse_args(argv)
     if args.threshold is not None and not 0 < args.threshold < 1:
         parser.error(f"--threshold {args.threshold:g}: must be in (0, 1)")
-    if args.condition and not re.fullmatch("[a-z0-9_]+", args.condition):
-        parser.error(f"--condition {args.condition!r}: lower-case letters, digits and _ only")
+    check_condition(parser, args.condition)
     return args
-
-
-def _tell(text: str) -> None:
-    tqdm.write(text, file=sys.stderr)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -181,8 +169,8 @@ def run(args: argparse.Namespace) -> int:
     for scan in scans:
         segmenter.windowed_as(scan.condition)
     if segmenter.config.data.cohort == "phantom":
-        _tell("warning: PHANTOM: the run was trained on digital images; its masks are no finding")
-    found, failed = predict_scans(segmenter, jobs, warn=lambda text: _tell(f"warning: {text}"))
+        tell("warning: PHANTOM: the run was trained on digital images; its masks are no finding")
+    found, failed = predict_scans(segmenter, jobs, warn=lambda text: tell(f"warning: {text}"))
     done = len(jobs) - len(failed)
     if done:
         path = _lesions_path(args, jobs)
@@ -190,9 +178,9 @@ def run(args: argparse.Namespace) -> int:
         where = jobs[0].mask if len(jobs) == 1 else jobs[0].mask.parent
         print(f"{where}: {done} mask(s), {len(found)} lesion(s), listed in {path}")
     for scan, reason in failed:
-        _tell(f"error: {reason}" if str(scan.path) in reason else f"error: {scan.path}: {reason}")
+        tell(f"error: {reason}" if str(scan.path) in reason else f"error: {scan.path}: {reason}")
     if failed and len(jobs) > 1:
-        _tell(f"{len(failed)} of {len(jobs)} scans failed; the others are done")
+        tell(f"{len(failed)} of {len(jobs)} scans failed; the others are done")
     return len(failed)
 
 

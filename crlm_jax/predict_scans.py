@@ -1,12 +1,10 @@
 """Scans through a segmenter: read, predicted and written side by side."""
 
-import collections
-import csv
 import dataclasses
-import io
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,7 +13,7 @@ from crlm_jax import __version__, overlay, report
 from crlm_jax.data import dicom_seg, volumes
 from crlm_jax.data.geometry import VolumeError
 from crlm_jax.data.scans import Scan
-from crlm_jax.files import write_whole
+from crlm_jax.files import to_csv, write_whole
 from crlm_jax.segmenter import Segmenter
 
 LESION_COLUMNS = (
@@ -65,40 +63,41 @@ def predict_scans(
     """
     found: list[dict] = []
     failed: list[tuple[Scan, str]] = []
+
+    def settle(job: Job, future: futures.Future) -> Any:
+        """Waits for a thread's result; None where the scan failed, which is noted."""
+        try:
+            return future.result()
+        except _SCAN_ERRORS as error:
+            failed.append((job.scan, str(error) or type(error).__name__))
+            return None
+
     with (
         futures.ThreadPoolExecutor(1) as reading,
         futures.ThreadPoolExecutor(1) as writing,
         tqdm(total=0, desc="predict", unit="slice", disable=None) as bar,
     ):
-        writes: collections.deque = collections.deque()
-
-        def settle(job: Job, result: futures.Future) -> None:
-            try:
-                found.extend(result.result())
-            except _SCAN_ERRORS as error:
-                failed.append((job.scan, str(error) or type(error).__name__))
-
+        written = None  # the last scan that was predicted, and its writing
         ahead = reading.submit(_read, segmenter, jobs[0])
         for i, job in enumerate(jobs):
             current = ahead
             if i + 1 < len(jobs):
                 futures.wait([current])  # no third scan in memory before the second is read
                 ahead = reading.submit(_read, segmenter, jobs[i + 1])
-            try:
-                ready, doubts = current.result()
-            except _SCAN_ERRORS as error:
-                failed.append((job.scan, str(error) or type(error).__name__))
+            read = settle(job, current)
+            if read is None:
                 continue
+            ready, doubts = read
             for doubt in doubts:
                 warn(f"{job.scan.path}: {doubt}")
             bar.total += len(ready.slices)
             bar.set_postfix_str(f"{i + 1}/{len(jobs)} scans")
             probability = segmenter.probability(ready.slices, bar.update)
-            while writes:
-                settle(*writes.popleft())
-            writes.append((job, writing.submit(_write, segmenter, job, ready, probability)))
-        while writes:
-            settle(*writes.popleft())
+            if written:
+                found.extend(settle(*written) or ())
+            written = job, writing.submit(_write, segmenter, job, ready, probability)
+        if written:
+            found.extend(settle(*written) or ())
     return found, failed
 
 
@@ -120,12 +119,9 @@ def _read(segmenter: Segmenter, job: Job) -> tuple[_Ready, list[str]]:
         doubts.append(f"is {condition}, but the run was trained on {', '.join(own)}")
     if reason := volumes.modality_doubt(volume, condition):
         doubts.append(f"looks like another modality than {condition}: {reason}")
-    slices = segmenter.slices(volume, condition)
-    grey = None
-    if job.overlay:
-        grey = volumes.to_uint8(volume, condition, ct_window=segmenter.config.data.ct_window)
+    grey = segmenter.grey(volume, condition)
     without = dataclasses.replace(volume, voxels=np.empty((0, 0, 0), np.float32))
-    return _Ready(without, condition, slices, grey), doubts
+    return _Ready(without, condition, segmenter.slices(grey), grey if job.overlay else None), doubts
 
 
 def _write(segmenter: Segmenter, job: Job, ready: _Ready, probability: np.ndarray) -> list[dict]:
@@ -171,8 +167,4 @@ def _shown(mask: np.ndarray) -> list[int]:
 
 def write_lesions(path: Path, rows: list[dict]) -> None:
     """Writes the lesions from `predict_scans` as CSV, a row each."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, LESION_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_whole(path, to_csv([LESION_COLUMNS, *(row.values() for row in rows)]))

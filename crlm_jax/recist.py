@@ -22,22 +22,20 @@ non-target lesions unequivocally progress (never counted here), and disease outs
 """
 
 import argparse
-import csv
 import dataclasses
-import io
 import json
 import math
 import sys
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from crlm_jax import lesions
+from crlm_jax.commands import print_table, tell
 from crlm_jax.data import dicom, volumes
 from crlm_jax.data.geometry import Geometry, VolumeError, check_same_grid
-from crlm_jax.files import write_whole
+from crlm_jax.files import to_csv, write_whole
 from crlm_jax.lesions import Lesion
 
 CATEGORIES = ("CR", "PR", "SD", "PD")  # and "NE", not evaluable
@@ -283,9 +281,7 @@ def _write(path: Path, points: dict[str, tuple[Path, TimePoint]], response: Resp
     if path.suffix == ".csv":
         rounded = {name: f"{x:.2f}" if isinstance(x, float) else x for name, x in content.items()}
         rounded |= {"notes": "; ".join(response.notes), "disclaimer": DISCLAIMER}
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([rounded.keys(), rounded.values()])
-        write_whole(path, text.getvalue())
+        write_whole(path, to_csv([rounded.keys(), rounded.values()]))
         return
     for name in ("targets", "counted", "pairs", "fragments", "new"):
         content[name] = (np.array(values[name], int) + 1).tolist()
@@ -327,11 +323,10 @@ def run(args: argparse.Namespace) -> Response:
         more.append("its frame of reference is not the other's; paired since you asked")
     for path, said in ((args.pre, doubts), (args.post, more)):
         for doubt in said:
-            print(f"warning: {path}: {doubt}", file=sys.stderr)
+            tell(f"warning: {path}: {doubt}")
     same_frame = args.same_frame or (frame is not None and frame == other)
     response = compare(pre, post, same_frame=same_frame)
-    width = None if sys.stdout.isatty() else 120  # a log file has none of its own
-    Console(highlight=False, width=width).print(_table(pre, post, response))
+    print_table(_table(pre, post, response), width=120)
     print("\n".join(_summary(response)))
     if args.out:
         _write(args.out, {"pre": (args.pre, pre), "post": (args.post, post)}, response)

@@ -20,14 +20,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import jinja2
+import numpy as np
 from matplotlib.figure import Figure
 
 from crlm_jax import figures, metrics, overlay, recist, stats
 from crlm_jax.config import Config, ConfigError, flatten, read_run
 from crlm_jax.files import write_whole
 from crlm_jax.log import read_log
-from crlm_jax.viewer import CaseView, render
+from crlm_jax.viewer import CaseView, render, templates
 
 HEADER = ("condition", "protocol", "n", "DSC", "IoU", "recall", "precision", "F1")
 CLINICAL = {  # metric: what stands above its column
@@ -61,10 +61,11 @@ class Run:
         """Of its folder."""
         return self.folder.resolve().name
 
-    def views(self) -> list[list[Path]]:
-        """The viewer's files of every case, in the order of `rows`; empty where there are none."""
+    def cases(self) -> list[tuple[dict[str, str], list[Path]]]:
+        """Every row with the viewer's files of the case; empty where there are no files."""
         files = sorted((self.folder / "views").glob("*.npz"))
-        return [list(group) for _, group in groupby(files, key=lambda file: file.name[:4])]
+        views = [list(group) for _, group in groupby(files, key=lambda file: file.name[:4])]
+        return list(zip(self.rows, views, strict=True)) if views else []
 
 
 def read(folder: Path) -> Run:
@@ -169,12 +170,21 @@ def comparison_rows(runs: Sequence[Run]) -> list[list[str]]:
     for run in others:
         for condition in run.summary["conditions"]:
             for metric, label in _COMPARED.items():
-                ours, reference = (_by_patient(r.rows, condition, metric) for r in (run, first))
+                ours, reference = (by_patient([r], condition, metric) for r in (run, first))
                 difference = stats.paired_difference(
                     ours, reference, run.config.evaluation.resamples
                 )
-                if difference["n"]:
-                    found.append(([run.name, condition, label], difference))
+                found.append(([run.name, condition, label], difference))
+    return compared_rows(found)
+
+
+def compared_rows(found: Sequence[tuple[list[str], dict[str, Any]]]) -> list[list[str]]:
+    """Writes `stats.paired_difference`s as rows, each after its names; those without a patient go.
+
+    Returns:
+      The names, n, mean difference with its interval, p, and p by Holm's correction over all rows.
+    """
+    found = [(names, difference) for names, difference in found if difference["n"]]
     adjusted = stats.holm([difference["p"] for _, difference in found])
     return [
         [*names, str(d["n"]), format_mean(d), f"{d['p']:.3f}", f"{p:.3f}"]
@@ -182,12 +192,14 @@ def comparison_rows(runs: Sequence[Run]) -> list[list[str]]:
     ]
 
 
-def _by_patient(rows: list[dict[str, str]], condition: str, metric: str) -> dict[str, float]:
-    return {
-        row["patient"]: float(row[metric])
-        for row in rows
-        if row["condition"] == condition and row[metric]
-    }
+def by_patient(runs: Sequence[Run], condition: str, metric: str) -> dict[str, float]:
+    """A metric of every patient under a condition, the mean over the runs that have it."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for row in run.rows:
+            if row["condition"] == condition and row[metric]:
+                values.setdefault(row["patient"], []).append(float(row[metric]))
+    return {patient: float(np.mean(each)) for patient, each in values.items()}
 
 
 def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> Path:
@@ -207,10 +219,8 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
     if keep:
         keep.mkdir(exist_ok=True)
     views, left_out = _views(runs, voxels)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("crlm_jax", "templates"), autoescape=True
-    )
-    html = environment.get_template("report.html").render(
+    template = templates().get_template("report.html")
+    html = template.render(
         runs=[_describe(run, keep) for run in runs],
         alone=alone is not None,
         title=alone.config.name if alone else f"{len(runs)} runs",
@@ -238,12 +248,12 @@ def _views(runs: Sequence[Run], voxels: float) -> tuple[Iterator[CaseView], int]
     found = sorted(
         (float(row["dsc"]), i, file)
         for i, run in enumerate(runs)
-        for row, files in zip(run.rows, run.views(), strict=False)
+        for row, files in run.cases()
         for file in files
     )
     chosen = 0
     for _, _, file in found:
-        voxels -= CaseView.load(file).grey.size
+        voxels -= CaseView.count_voxels(file)
         if voxels < 0 and chosen:
             break
         chosen += 1
@@ -302,8 +312,7 @@ def _distribution(runs: Sequence[Run], keep: Path | None) -> str:
 def _overlays(run: Run, keep: Path | None) -> list[dict[str, Any]]:
     """Per condition the worst, the median and the best case, by the paper protocol's DSC."""
     shown = []
-    views = run.views()
-    cases = list(zip(run.rows, views, strict=True)) if views else []
+    cases = run.cases()
     for condition in run.summary["conditions"]:
         ranked = sorted(
             ((r, files) for r, files in cases if r["condition"] == condition and r["dsc_paper"]),

@@ -1,7 +1,5 @@
 """The test cases of a run together: `cases.csv`, `lesions.csv`, `responses.csv`, `results.json`."""
 
-import csv
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -13,7 +11,7 @@ import numpy as np
 from crlm_jax import metrics, recist, stats
 from crlm_jax.case_results import READERS, CaseResult
 from crlm_jax.config import Config
-from crlm_jax.files import write_whole
+from crlm_jax.files import to_csv, write_whole
 from crlm_jax.recist import Response
 from crlm_jax.surfaces import SURFACE
 
@@ -176,9 +174,5 @@ def write_results(
 
 
 def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})
-    write_whole(path, text.getvalue())
+    cells = ([f"{v:.6f}" if isinstance(v, float) else v for v in row.values()] for row in rows)
+    write_whole(path, to_csv([rows[0].keys() if rows else [], *cells]))

@@ -4,18 +4,15 @@ Seeds are not patients: a patient's value under a system is its mean over the se
 and tests are over patients. They do not hold the spread from seed to seed, which stands beside.
 """
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import jinja2
 import numpy as np
 
-from crlm_jax import metrics, report, stats, study_figures
-from crlm_jax.files import write_whole
+from crlm_jax import metrics, report, stats, study_figures, viewer
+from crlm_jax.files import to_csv, write_whole
 from crlm_jax.viewer import CaseView
 
 HEADER = ("experiment", "system", "condition", "seeds", "n", "DSC", "IoU", "recall", "precision",
@@ -49,16 +46,6 @@ def collect(runs: Sequence[_StudyRun]) -> dict[str, Systems]:
     }
 
 
-def by_patient(runs: Sequence[report.Run], condition: str, metric: str) -> dict[str, float]:
-    """A metric of every patient under a condition, the mean over the seeds that have it."""
-    values: dict[str, list[float]] = {}
-    for run in runs:
-        for row in run.rows:
-            if row["condition"] == condition and row[metric]:
-                values.setdefault(row["patient"], []).append(float(row[metric]))
-    return {patient: float(np.mean(each)) for patient, each in values.items()}
-
-
 def _conditions(systems: Systems) -> list[str]:
     return list(
         dict.fromkeys(c for runs in systems.values() for c in runs[0].summary["conditions"])
@@ -72,7 +59,9 @@ def result_rows(found: Mapping[str, Systems]) -> list[list[str]]:
         for system, runs in systems.items():
             for condition in runs[0].summary["conditions"]:
                 means = [
-                    stats.bootstrap_mean([*by_patient(runs, condition, f"{metric}_paper").values()])
+                    stats.bootstrap_mean(
+                        [*report.by_patient(runs, condition, f"{metric}_paper").values()]
+                    )
                     for metric in metrics.OVERLAP
                 ]
                 each = [run.summary["conditions"][condition]["dsc_paper"]["mean"] for run in runs]
@@ -88,12 +77,14 @@ def paired_rows(found: Mapping[str, Systems]) -> list[list[str]]:
     compared = []
     for experiment, systems in found.items():
         for condition in _conditions(systems):
-            values = {s: by_patient(runs, condition, "dsc_paper") for s, runs in systems.items()}
+            values = {
+                s: report.by_patient(runs, condition, "dsc_paper") for s, runs in systems.items()
+            }
             reference = next(iter(values.values()), {})
             for system, ours in list(values.items())[1:]:
                 difference = stats.paired_difference(ours, reference)
                 compared.append(([experiment, system, condition], difference))
-    return _with_holm(compared)
+    return report.compared_rows(compared)
 
 
 def effect_rows(found: Mapping[str, Systems]) -> list[list[str]]:
@@ -106,7 +97,7 @@ def effect_rows(found: Mapping[str, Systems]) -> list[list[str]]:
         subsets = stage_subsets(systems)
         for condition in _conditions(systems):
             values = {
-                stages: by_patient(systems[system], condition, "dsc_paper")
+                stages: report.by_patient(systems[system], condition, "dsc_paper")
                 for stages, system in subsets.items()
             }
             for stage in sorted({stage for stages in subsets for stage in stages}):
@@ -116,7 +107,7 @@ def effect_rows(found: Mapping[str, Systems]) -> list[list[str]]:
                     without = _mean_of([values[smaller] for _, smaller in pairs])
                     difference = stats.paired_difference(with_it, without)
                     compared.append(([experiment, condition, str(stage)], difference))
-    return _with_holm(compared)
+    return report.compared_rows(compared)
 
 
 def stage_subsets(systems: Iterable[str]) -> dict[frozenset[int], str]:
@@ -131,15 +122,6 @@ def stage_subsets(systems: Iterable[str]) -> dict[frozenset[int], str]:
 def _mean_of(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     patients = set.intersection(*(set(each) for each in values))
     return {p: float(np.mean([each[p] for each in values])) for p in sorted(patients)}
-
-
-def _with_holm(compared: list[tuple[list[str], dict[str, Any]]]) -> list[list[str]]:
-    compared = [(names, d) for names, d in compared if d["n"]]
-    adjusted = stats.holm([d["p"] for _, d in compared])
-    return [
-        [*names, str(d["n"]), report.format_mean(d), f"{d['p']:.3f}", f"{p:.3f}"]
-        for (names, d), p in zip(compared, adjusted, strict=True)
-    ]
 
 
 def contours(systems: Systems, condition: str) -> list[tuple[str, CaseView]]:
@@ -158,7 +140,7 @@ def contours(systems: Systems, condition: str) -> list[tuple[str, CaseView]]:
     patient = ranked[(len(ranked) - 1) // 2][1]
     shown = []
     for system, runs in systems.items():
-        for row, files in zip(runs[0].rows, runs[0].views(), strict=False):
+        for row, files in runs[0].cases():
             if (row["patient"], row["condition"]) == (patient, condition):
                 shown.append((system, CaseView.load(files[0])))
     return shown
@@ -185,16 +167,13 @@ def write(runs: Sequence[_StudyRun], workdir: Path) -> Path:
     pictures = []
     for name, figure in _pictures(found, mark):
         pictures.append((name, report.embed(figure, workdir / "figures" / f"{name}.png")))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("crlm_jax", "templates"), autoescape=True
-    )
-    template = environment.get_template("study.html")
-    html = template.render(
+    html = viewer.templates().get_template("study.html").render(
         title=workdir.resolve().name, warnings=warnings, tables=tables, missing=missing,
         pictures=pictures, runs=len(runs), small=stats.SMALL,
     )  # fmt: skip
     write_whole(workdir / "tables.md", _markdown(tables, warnings, missing))
-    write_whole(workdir / "tables.csv", _csv(tables))
+    sheet = (row for title, header, rows in tables for row in ([title], header, *rows, []))
+    write_whole(workdir / "tables.csv", to_csv(sheet))
     write_whole(workdir / "tables.html", html)
     return workdir / "tables.html"
 
@@ -207,7 +186,7 @@ def _pictures(found: Mapping[str, Systems], mark: str):
             if subsets:
                 means = {
                     stages: stats.bootstrap_mean(
-                        [*by_patient(systems[system], condition, "dsc_paper").values()]
+                        [*report.by_patient(systems[system], condition, "dsc_paper").values()]
                     )
                     for stages, system in subsets.items()
                 }
@@ -227,11 +206,3 @@ def _markdown(tables: Sequence[tuple], warnings: Sequence[str], missing: Sequenc
     if missing:
         lines += ["## Missing\n", *(f"- {name}: {state}" for name, state in missing), ""]
     return "\n".join(lines)
-
-
-def _csv(tables: Sequence[tuple]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for title, header, rows in tables:
-        writer.writerows([[title], header, *rows, []])
-    return text.getvalue()

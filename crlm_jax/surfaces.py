@@ -118,6 +118,14 @@ class Surfaces:
             self.within_2mm += float(area[_within(distances, 2.0)].sum())
             self.within_voxel += float(area[_within(distances, diagonal)].sum())
 
+    def pool(self, other: "Surfaces") -> None:
+        """Adds what was measured of other images."""
+        self.to_reference += other.to_reference
+        self.to_prediction += other.to_prediction
+        self.area += other.area
+        self.within_2mm += other.within_2mm
+        self.within_voxel += other.within_voxel
+
     def values(self) -> dict[str, float]:
         """Computes the metrics named in `SURFACE`: distances in mm, surface Dice in [0, 1]."""
         if not self.to_reference:

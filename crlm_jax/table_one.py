@@ -14,22 +14,19 @@ kind. The tests are those of Xia et al., Cancer Imaging 26:10 (2025), all two-si
 """
 
 import argparse
-import csv
-import io
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
-from crlm_jax.files import write_whole
+from crlm_jax.commands import print_table, tell
+from crlm_jax.files import check_new, to_csv, write_whole
 from crlm_jax.patient_table import Patients, TableError, read_patients
 
 ALPHA = 0.05
@@ -40,7 +37,6 @@ KINDS = {
 }
 _FEW = 4  # so many distinct numbers or fewer are taken for categories
 _MANY = 20  # more distinct texts are taken for remarks
-_WIDTH = 140  # a log file has no width of its own
 _NO_TEST = (None, "–")
 
 
@@ -293,9 +289,7 @@ def as_text(table: TableOne) -> Table:
 
 def as_csv(table: TableOne) -> str:
     """The table as CSV, marked as UTF-8, or a spreadsheet misreads ± and χ²."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([table.header, *table.rows])
-    return "\ufeff" + text.getvalue()
+    return "\ufeff" + to_csv([table.header, *table.rows])
 
 
 def as_markdown(table: TableOne) -> str:
@@ -330,12 +324,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_whole(args.out, _WRITERS[args.out.suffix](table))
     except (TableError, OSError) as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            tell(f"error: {line}")
         return 1
     for warning in table.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    width = None if sys.stdout.isatty() else _WIDTH
-    Console(highlight=False, width=width).print(as_text(table))
+        tell(f"warning: {warning}")
+    print_table(as_text(table), width=140)
     print("\n".join(table.notes))
     return 0
 
@@ -368,7 +361,4 @@ def _names(text: str) -> list[str]:
 def _check_out(out: Path, force: bool) -> None:
     if out.suffix not in _WRITERS:
         raise TableError(f"--out {out}: not a table's name; end it in {' or '.join(_WRITERS)}")
-    if not out.parent.is_dir():
-        raise TableError(f"--out {out}: there is no folder {out.parent}; make it, or correct it")
-    if out.exists() and not force:
-        raise TableError(f"--out {out}: is there already; name another, or --force to replace it")
+    check_new(out, force, TableError)

@@ -137,6 +137,14 @@ class CaseView:
         write_whole(Path(path), file.getvalue())
 
     @staticmethod
+    def count_voxels(path: Path) -> int:
+        """Returns how many voxels the image of a saved case has, without reading them."""
+        with np.load(path) as file, file.zip.open("grey.npy") as stream:
+            np.lib.format.read_magic(stream)
+            shape, _, _ = np.lib.format.read_array_header_1_0(stream)
+        return math.prod(shape)
+
+    @staticmethod
     def load(path: Path) -> "CaseView":
         """Reads what `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
@@ -158,6 +166,11 @@ class CaseView:
             )
 
 
+def templates() -> jinja2.Environment:
+    """Gives the package's HTML templates; what is put into them is escaped."""
+    return jinja2.Environment(loader=jinja2.PackageLoader("crlm_jax", "templates"), autoescape=True)
+
+
 def render(cases: Iterable[CaseView]) -> Markup:
     """Renders the viewer.
 
@@ -169,9 +182,7 @@ def render(cases: Iterable[CaseView]) -> Markup:
     """
     coded = [(case.order, _json(_index(case)), _json(_pixels(case))) for case in cases]
     coded.sort(key=lambda case: (not math.isfinite(case[0]), case[0]))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("crlm_jax", "templates"), autoescape=True
-    )
+    environment = templates()
 
     def source(name: str) -> Markup:
         return Markup(environment.loader.get_source(environment, name)[0])

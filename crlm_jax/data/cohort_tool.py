@@ -10,23 +10,17 @@ file from a folder whose names follow a pattern, or from another project's layou
 
 import argparse
 import collections
-import csv
-import io
 import os
 import shlex
-import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from crlm_jax.commands import print_table, tell
 from crlm_jax.data import cohort_build, cohort_check, cohort_patterns
 from crlm_jax.data.cohort_rows import REQUIRED, CohortError, Row, read_rows
-from crlm_jax.files import write_whole
+from crlm_jax.files import check_new, to_csv, write_whole
 
-# A log file has no width of its own; the table needs this much.
-_WIDTH = 140
 # Which layouts an option goes with; the others refuse it rather than pass over it.
 _GOES_WITH = {
     "masks": {"images"},
@@ -45,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _check(args) if args.command == "check" else _build(args)
     except (CohortError, OSError) as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            tell(f"error: {line}")
         return 1
 
 
@@ -107,15 +101,14 @@ def _check(args: argparse.Namespace) -> int:
         raise CohortError(f"--workers {args.workers}: write 1 or more")
     report = cohort_check.check_cohort(args.cohort, workers=args.workers, progress=True)
     for problem in report.problems:
-        print(f"error: {problem}", file=sys.stderr)
+        tell(f"error: {problem}")
     for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        tell(f"warning: {warning}")
     if report.problems:
         count = len(report.problems)
-        print(f"{count} problem{'s' * (count > 1)} to correct", file=sys.stderr)
+        tell(f"{count} problem{'s' * (count > 1)} to correct")
         return 1
-    width = None if sys.stdout.isatty() else _WIDTH
-    Console(highlight=False, width=width).print(cohort_check.summary_table(report))
+    print_table(cohort_check.summary_table(report), width=140)
     print(cohort_check.split_line(report))
     if any(image.spacing is None for image in report.images):
         print("Pictures have no spacing: their lesions count in each picture and have no volume.")
@@ -179,10 +172,7 @@ def _check_out(out: Path, force: bool) -> None:
     """Before anything is searched: can the file be written, and may it?"""
     if out.is_dir():
         raise CohortError(f"--out {out}: a folder; name the file, such as {out / 'cohort.csv'}")
-    if not out.parent.is_dir():
-        raise CohortError(f"--out {out}: there is no folder {out.parent}; make it, or correct it")
-    if out.exists() and not force:
-        raise CohortError(f"--out {out}: is there already; name another, or --force to replace it")
+    check_new(out, force, CohortError)
 
 
 def _check_unpaired(unpaired: Sequence[str]) -> None:
@@ -215,16 +205,13 @@ def write_cohort(out: Path, entries: Sequence[cohort_patterns.Entry]) -> list[Ro
             f"patients that differ in upper and lower case only: {', '.join(alike[0])}; rename the "
             "files, for the split takes them for different patients"
         )
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow((*REQUIRED, "mask_label", "split"))
+    table: list[tuple] = [(*REQUIRED, "mask_label", "split")]
     for entry in entries:
         image, mask = (_relative(file, out.parent) for file in (entry.image, entry.mask))
-        cells = (entry.patient, entry.condition, image, mask, entry.mask_label, entry.split)
-        writer.writerow(cells)
+        table.append((entry.patient, entry.condition, image, mask, entry.mask_label, entry.split))
     draft = out.with_name(f".{out.name}.draft-{uuid.uuid4().hex[:8]}")
     try:
-        write_whole(draft, table.getvalue())
+        write_whole(draft, to_csv(table))
         rows, problems = read_rows(draft)
         if problems:
             raise CohortError("\n".join(problems).replace(str(draft), f"{out} (not written)"))

@@ -20,7 +20,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from crlm_jax.data.dicom import OFF_GRID, Series, is_dicom
-from crlm_jax.data.geometry import Geometry, VolumeError
+from crlm_jax.data.geometry import Geometry, VolumeError, plain
 from crlm_jax.files import write_whole
 
 FRACTION = 0.5  # a voxel of a FRACTIONAL segment counts from here: occupancy or probability
@@ -323,7 +323,7 @@ def _place(
         or not np.array_equal(np.abs(whole) @ np.abs(whole).T, np.eye(2))
     ):
         raise VolumeError(
-            f"{path}: the frame at ({_plain(position)}) mm does not lie on the grid of the image; "
+            f"{path}: the frame at {plain(position)} mm does not lie on the grid of the image; "
             "export the segmentation on the image's own grid, without resampling"
         )
     rows, columns = np.nonzero(marked)
@@ -331,12 +331,8 @@ def _place(
     voxels = voxels.astype(int)
     if (voxels < 0).any() or (voxels >= like.size).any():
         raise VolumeError(
-            f"{path}: the frame at ({_plain(position)}) mm marks voxels outside the image; name "
+            f"{path}: the frame at {plain(position)} mm marks voxels outside the image; name "
             "the segmentation of this image, or export the whole series"
         )
     x, y, z = voxels.T
     mask[z, y, x] = True
-
-
-def _plain(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.6g}" for value in values)

@@ -97,10 +97,11 @@ def check_same_grid(between: str, mask: Geometry, image: Geometry) -> None:
         ours, theirs = np.asarray(getattr(mask, name)), np.asarray(getattr(image, name))
         if (np.abs(ours - theirs) > GEOMETRY_TOLERANCE * scale).any():
             raise VolumeError(
-                f"{between} differ in {name} ({_plain(ours)} and {_plain(theirs)}); resample the "
+                f"{between} differ in {name} ({plain(ours)} and {plain(theirs)}); resample the "
                 "mask onto the image's grid, or name the image that it was drawn on"
             )
 
 
-def _plain(values: np.ndarray) -> str:
+def plain(values: np.ndarray) -> str:
+    """Writes coordinates for a message, as `(1, 2.5, -3)`."""
     return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"

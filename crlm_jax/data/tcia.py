@@ -19,7 +19,6 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import shlex
@@ -36,11 +35,12 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from crlm_jax import lesions
+from crlm_jax.commands import tell
 from crlm_jax.data import tcia_download, volumes
 from crlm_jax.data.cohort_rows import REQUIRED
 from crlm_jax.data.geometry import VolumeError
 from crlm_jax.data.tcia_download import Files, ImportFailed, blame
-from crlm_jax.files import write_whole
+from crlm_jax.files import to_csv, write_whole
 
 COHORT, LOG = "cohort.csv", "import_log.csv"
 _RECORD = "import.json"
@@ -273,9 +273,9 @@ class _Cohort:
         done = [self.done[patient] for patient in sorted(self.done)]
         everyone = sorted([*done, *self._refused], key=lambda record: record.patient)
         head = [field.name for field in dataclasses.fields(Record)]
-        _write_table(self.out / LOG, [head, *map(dataclasses.astuple, everyone)])
+        write_whole(self.out / LOG, to_csv([head, *map(dataclasses.astuple, everyone)]))
         rows = [(one.patient, "ct", *self._files(one.patient)[:2]) for one in done]
-        _write_table(self.out / COHORT, [REQUIRED, *rows])
+        write_whole(self.out / COHORT, to_csv([REQUIRED, *rows]))
 
 
 def _read_record(path: Path) -> Record | None:
@@ -298,12 +298,6 @@ def _read_refused(path: Path) -> list[Record]:
         raise ImportFailed(f"{path}: not this command's log; name another --out") from error
 
 
-def _write_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_whole(path, text.getvalue())
-
-
 # The command
 
 
@@ -324,10 +318,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         outcome = import_collection(args.dicom, args.out, clinical=args.clinical)
     except (ImportFailed, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        tell("stopped; the same command goes on from here")
         return 130
     return _summarise(outcome, args.out)
 
@@ -342,7 +336,7 @@ def _summarise(outcome: Outcome, out: Path) -> int:
     print(f"next: python -m crlm_jax.data.cohort check {shlex.quote(str(table))}")
     if outcome.refused:
         log = out / LOG
-        print(f"error: {len(outcome.refused)} refused; {log} says why", file=sys.stderr)
+        tell(f"error: {len(outcome.refused)} refused; {log} says why")
     return 1 if outcome.refused else 0
 
 

@@ -1,0 +1,40 @@
+"""What the commands share: what they say on the console, and the arguments that choose a scan."""
+
+import argparse
+import sys
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from crlm_jax.data.cohort_rows import CONDITION
+
+
+def tell(text: str) -> None:
+    """Writes a line to stderr, above a progress bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def print_table(table: Table, width: int) -> None:
+    """Prints a table, `width` characters wide where stdout is a file, which has no width."""
+    Console(highlight=False, width=None if sys.stdout.isatty() else width).print(table)
+
+
+def add_scan(parser: argparse.ArgumentParser, scan: str, b_value: str) -> None:
+    """Adds `--condition`, `--series` and `--b-value`.
+
+    Args:
+      parser: to add them to.
+      scan: "scan" or "scans", as the command takes one or many.
+      b_value: help of `--b-value`.
+    """
+    add = parser.add_argument
+    add("--condition", help=f"of the {scan}, such as ct or pre_dwi (default: that of the run)")
+    add("--series", metavar="UID", help="the series to take out of a DICOM folder with several")
+    add("--b-value", type=float, metavar="B", help=b_value)
+
+
+def check_condition(parser: argparse.ArgumentParser, condition: str | None) -> None:
+    """Ends the program with the parser's error where `--condition` cannot be one."""
+    if condition and not CONDITION.fullmatch(condition):
+        parser.error(f"--condition {condition!r}: lower-case letters, digits and _ only")

@@ -1,28 +1,11 @@
-"""The recipe that all experiments share: the methods, and the paper and laptop scales.
+"""What all experiments share: the paper and laptop scales, and how a config is put together.
 
 A config file takes `key=value` pairs after a colon, as in
 `--config configs/cross_pre.py:scale=paper,method=unetpp`.
 """
 
+from configs.methods import LAPTOP, METHODS
 from crlm_jax.config import Config, ConfigError
-
-
-def _crlm_gan(config: Config) -> None:
-    """UNet++ under BCE + Dice and the feature distance in a frozen ResNet-50."""
-
-
-def _unetpp(config: Config) -> None:
-    """The same segmenter, loss and optimiser without a critic."""
-    config.loss.stages = ()
-
-
-def _unet(config: Config) -> None:
-    """UNet with the loss and optimiser of the method, without a critic."""
-    config.segmenter.name = "unet"
-    config.loss.stages = ()
-
-
-METHODS = {"crlm_gan": _crlm_gan, "unetpp": _unetpp, "unet": _unet}
 
 
 def _paper(config: Config) -> None:
@@ -75,4 +58,6 @@ def get_config(name: str, conditions: tuple[str, ...], arg: str | None) -> Confi
     config.data.conditions = conditions
     SCALES[chosen["scale"]](config)
     METHODS[chosen["method"]](config)
+    if chosen["scale"] == "laptop" and chosen["method"] in LAPTOP:
+        LAPTOP[chosen["method"]](config)
     return config

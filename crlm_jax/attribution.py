@@ -287,7 +287,7 @@ def stage_differences(
     The mean of d_s is the stage's term of the loss (`losses.feature_distance`, `per_stage`).
 
     Args:
-      critic: as from `train.create_critic`.
+      critic: as from `networks.create_critic`.
       image: (S, S) grey levels, x before stacking and z-score.
       predicted: (S, S), p: probability, or logits where `loss.mask_with` says so.
       mask: (S, S), y in {0, 1}.

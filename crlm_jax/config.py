@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+from crlm_jax import config_checks
+
 
 class ConfigError(ValueError):
     """A field of the configuration has a wrong name, type or value."""
@@ -45,6 +47,7 @@ class Augment:
     """Random changes of a training slice; the paper names them but gives no limits."""
 
     enabled: bool = True
+    policy: str = "paper"  # "paper": turns, flips and the four below | "nnunet": nnU-Net's own
     hue: float = 20.0  # ± half-degrees, of 180
     saturation: float = 30.0  # ± grey levels, of 255
     brightness: float = 0.2  # ± of 255 grey levels
@@ -55,25 +58,47 @@ class Augment:
 class Segmenter:
     """The network that maps an image to logits."""
 
-    name: str = "unetpp"  # a key of crlm_jax.models.SEGMENTERS
-    widths: tuple[int, ...] = (32, 64, 128, 256, 512)  # channels per depth
-    deep_supervision: bool = False  # UNet++ only: a head, and a loss, for every X^{0,j}
+    name: str = "unetpp"  # "unet" | "unetpp" | "nnunet" | "transunet" | "segan"
+    # Channels per depth; TransUNet: of its decoder, five numbers; SegAN: of its first block, one.
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    # A loss for every head: X^{0,j} of UNet++, the decoder's stages of nnU-Net.
+    deep_supervision: bool = False
+
+
+@dataclass
+class TransUNet:
+    """Parts of TransUNet, read only where segmenter.name is "transunet"; R50-ViT-B/16."""
+
+    resnet_width: int = 64  # channels of the stem
+    resnet_units: tuple[int, ...] = (3, 4, 9)  # bottlenecks of the three stages
+    hidden: int = 768  # channels of a token
+    layers: int = 12  # of the transformer
+    heads: int = 12  # of each attention
+    mlp: int = 3072  # channels between its two linear layers
+    dropout: float = 0.1  # rate, in the transformer, while training
+    weights: str = "random"  # path of R50+ViT-B_16.npz (ImageNet-21k) | "random"
 
 
 @dataclass
 class Critic:
     """The network whose stage features are compared; built only up to the last stage used."""
 
-    name: str = "resnet50"  # a key of crlm_jax.models.CRITICS
+    name: str = "resnet50"  # "resnet50" | "segan"
+    width: int = 64  # SegAN's only: channels of its first block
     weights: str = "imagenet"  # "imagenet" | path of a .safetensors | "random"
     update: str = "frozen"  # "frozen" | "adversarial": ascends on the feature distance
+    clip: float = 0.0  # adversarial: every weight is kept within ± this after a step; 0: not
+    batch_norm: str = "running"  # statistics it normalises by: "running" | "batch", of its input
 
 
 @dataclass
 class Loss:
-    """loss = bce_weight · BCE + Dice + Σ_{s in stages} mean |critic(image·prob)_s − …mask…_s|."""
+    """bce_weight·BCE + dice_weight·Dice + Σ_s mean |critic(image·p)_s − critic(image·mask)_s|."""
 
     bce_weight: float = 1.0  # paper: BCE + Dice; the released code: 0.5
+    dice_weight: float = 1.0
+    dice: str = "image"  # which Dice: "image" | "batch" | "two_class" | "squared" (losses.DICE)
+    heads: str = "equal"  # weights of several heads: "equal" | "halved" from each to the coarser
     stages: tuple[int, ...] = (1, 2, 3, 4)  # constrained stages of the critic; (): no critic
     mask_with: str = "probability"  # "probability" (paper) | "logits" (released code)
     feature_gradient: bool = True  # False: as in the released code, the term only adds a number
@@ -82,11 +107,17 @@ class Loss:
 
 @dataclass
 class Optimizer:
-    """SGD; weight decay as PyTorch applies it: L2 added to the gradient of every parameter."""
+    """Of segmenter and adversarial critic alike."""
 
+    name: str = "sgd"  # "sgd" | "adam"
     learning_rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    # "constant" | "polynomial": · (1 − step/steps)^0.9 | "halved" every `halve_every` epochs
+    schedule: str = "constant"
+    halve_every: int = 25  # epochs
+    momentum: float = 0.9  # Adam: β1 (β2 is 0.999)
+    nesterov: bool = False
+    weight_decay: float = 1e-4  # as PyTorch has it: L2 added to the gradient of every parameter
+    clip_norm: float = 0.0  # the gradient's norm is cut to it; 0: never
 
 
 @dataclass
@@ -95,6 +126,8 @@ class Train:
 
     batch_size: int = 16  # slices, over all devices together
     epochs: int = 200
+    steps: int = 0  # updates; 0: as many as the epochs take
+    foreground: float = 0.0  # share of a batch that is drawn from the slices with tumour alone
     seed: int = 0
     precision: str = "float32"  # of the computation: "float32" | "bfloat16"
     log_every: int = 10  # steps
@@ -108,6 +141,7 @@ class Evaluation:
 
     batch_size: int = 16  # slices, over all devices together
     threshold: float = 0.5  # probability above which a voxel is tumour
+    mirror: bool = False  # average over mirror images; prediction does the same
     resamples: int = 9999  # of the bootstrap over patients
     attribution_steps: int = 16  # of integrated gradients, in one slice a case; 0: none is shown
 
@@ -123,6 +157,7 @@ class Config:
     phantom: Phantom = field(default_factory=Phantom)
     augment: Augment = field(default_factory=Augment)
     segmenter: Segmenter = field(default_factory=Segmenter)
+    transunet: TransUNet = field(default_factory=TransUNet)
     critic: Critic = field(default_factory=Critic)
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -130,25 +165,6 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
 
 
-_CHOICES = {
-    "data.train_slices": ("tumour", "all"),
-    "critic.update": ("frozen", "adversarial"),
-    "loss.mask_with": ("probability", "logits"),
-    "loss.fusion": ("per_stage", "concatenated"),
-    "train.precision": ("float32", "bfloat16"),
-}
-_POSITIVE = (
-    "data.image_size",
-    "phantom.patients",
-    "optimizer.learning_rate",
-    "train.batch_size",
-    "train.epochs",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep",
-    "evaluation.batch_size",
-    "evaluation.resamples",
-)
 # These say how a run is carried out, not what it computes.
 _NOT_THE_EXPERIMENT = ("name", "data.cache", "data.workers", "train.log_every", "train.keep")
 
@@ -183,48 +199,11 @@ def validate(config: Config) -> Config:
         problem = _type_problem(value, types[name])
         if problem:
             problems.append(f"{name} = {value!r}: {problem}")
-        elif name in _CHOICES and value not in _CHOICES[name]:
-            problems.append(f"{name} = {value!r}: choose one of {', '.join(_CHOICES[name])}")
-        elif name in _POSITIVE and not value > 0:
-            problems.append(f"{name} = {value!r}: must be above 0")
     if not problems:
-        problems = _value_problems(values)
+        problems = config_checks.problems(values)
     if problems:
         raise ConfigError("configuration: " + "; ".join(problems))
     return config
-
-
-def _value_problems(values: dict[str, Any]) -> list[str]:
-    problems = []
-    stages = values["loss.stages"]
-    if sorted(set(stages)) != sorted(stages) or any(s < 1 for s in stages):
-        problems.append(
-            f"loss.stages = {stages!r}: give different stages, from 1 on (empty: no critic)"
-        )
-    depth = len(values["segmenter.widths"])
-    if depth < 2 or min(values["segmenter.widths"]) < 1:
-        problems.append(f"segmenter.widths = {values['segmenter.widths']!r}: two or more, above 0")
-    elif values["data.image_size"] % 2 ** (depth - 1):
-        problems.append(
-            f"data.image_size = {values['data.image_size']}: must be a multiple of "
-            f"{2 ** (depth - 1)}, since the segmenter halves the slice {depth - 1} times"
-        )
-    if not values["data.conditions"] or len(set(values["data.conditions"])) < len(
-        values["data.conditions"]
-    ):
-        problems.append(f"data.conditions = {values['data.conditions']!r}: one or more, different")
-    window = values["data.ct_window"]
-    if len(window) != 2 or not window[0] < window[1]:
-        problems.append(f"data.ct_window = {window!r}: two values in HU, the lower first")
-    for name in ("data.test_fraction", "data.validation_fraction"):
-        if not 0 <= values[name] < 1:
-            problems.append(f"{name} = {values[name]}: must be in [0, 1)")
-    threshold = values["evaluation.threshold"]
-    if values["evaluation.attribution_steps"] < 0:
-        problems.append("evaluation.attribution_steps: must be 0 or more")
-    if not 0 < threshold < 1:
-        problems.append(f"evaluation.threshold = {threshold}: must be in (0, 1)")
-    return problems
 
 
 def _types(cls: type = Config, prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from crlm_jax import metrics, parallel
+from crlm_jax import metrics, networks, parallel
 from crlm_jax.case_results import Attribution, CaseResult
 from crlm_jax.config import Config
 from crlm_jax.data import pipeline
@@ -26,12 +26,14 @@ Segment = Callable[[dict[str, nnx.State], jax.Array], jax.Array]
 Attribute = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def make_segment(graph: nnx.GraphDef, mesh: Mesh) -> Segment:
-    """Builds the jitted map (variables, (B, H, W, 1) uint8) -> (B, H, W) probability, float32."""
+def make_segment(graph: nnx.GraphDef, mesh: Mesh, *, mirror: bool = False) -> Segment:
+    """Builds the jitted map (variables, (B, H, W, 1) uint8) -> (B, H, W) probability, float32.
+
+    `mirror` averages over mirror images (`networks.probability`).
+    """
 
     def segment(variables: dict[str, nnx.State], image: jax.Array) -> jax.Array:
-        model = nnx.merge(graph, variables["params"], variables["batch_stats"])
-        return jax.nn.sigmoid(model(network_input(image))[0][..., 0])
+        return networks.probability(graph, variables, network_input(image), mirror=mirror)
 
     everywhere, split = parallel.replicated(mesh), parallel.split_by_batch(mesh)
     return jax.jit(segment, in_shardings=(everywhere, split), out_shardings=split)

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 from tqdm import tqdm
 
-from crlm_jax import overlay, parallel, report, train
+from crlm_jax import networks, overlay, parallel, report, train
 from crlm_jax.attribution import (
     MOST_DOUBLINGS,
     TOLERANCE,
@@ -27,6 +26,7 @@ from crlm_jax.attribution import (
     spread,
     stage_differences,
 )
+from crlm_jax.commands import tell
 from crlm_jax.config import ConfigError
 from crlm_jax.data import volumes
 from crlm_jax.data.geometry import VolumeError
@@ -37,11 +37,6 @@ NEAR = 10.0  # mm, in the slice
 _SIGNED, _POSITIVE = "RdBu_r", "cividis"  # told apart by the colour-blind too
 
 Maps = dict[int, np.ndarray]  # by slice
-
-
-def tell(text: str) -> None:
-    """Writes a line to stderr, above a progress bar."""
-    tqdm.write(text, file=sys.stderr)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +85,9 @@ def read_task(args: argparse.Namespace) -> Task:
     if doubt := volumes.modality_doubt(volume, condition):
         tell(f"warning: {scan.path}: looks like another modality than {condition}: {doubt}")
     reference = volumes.read_mask(args.mask, args.mask_label, volume) if args.mask else None
-    slices = segmenter.slices(volume, condition)
+    grey = segmenter.grey(volume, condition)
+    slices = segmenter.slices(grey)
     prediction = segmenter.finish(segmenter.probability(slices), volume.geometry)
-    grey = volumes.to_uint8(volume, condition, ct_window=config.data.ct_window)
     return Task(
         segmenter, network, scan.name, condition, volume, grey, slices[..., 0], prediction,
         reference,
@@ -164,7 +159,7 @@ def explain_stages(task: Task) -> dict[int, Maps]:
     config, side = task.segmenter.config, task.slices.shape[1]
     if config.critic.update == "adversarial":
         raise ConfigError("this run trained its critic, and only a frozen one can be read again")
-    critic = train.create_critic(config)
+    critic = networks.create_critic(config)
     masks = volumes.resize(task.reference, side, nearest=True)
     maps: dict[int, Maps] = {stage: {} for stage in config.loss.stages}
     for z in np.flatnonzero((task.prediction.mask | task.reference).any(axis=(1, 2))).tolist():

@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import importlib.resources
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,12 +32,13 @@ import numpy as np
 from flax import nnx
 from jax import export as jax_export
 
-from crlm_jax import __version__, parallel, report, train
+from crlm_jax import __version__, networks, parallel, report, train
 from crlm_jax.checkpoint import CheckpointError
+from crlm_jax.commands import tell
 from crlm_jax.config import Config, ConfigError, read_run
 from crlm_jax.data import volumes
 from crlm_jax.export_onnx import ExportError, Function, check_onnx, require_onnx, to_onnx
-from crlm_jax.files import whole_folder
+from crlm_jax.files import check_folder, whole_folder
 from crlm_jax.models.inputs import network_input
 
 STABLEHLO, ONNX = "segmenter.stablehlo", "segmenter.onnx"
@@ -45,24 +47,22 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def make_network(
-    graph: nnx.GraphDef, variables: dict[str, nnx.State]
+    graph: nnx.GraphDef, variables: dict[str, nnx.State], *, mirror: bool
 ) -> Callable[[jax.Array], jax.Array]:
     """Builds the map (B, S, S) grey levels 0 … 255, float32 -> (B, S, S) probability, float32."""
     constants = jax.tree.map(np.asarray, variables)  # numbers of the program, on no device
 
     def network(grey: jax.Array) -> jax.Array:
-        model = nnx.merge(graph, constants["params"], constants["batch_stats"])
-        return jax.nn.sigmoid(model(network_input(grey[..., None]))[0][..., 0])
+        return networks.probability(graph, constants, network_input(grey[..., None]), mirror=mirror)
 
     return network
 
 
-def make_function(graph: nnx.GraphDef, variables: dict[str, nnx.State], size: int) -> Function:
+def make_function(network: Callable[[jax.Array], jax.Array], size: int) -> Function:
     """Builds the exported function (image, window) -> probability.
 
     Args:
-      graph: of the segmenter, in evaluation mode.
-      variables: `params` and `batch_stats`, as `train.load_best` returns them.
+      network: from `make_network`.
       size: S, pixels, side of the square slice that the network sees.
 
     Returns:
@@ -70,7 +70,6 @@ def make_function(graph: nnx.GraphDef, variables: dict[str, nnx.State], size: in
       (2,) float32, the values shown as black and white, the first below the second, to the
       probability of tumour (B, H, W) float32.
     """
-    network = make_network(graph, variables)
 
     def probability(image: jax.Array, window: jax.Array) -> jax.Array:
         low, high = window[0], window[1]
@@ -159,15 +158,10 @@ def describe(config: Config, run: str, step: int, files: dict[str, bytes]) -> di
     }
 
 
-def check_out(out: Path) -> None:
+def _check_out(out: Path) -> None:
     """Raises ExportError unless `out` is new, empty, or an earlier export; changes nothing."""
-    if not out.exists():
-        return
-    names = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
-    others = sorted(names - {STABLEHLO, ONNX, PREPROCESSING, EXAMPLE})
-    if names and (others or PREPROCESSING not in names):
-        found = ", ".join((others or sorted(names))[:3])
-        raise ExportError(f"{out} holds something else ({found}); give another --out")
+    names = map(re.escape, (STABLEHLO, ONNX, PREPROCESSING, EXAMPLE))
+    check_folder(out, "|".join(names), PREPROCESSING, ExportError)
 
 
 def export_run(run: Path, out: Path, formats: str = "both") -> dict[str, Any]:
@@ -187,32 +181,32 @@ def export_run(run: Path, out: Path, formats: str = "both") -> dict[str, Any]:
         the network cannot be translated, or its result differs.
     """
     out = out.resolve()
-    check_out(out)
+    _check_out(out)
     if formats != "stablehlo":
         require_onnx()
     config = read_run(run)
     graph, variables, step = train.load_best(config, run, parallel.make_mesh(1))
-    size, files = config.data.image_size, {}
+    size, mirror, files = config.data.image_size, config.evaluation.mirror, {}
     if formats != "onnx":
-        files[STABLEHLO] = to_stablehlo(make_function(graph, variables, size))
+        network = make_network(graph, variables, mirror=mirror)
+        files[STABLEHLO] = to_stablehlo(make_function(network, size))
     if formats != "stablehlo":
         exact = dataclasses.replace(config.train, precision="float32")
-        segmenter = train.create_segmenter(dataclasses.replace(config, train=exact))
-        segmenter.eval()
-        graph = nnx.graphdef(segmenter)
+        segmenter = networks.create_segmenter(dataclasses.replace(config, train=exact))
+        network = make_network(networks.evaluation_graph(segmenter), variables, mirror=mirror)
         notes = {
             "run": config.name,
             "step": str(step),
             "conditions": ", ".join(config.data.conditions),
             "warnings": " ".join(report.warnings(config)),
         }
-        files[ONNX] = to_onnx(make_network(graph, variables), size, notes)
-        check_onnx(files[ONNX], make_function(graph, variables, size), size)
+        files[ONNX] = to_onnx(network, size, notes)
+        check_onnx(files[ONNX], make_function(network, size), size)
     example = importlib.resources.files("crlm_jax") / "templates" / "export_example.py"
     files[EXAMPLE] = example.read_bytes()
     description = describe(config, run.resolve().name, step, files)
     files[PREPROCESSING] = (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
-    with whole_folder(out, check_out) as folder:
+    with whole_folder(out, _check_out) as folder:
         for name, content in files.items():
             (folder / name).write_bytes(content)
     return description
@@ -238,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ExportError, ConfigError, CheckpointError, OSError, ValueError) as error:
         sys.exit("error: " + " ".join(str(error).split()))
     for warning in description["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        tell(f"warning: {warning}")
     for name in (*description["files"], PREPROCESSING):
         print(args.out / name)
 

@@ -1,8 +1,10 @@
 """Losses of a segmenter, plain functions: binary cross-entropy, Dice, and the feature distance.
 
 The total of CRLM-GAN is their sum (Xia et al., Cancer Imaging 26:10, 2025); the released code
-halves the cross-entropy. All compute in float32 whatever they are given and return a float32
-scalar; the mean over a batch is the global one under `jax.jit` over a mesh.
+halves the cross-entropy. The methods it is compared with have a Dice of their own each (`DICE`).
+Where they have two classes, z is the difference of their logits: then the binary cross-entropy of z
+is their cross-entropy, and p = σ(z) their softmax. All compute in float32 whatever they are given
+and return a float32 scalar; the mean over a batch is the global one under `jax.jit` over a mesh.
 """
 
 from collections.abc import Sequence
@@ -66,6 +68,77 @@ def dice(logits: jax.Array, mask: jax.Array, smooth: float = 1e-5) -> jax.Array:
     pixels = tuple(range(1, p.ndim))
     overlap, sizes = (p * y).sum(pixels), p.sum(pixels) + y.sum(pixels)
     return 1 - jnp.mean((2 * overlap + smooth) / (sizes + smooth))
+
+
+def _foreground(logits: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.nn.sigmoid(logits.astype(jnp.float32)), mask.astype(jnp.float32)
+
+
+def batch_dice(logits: jax.Array, mask: jax.Array, smooth: float = 1e-5) -> jax.Array:
+    """As `dice`, but of all pixels of the batch as one image, background apart.
+
+    References:
+      nnU-Net, github MIC-DKFZ/nnUNet 0e495086, `MemoryEfficientSoftDiceLoss(batch_dice=True,
+      do_bg=False)`, which is lower by 1.
+    """
+    p, y = _foreground(logits, mask)
+    return 1 - (2 * (p * y).sum() + smooth) / (p.sum() + y.sum() + smooth)
+
+
+def two_class_dice(logits: jax.Array, mask: jax.Array, smooth: float = 1e-5) -> jax.Array:
+    r"""Mean of the Dice losses of tumour and background over all pixels of the batch, with squares.
+
+    .. math::
+      1 - \frac{2 \sum_i p_i y_i + s}{\sum_i p_i^2 + \sum_i y_i^2 + s}, \quad
+      p = σ(z) \text{ and } 1 - σ(z), \text{ y alike}
+
+    References:
+      TransUNet, github Beckschen/TransUNet, `DiceLoss` in `utils.py`.
+    """
+    p, y = _foreground(logits, mask)
+    classes = [(p, y), (1 - p, 1 - y)]
+    scores = [(2 * (p * y).sum() + smooth) / ((p * p + y * y).sum() + smooth) for p, y in classes]
+    return 1 - sum(scores) / 2
+
+
+def squared_dice(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    r"""As `dice`, with squares in the denominator and nothing added.
+
+    References:
+      SegAN, github YuanXue1993/SegAN (aa892a63), `dice_loss` in `train.py`.
+    """
+    p, y = _foreground(logits, mask)
+    pixels = tuple(range(1, p.ndim))
+    return 1 - jnp.mean(2 * (p * y).sum(pixels) / (p * p + y * y).sum(pixels))
+
+
+DICE = {"image": dice, "batch": batch_dice, "two_class": two_class_dice, "squared": squared_dice}
+
+
+def head_weights(heads: int, rule: str) -> list[float]:
+    """Weights of a segmenter's heads, finest first, which sum to 1.
+
+    Args:
+      heads: how many.
+      rule: `equal`, or `halved` from each to the next coarser one, the coarsest 0 (nnU-Net's).
+
+    Examples:
+      >>> head_weights(3, "halved")
+      [0.6666666666666666, 0.3333333333333333, 0.0]
+    """
+    if rule == "equal" or heads == 1:
+        return [1 / heads] * heads
+    weights = [0.5**i for i in range(heads - 1)]
+    return [weight / sum(weights) for weight in weights] + [0.0]
+
+
+def mask_of(head: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mask (B, H, W, 1) at the size of a head (B, H/f, W/f, 1): the pixel at f·i + ⌊f/2⌋.
+
+    Nearest-exact, as nnU-Net resizes a mask for deep supervision.
+    """
+    rows, columns = mask.shape[1] // head.shape[1], mask.shape[2] // head.shape[2]
+    return mask[:, rows // 2 :: rows, columns // 2 :: columns]
 
 
 def feature_distance(

@@ -152,8 +152,9 @@ def run_card(
         ("devices", f"{len(devices)} × {devices[0].device_kind}, "
                     f"{jax.process_count()} process(es), {config.train.precision}"),
         ("training", f"{steps:,} steps of {config.train.batch_size} slices at "
-                     f"{config.data.image_size} × {config.data.image_size}; SGD, learning rate "
-                     f"{config.optimizer.learning_rate:g}"),
+                     f"{config.data.image_size} × {config.data.image_size}; "
+                     f"{'Adam' if config.optimizer.name == 'adam' else 'SGD'}, learning rate "
+                     f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"),
         ("files", f"{workdir}: config.json, data.json, train.jsonl, checkpoints/, cases.csv, "
                   "lesions.csv, results.json, views/, figures/, report.html"),
     ]  # fmt: skip
@@ -219,7 +220,7 @@ def run(config: Config, workdir: Path) -> dict | None:
         show_card(config, card)
     train.fit(config, prepared, workdir, mesh, networks, state)
     graph, variables, step = train.load_best(config, workdir, mesh)
-    segment = evaluate.make_segment(graph, mesh)
+    segment = evaluate.make_segment(graph, mesh, mirror=config.evaluation.mirror)
     attribute = None
     if config.evaluation.attribution_steps:
         attribute = attribution.make_attribute(

@@ -98,8 +98,13 @@ def warnings(config: Config) -> list[str]:
     notes = []
     if config.data.cohort == "phantom":
         notes.append("PHANTOM: digital images, not patients; no number here holds for patients.")
-    if config.loss.stages and config.critic.weights == "random":
+    resnet = config.loss.stages and config.critic.name == "resnet50"
+    if resnet and config.critic.weights == "random":
         notes.append("RANDOM CRITIC: the ResNet-50 has random weights, not ImageNet's.")
+    if config.segmenter.name == "transunet" and config.transunet.weights == "random":
+        notes.append(
+            "RANDOM TRANSFORMER: TransUNet starts from random weights, not ImageNet-21k's."
+        )
     return notes
 
 

@@ -55,7 +55,7 @@ class Segmenter:
           Mask of 0 and 1 (uint8) with the image's size, spacing, origin and direction.
         """
         volume = volumes.from_image(image)
-        probability = self.probability(self.slices(volume, condition))
+        probability = self.probability(self.slices(self.grey(volume, condition)))
         return volumes.to_original_grid(
             self.finish(probability, volume.geometry).mask, volume.geometry
         )
@@ -74,11 +74,14 @@ class Segmenter:
             )
         return condition or own[0]
 
-    def slices(self, volume: volumes.Volume, condition: str | None = None) -> np.ndarray:
-        """Windows and resamples a scan: (Z, S, S, 1) uint8, S being the network's image size."""
-        grey = volumes.to_uint8(
+    def grey(self, volume: volumes.Volume, condition: str | None = None) -> np.ndarray:
+        """Windows a scan at its own resolution: (Z, H, W) uint8; `condition` as in a call."""
+        return volumes.to_uint8(
             volume, self.windowed_as(condition), ct_window=self.config.data.ct_window
         )
+
+    def slices(self, grey: np.ndarray) -> np.ndarray:
+        """Resamples what `grey` gives: (Z, S, S, 1) uint8, S being the network's image size."""
         return volumes.resize(grey, self.config.data.image_size)[..., None]
 
     def probability(
@@ -144,7 +147,7 @@ def load(
     config = read_run(run)
     mesh = parallel.make_mesh([device] if device else 1)
     graph, variables, step = train.load_best(config, run, mesh)
-    segment = evaluate.make_segment(graph, mesh)
+    segment = evaluate.make_segment(graph, mesh, mirror=config.evaluation.mirror)
     return Segmenter(
         config=config,
         name=run.resolve().name,

@@ -3,32 +3,33 @@
 One step, after Xia et al., Cancer Imaging 26:10 (2025):
 
     prob       = sigmoid(segmenter(image))
-    loss       = bce_weight · BCE + Dice
+    loss       = bce_weight · BCE + dice_weight · Dice
                + Σ_{s in stages} mean |critic(image·prob)_s − critic(image·mask)_s|
     segmenter  ← gradient of loss         (through the critic, never into it)
     critic     ← ascent on the same distance, only where critic.update = "adversarial"
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from crlm_jax import evaluate, losses, parallel
+from crlm_jax import evaluate, losses, networks, parallel
 from crlm_jax.checkpoint import Checkpoints
 from crlm_jax.config import Config, Loss
 from crlm_jax.data import pipeline
 from crlm_jax.data.slices import Slices
 from crlm_jax.log import TrainLog
-from crlm_jax.models import CRITICS, SEGMENTERS, port
 from crlm_jax.models.inputs import network_input
+from crlm_jax.networks import Networks
 
 Terms = dict[str, jax.Array]
 
@@ -46,87 +47,59 @@ class TrainState:
     critic_opt_state: optax.OptState | None  # None: the critic is frozen
 
 
-@dataclasses.dataclass(frozen=True)
-class Networks:
-    """The structure of the two networks, without any number."""
-
-    segmenter: nnx.GraphDef  # in training mode
-    segmenter_eval: nnx.GraphDef
-    critic: nnx.GraphDef | None
-
-
 Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Terms]]
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """SGD as PyTorch writes it: L2 added to the gradient of every parameter, then momentum."""
-    return optax.chain(
-        optax.add_decayed_weights(config.optimizer.weight_decay),
-        optax.sgd(config.optimizer.learning_rate, momentum=config.optimizer.momentum),
-    )
+def learning_rate(config: Config, steps: int) -> optax.Schedule:
+    """The learning rate as a function of the number of updates done, of `steps` in all."""
+    start, optimizer = config.optimizer.learning_rate, config.optimizer
+    if optimizer.schedule == "polynomial":
+        return optax.polynomial_schedule(start, 0.0, power=0.9, transition_steps=steps)
+    if optimizer.schedule == "halved":
+        every = max(1, steps * optimizer.halve_every // config.train.epochs)
+        return optax.exponential_decay(start, every, 0.5, staircase=True)
+    return lambda step: start
 
 
-def create_segmenter(config: Config) -> nnx.Module:
-    """Builds the segmenter with fresh weights, drawn from `train.seed`."""
-    if config.segmenter.name not in SEGMENTERS:
-        raise ValueError(
-            f"segmenter.name = {config.segmenter.name!r}: choose one of {', '.join(SEGMENTERS)}"
-        )
-    options = {"deep_supervision": True} if config.segmenter.deep_supervision else {}
-    return SEGMENTERS[config.segmenter.name](
-        widths=config.segmenter.widths,
-        dtype=jnp.dtype(config.train.precision),
-        rngs=nnx.Rngs(config.train.seed),
-        **options,
-    )
+def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+    """SGD or Adam as PyTorch writes them: L2 added to the gradient of every parameter first.
 
-
-def create_critic(config: Config) -> nnx.Module | None:
-    """Builds the critic up to the last constrained stage; None where no stage is constrained.
-
-    Raises:
-      port.WeightsError: `critic.weights` cannot be had, or do not fit.
+    `steps` is the number of updates in all, by which the learning rate falls.
     """
-    if not config.loss.stages:
-        return None
-    if config.critic.name not in CRITICS:
-        raise ValueError(
-            f"critic.name = {config.critic.name!r}: choose one of {', '.join(CRITICS)}"
-        )
-    critic = CRITICS[config.critic.name](
-        last_stage=max(config.loss.stages),
-        dtype=jnp.dtype(config.train.precision),
-        rngs=nnx.Rngs(config.train.seed),
+    optimizer = config.optimizer
+    clip = optax.clip_by_global_norm(optimizer.clip_norm) if optimizer.clip_norm else None
+    if optimizer.name == "adam":
+        direction = optax.scale_by_adam(b1=optimizer.momentum)
+    else:
+        direction = optax.trace(optimizer.momentum, nesterov=optimizer.nesterov)
+    return optax.chain(
+        clip or optax.identity(),
+        optax.add_decayed_weights(optimizer.weight_decay),
+        direction,
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
     )
-    if config.critic.weights != "random":
-        tensors, source = port.critic_tensors(config.critic.weights)
-        port.load_torch(critic, tensors, source=source)
-    critic.eval()
-    return critic
 
 
 def create_state(config: Config, mesh: Mesh) -> tuple[Networks, TrainState]:
-    """Builds networks and optimiser, copied to every device of the mesh."""
-    segmenter, critic = create_segmenter(config), create_critic(config)
-    optimizer = make_optimizer(config)
-    segmenter.train()
-    graph, params, batch_stats = nnx.split(segmenter, nnx.Param, nnx.BatchStat)
-    segmenter.eval()
-    graph_eval = nnx.graphdef(segmenter)
-    critic_graph, critic_state = (None, None) if critic is None else nnx.split(critic)
+    """Builds networks and optimiser, copied to every device of the mesh.
+
+    Raises:
+      port.WeightsError: weights that the configuration names cannot be had, or do not fit.
+    """
+    structure, params, batch_stats, critic = networks.create(config)
+    optimizer = make_optimizer(config, steps=1)  # its state does not depend on them
     adversarial = critic is not None and config.critic.update == "adversarial"
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
-        critic=critic_state,
-        critic_opt_state=optimizer.init(nnx.filter_state(critic_state, nnx.Param))
+        critic=critic,
+        critic_opt_state=optimizer.init(nnx.filter_state(critic, nnx.Param))
         if adversarial
         else None,
     )
-    state = jax.device_put(state, parallel.replicated(mesh))
-    return Networks(graph, graph_eval, critic_graph), state
+    return structure, jax.device_put(state, parallel.replicated(mesh))
 
 
 def _feature_distance(
@@ -141,6 +114,18 @@ def _feature_distance(
     )
 
 
+def _segment(
+    networks: Networks, params: nnx.State, state: TrainState, image: jax.Array, seed: int
+) -> tuple[Sequence[jax.Array], nnx.State]:
+    """Returns the segmenter's heads in training mode, and its new batch statistics."""
+    # A copy, since batch norm writes its statistics and they come from outside the gradient.
+    segmenter = nnx.merge(networks.segmenter, params, state.batch_stats, networks.random, copy=True)
+    if networks.random:  # dropout, too, is a function of seed and step alone
+        nnx.reseed(segmenter, dropout=jax.random.fold_in(jax.random.key(seed), state.step))
+    heads = segmenter(image)
+    return heads, nnx.state(segmenter, nnx.BatchStat)
+
+
 def _loss(
     params: nnx.State,
     critic_params: nnx.State | None,
@@ -148,35 +133,54 @@ def _loss(
     state: TrainState,
     image: jax.Array,
     mask: jax.Array,
-    config: Loss,
+    config: Config,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], nnx.State]]:
     """Returns the total, its terms, and the segmenter's new batch statistics."""
-    # A copy, since batch norm writes its statistics and they come from outside the gradient.
-    segmenter = nnx.merge(networks.segmenter, params, state.batch_stats, copy=True)
-    heads = segmenter(image)
-    batch_stats = nnx.state(segmenter, nnx.BatchStat)
+    loss = config.loss
+    heads, batch_stats = _segment(networks, params, state, image, config.train.seed)
+    weights, masks = losses.head_weights(len(heads), loss.heads), []
+    for logits in heads:
+        masks.append(losses.mask_of(logits, mask))
+    parts = [part for part in zip(weights, heads, masks, strict=True) if part[0]]
+    dice = losses.DICE[loss.dice]
     terms = {
-        "bce": sum(losses.bce(logits, mask) for logits in heads) / len(heads),
-        "dice": sum(losses.dice(logits, mask) for logits in heads) / len(heads),
+        "bce": sum(weight * losses.bce(logits, y) for weight, logits, y in parts),
+        "dice": sum(weight * dice(logits, y) for weight, logits, y in parts),
     }
-    total = config.bce_weight * terms["bce"] + terms["dice"]
+    total = loss.bce_weight * terms["bce"] + loss.dice_weight * terms["dice"]
     if networks.critic is not None:
-        critic = nnx.merge(
-            networks.critic, critic_params, nnx.filter_state(state.critic, nnx.BatchStat)
-        )
-        terms["feature"] = _feature_distance(critic, image, heads[0], mask, config)
+        statistics = nnx.filter_state(state.critic, nnx.BatchStat)
+        # A copy, as above. What its batch norms write is dropped: they never normalise by it.
+        critic = nnx.merge(networks.critic, critic_params, statistics, copy=True)
+        terms["feature"] = _feature_distance(critic, image, heads[0], mask, loss)
         total = total + terms["feature"]
     return total, (terms, batch_stats)
 
 
-def make_update(config: Config, networks: Networks) -> Update:
-    """Builds the pure step `(state, image, mask) -> (state, terms)`.
+def _ascend(
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    params: nnx.State,
+    gradient: nnx.State,
+) -> tuple[nnx.State, optax.OptState]:
+    """Moves the critic's parameters up the feature distance; returns its state and optimiser's."""
+    descent = jax.tree.map(jnp.negative, gradient)
+    updates, opt_state = optimizer.update(descent, state.critic_opt_state, params)
+    params, limit = optax.apply_updates(params, updates), config.critic.clip
+    if limit:
+        params = jax.tree.map(lambda weight: jnp.clip(weight, -limit, limit), params)
+    return nnx.merge_state(state.critic, params), opt_state
+
+
+def make_update(config: Config, networks: Networks, steps: int) -> Update:
+    """Builds the pure step `(state, image, mask) -> (state, terms)` of a training of `steps`.
 
     `image` is (B, H, W, 3) float32 as the networks see it, `mask` (B, H, W, 1) float32 {0, 1}. The
     terms are float32 scalars: `loss`, `bce`, `dice`, `feature` (where stages are constrained) and
     `grad_norm`, the segmenter's, without weight decay.
     """
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, steps)
     adversarial = networks.critic is not None and config.critic.update == "adversarial"
 
     def update(state: TrainState, image: jax.Array, mask: jax.Array):
@@ -184,13 +188,12 @@ def make_update(config: Config, networks: Networks) -> Update:
         # One forward pass serves both players: the critic's parameters act on the distance alone.
         grad = jax.value_and_grad(_loss, argnums=(0, 1) if adversarial else 0, has_aux=True)
         (loss, (terms, batch_stats)), grads = grad(
-            state.params, critic_params, networks, state, image, mask, config.loss
+            state.params, critic_params, networks, state, image, mask, config
         )
         critic, critic_opt_state = state.critic, state.critic_opt_state
         if adversarial:
-            grads, ascent = grads[0], jax.tree.map(jnp.negative, grads[1])
-            updates, critic_opt_state = optimizer.update(ascent, critic_opt_state, critic_params)
-            critic = nnx.merge_state(critic, optax.apply_updates(critic_params, updates))
+            grads, ascent = grads
+            critic, critic_opt_state = _ascend(config, optimizer, state, critic_params, ascent)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new = TrainState(
             step=state.step + 1,
@@ -206,14 +209,16 @@ def make_update(config: Config, networks: Networks) -> Update:
 
 
 def make_train_step(
-    config: Config, networks: Networks, mesh: Mesh
+    config: Config, networks: Networks, mesh: Mesh, steps: int
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Terms]]:
     """Builds the jitted step over the mesh, `(state, batch) -> (state, terms)`; `state` is used up.
+
+    `steps` is the number of updates of the whole training.
 
     The batch is global: `image` (B, H, W, 1) uint8, `mask` (B, H, W, 1) uint8 {0, 1} and
     `photometric` (B, 6) float32 (`network_input`). The terms are those of `make_update`.
     """
-    update = make_update(config, networks)
+    update = make_update(config, networks, steps)
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]):
         image = network_input(batch["image"], batch["photometric"])
@@ -247,8 +252,8 @@ def _restore(checkpoints: Checkpoints, step: int, state: TrainState) -> TrainSta
 
 
 def total_steps(config: Config, slices: int) -> int:
-    """Number of updates: `train.epochs` passes over the training slices, in full batches."""
-    return max(1, config.train.epochs * slices // config.train.batch_size)
+    """Number of updates: `train.steps`, or the full batches of `train.epochs` passes over them."""
+    return config.train.steps or max(1, config.train.epochs * slices // config.train.batch_size)
 
 
 def fit(
@@ -262,7 +267,7 @@ def fit(
       NonFiniteLoss: naming step, terms and cases; the checkpoints stay.
     """
     steps = total_steps(config, len(slices.source("train")))
-    train_step = make_train_step(config, networks, mesh)
+    train_step = make_train_step(config, networks, mesh, steps)
     segment = evaluate.make_segment(networks.segmenter_eval, mesh)
     with Checkpoints(workdir / "checkpoints", config.train.keep) as checkpoints:
         start = checkpoints.latest or 0
@@ -302,6 +307,9 @@ def _batches(config: Config, slices: Slices, start: int):
         saturation=augment.saturation,
         brightness=augment.brightness,
         contrast=augment.contrast,
+        policy=augment.policy,
+        foreground=config.train.foreground,
+        tumour=np.flatnonzero(slices.index("train")["tumour"]),
     )
 
 
@@ -319,9 +327,9 @@ def load_best(config: Config, workdir: Path, mesh: Mesh) -> tuple[nnx.GraphDef, 
     none = FileNotFoundError(f"{folder}: no complete checkpoint; train the run first")
     if not folder.is_dir():  # to look into it would make it
         raise none
-    segmenter = create_segmenter(config)
-    segmenter.eval()
-    graph, params, batch_stats = nnx.split(segmenter, nnx.Param, nnx.BatchStat)
+    segmenter = networks.create_segmenter(config)
+    graph = networks.evaluation_graph(segmenter)
+    params, batch_stats = nnx.state(segmenter, nnx.Param), nnx.state(segmenter, nnx.BatchStat)
     like = jax.device_put(
         {"segmenter": {"params": params, "batch_stats": batch_stats}}, parallel.replicated(mesh)
     )

@@ -9,7 +9,9 @@ from configs import common
 from crlm_jax import config as config_lib
 from crlm_jax.config import Config, ConfigError, differences, flatten, from_json, to_json, validate
 
-EXPERIMENTS = sorted(p.stem for p in Path("configs").glob("*.py") if p.stem != "common")
+EXPERIMENTS = sorted(
+    p.stem for p in Path("configs").glob("*.py") if p.stem not in ("common", "methods")
+)
 
 
 def load(name: str, arg: str | None = None) -> Config:

@@ -17,6 +17,7 @@ from crlm_jax import (
     explain,
     explain_scan,
     losses,
+    networks,
     parallel,
     segmenter,
     train,
@@ -58,8 +59,8 @@ def trained(tmp_path_factory):
     config.segmenter.widths = (4, 8)
     without = tiny_config(run, run)
     without.segmenter.widths, without.loss.stages = (4, 8), ()
-    networks, state = train.create_state(without, parallel.make_mesh(1))
-    update = jax.jit(train.make_update(without, networks))
+    structure, state = train.create_state(without, parallel.make_mesh(1))
+    update = jax.jit(train.make_update(without, structure, steps=1))
     rng = np.random.default_rng(0)
     for step in range(60):
         pairs = [blob(rng.uniform(7, 25, 2), rng.uniform(3, 6), (step, i)) for i in range(8)]
@@ -335,7 +336,7 @@ def test_without_the_critic_the_other_maps_are_made(command, scan, tmp_path, mon
     def nowhere(config):
         raise WeightsError("cannot get the weights; three ways out")
 
-    monkeypatch.setattr(train, "create_critic", nowhere)
+    monkeypatch.setattr(networks, "create_critic", nowhere)
     words = ("--image", scan[0], "--mask", scan[1], "--out", tmp_path / "out", "--lesion", 2)
     code, said = command(*words, "--method", "occlusion")
     assert code == 1
@@ -421,7 +422,7 @@ def test_a_phantom_is_marked_and_logits_are_taken_as_trained(trained, scan, tmp_
     grey = volumes.to_uint8(volumes.read_image(scan[0]), "pre_dwi")[3]
     # The scan's rows and columns run against the patient's.
     maps = attribution.stage_differences(
-        train.create_critic(config), grey, task_logits(grey), mask[::-1, ::-1], (1,)
+        networks.create_critic(config), grey, task_logits(grey), mask[::-1, ::-1], (1,)
     )
     assert about["stages"]["1"]["3"] == pytest.approx(float(maps[1].mean()), rel=1e-3)
     assert not math.isclose(maps[1].mean(), 0)

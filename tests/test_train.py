@@ -60,7 +60,7 @@ def test_five_steps_of_the_whole_method_follow_pytorch(trajectory, precision, no
     config.train.precision = precision
     with jax.enable_x64(precision == "float64"):
         networks, state, image, mask = pytorch_start(config)
-        update = jax.jit(train.make_update(config, networks))
+        update = jax.jit(train.make_update(config, networks, steps=5))
         names = list(trajectory["row_names"])
         for row in trajectory["rows"]:
             state, terms = update(state, image, mask)
@@ -91,7 +91,7 @@ def test_feature_loss_has_a_gradient_and_none_when_it_is_switched_off(trajectory
     for gradient in (True, False):
         config = paper_config(feature_gradient=gradient)
         networks, state, image, mask = pytorch_start(config)
-        _, terms = jax.jit(train.make_update(config, networks))(state, image, mask)
+        _, terms = jax.jit(train.make_update(config, networks, steps=5))(state, image, mask)
         norms[gradient] = float(terms["grad_norm"])
         assert float(terms["feature"]) > 1
     released = dict(
@@ -134,7 +134,7 @@ def make_batch(seed: int = 0, size: int = 32, slices: int = 8) -> dict[str, np.n
 def do_steps(config: Config, devices: int, steps: int):
     mesh = parallel.make_mesh(devices)
     networks, state = train.create_state(config, mesh)
-    step = train.make_train_step(config, networks, mesh)
+    step = train.make_train_step(config, networks, mesh, steps)
     for i in range(steps):
         state, terms = step(state, parallel.to_global(make_batch(i), mesh))
     return networks, state, {name: float(value) for name, value in terms.items()}
@@ -158,7 +158,7 @@ def test_the_frozen_critic_stays_and_the_adversarial_one_climbs():
         networks, state = train.create_state(config, mesh)
         before = jax.tree.map(np.asarray, state.critic)
         batch = parallel.to_global(make_batch(), mesh)
-        after, terms = train.make_train_step(config, networks, mesh)(state, batch)
+        after, terms = train.make_train_step(config, networks, mesh, steps=5)(state, batch)
         moved = jax.tree.map(
             lambda a, b: float(np.abs(a - np.asarray(b)).max()), before, after.critic
         )
@@ -167,7 +167,7 @@ def test_the_frozen_critic_stays_and_the_adversarial_one_climbs():
     assert changes["adversarial"] > 0
     # Against the same prediction, the critic that was moved sees a larger distance.
     networks, fresh = train.create_state(config, mesh)
-    update = jax.jit(train.make_update(config, networks))
+    update = jax.jit(train.make_update(config, networks, steps=5))
     image = train.network_input(batch["image"])
     mask = batch["mask"].astype(jnp.float32)
     moved = dataclasses.replace(fresh, critic=after.critic)
@@ -197,7 +197,7 @@ def test_a_batch_can_be_overfitted():
     config = small_config()
     mesh = parallel.make_mesh(1)
     networks, state = train.create_state(config, mesh)
-    step = train.make_train_step(config, networks, mesh)
+    step = train.make_train_step(config, networks, mesh, steps=5)
     batch = parallel.to_global(make_batch(), mesh)
     for _ in range(120):
         state, _ = step(state, batch)

@@ -43,13 +43,13 @@ def kaiming_normal(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _convolve(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
-    """(B, H, W, I) with (size, size, I, O) and padding `size // 2`."""
-    size = weight.shape[0]
+    """As `convolve`, by XLA's one operation for all cases."""
+    padding = [((side - 1) // 2,) * 2 for side in weight.shape[:2]]
     return jax.lax.conv_general_dilated(
         x,
         weight,
         window_strides=(stride, stride),
-        padding=[(size // 2, size // 2)] * 2,
+        padding=padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
@@ -105,16 +105,30 @@ def _convolve_3x3_backward(
 _convolve_3x3.defvjp(lambda x, w: (_convolve(x, w, 1), (x, w)), _convolve_3x3_backward)
 
 
+def convolve(x: jax.Array, weight: jax.Array, stride: int = 1) -> jax.Array:
+    """(B, H, W, I) with a kernel (h, w, I, O), padded by ⌊(side − 1)/2⌋: -> (B, H', W', O).
+
+    An odd side gives H' = ⌈H/stride⌉; an even one with stride 2, H' = ⌊H/2⌋. Both of one dtype.
+    """
+    if weight.shape[:2] == (1, 1):
+        # A matrix product: its weight gradient is 4 to 7 times as fast as a convolution's on
+        # CPU. Slicing first keeps the input gradient of a stride from being a dilated one.
+        return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], weight[0, 0])
+    if weight.shape[:2] == (3, 3) and stride == 1:
+        return _convolve_3x3(x, weight)
+    return _convolve(x, weight, stride)
+
+
 class Conv(nnx.Module):
-    """Square convolution with padding `size // 2`: (B, H, W, I) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, O).
+    """Convolution: (B, H, W, I) -> (B, H', W', O), sides as those of `convolve`.
 
     Args:
       in_channels: I.
       out_channels: O.
-      size: side of the kernel, odd.
+      size: side of the kernel, or its height and width.
       stride: in both directions.
       bias: adds one number a channel, U(±1/√fan_in) at first.
-      init: of the weight (size, size, I, O).
+      init: of the weight (height, width, I, O).
       dtype: of the computation.
       rngs: source of `params` keys.
     """
@@ -123,7 +137,7 @@ class Conv(nnx.Module):
         self,
         in_channels: int,
         out_channels: int,
-        size: int,
+        size: int | tuple[int, int],
         *,
         stride: int = 1,
         bias: bool = True,
@@ -132,27 +146,25 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.stride, self.dtype = stride, dtype
-        shape = (size, size, in_channels, out_channels)
+        sides = (size, size) if isinstance(size, int) else size
+        shape = (*sides, in_channels, out_channels)
         self.weight = nnx.Param(jnp.asarray(init(rngs.params(), shape)))
         values = None
         if bias:
-            bound = (size * size * in_channels) ** -0.5
+            bound = math.prod(shape[:3]) ** -0.5
             values = host_rng(rngs.params()).uniform(-bound, bound, out_channels)
         self.bias = None if values is None else nnx.Param(jnp.asarray(values, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves; the result has the compute dtype."""
-        x, weight = x.astype(self.dtype), self.weight[...].astype(self.dtype)
-        size = weight.shape[0]
-        if size == 1:
-            # A matrix product: its weight gradient is 4 to 7 times as fast as a convolution's on
-            # CPU. Slicing first keeps the input gradient of a stride from being a dilated one.
-            y = jnp.einsum("bhwi,io->bhwo", x[:, :: self.stride, :: self.stride], weight[0, 0])
-        elif size == 3 and self.stride == 1:
-            y = _convolve_3x3(x, weight)
-        else:
-            y = _convolve(x, weight, self.stride)
+        y = convolve(x.astype(self.dtype), self.weight[...].astype(self.dtype), self.stride)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+def zero_bias(conv: Conv) -> Conv:
+    """Sets a convolution's bias to 0, as some authors start theirs; returns the convolution."""
+    conv.bias[...] = jnp.zeros_like(conv.bias[...])
+    return conv
 
 
 class BatchNorm(nnx.Module):

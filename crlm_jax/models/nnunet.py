@@ -1,12 +1,10 @@
-"""nnU-Net: its plain 2D U-Net for one configuration of the data, and the loss it is trained with.
+"""nnU-Net: its plain 2D U-Net for one configuration of the data.
 
 Follows the `PlainConvUNet` of PyPI dynamic-network-architectures 0.4.4 as nnU-Net v2 plans it for
 slices of 224 × 224 pixels: six stages, two 3×3 convolutions each, strides instead of pooling,
 instance norm, leaky ReLU, transposed convolutions up, and a head on every decoder stage. With one
 channel in and two classes out it has 20,619,082 parameters. Attributes have the names there; its
 state dict lists most tensors several times, and of each the first name counts (see `ALIASES`).
-
-The loss follows github MIC-DKFZ/nnUNet 0e495086 (`DC_and_CE_loss` in `DeepSupervisionWrapper`).
 
 References:
   Isensee et al., nnU-Net, Nature Methods 18:203, 2021 (https://arxiv.org/abs/1904.08128).
@@ -21,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crlm_jax.models.layers import Conv, host_rng
+from crlm_jax.models.layers import Conv, host_rng, zero_bias
 from crlm_jax.models.unet import check_sides
 
 # Further names of the same tensors in a state dict of PyTorch: `ignore` of `port.load_torch`.
@@ -38,9 +36,7 @@ def he_normal(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
 
 def _conv(*args, **kwargs) -> Conv:
     """A `Conv` as `InitWeights_He` leaves it: He normal weight, zero bias."""
-    conv = Conv(*args, init=he_normal, **kwargs)
-    conv.bias[...] = jnp.asarray(np.zeros(conv.bias[...].shape, np.float32))
-    return conv
+    return zero_bias(Conv(*args, init=he_normal, **kwargs))
 
 
 class ConvTranspose(nnx.Module):
@@ -165,13 +161,13 @@ class Decoder(nnx.Module):
 
 
 class NNUNet(nnx.Module):
-    """Image (B, H, W, in_channels) -> logits (B, H/2^i, W/2^i, classes), float32, finest first.
+    """Image (B, H, W, C) -> logits of tumour (B, H/2^i, W/2^i, 1), float32, finest first.
 
-    With two classes the difference of their logits, z₁ − z₀, is the logit of the foreground.
+    As there it has one input channel, here the first of the image's (which are one grey image,
+    normalised), and two classes, background first. The difference of their logits, z₁ − z₀, is the
+    logit of tumour: a sigmoid of it is the softmax of both.
 
     Args:
-      in_channels: of the image.
-      classes: background included, which comes first.
       widths: channels of each stage, finest first, two at least; H and W are multiples of
         2^(stages − 1).
       deep_supervision: return the heads of all decoder stages (with six stages the full size to
@@ -183,66 +179,20 @@ class NNUNet(nnx.Module):
     def __init__(
         self,
         *,
-        in_channels: int = 3,
-        classes: int = 2,
         widths: Sequence[int] = (32, 64, 128, 256, 512, 512),
         deep_supervision: bool = True,
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.depth, self.deep_supervision = len(widths) - 1, deep_supervision
-        self.encoder = Encoder(in_channels, widths, dtype=dtype, rngs=rngs)
-        self.decoder = Decoder(classes, widths, dtype=dtype, rngs=rngs)
+        self.encoder = Encoder(1, widths, dtype=dtype, rngs=rngs)
+        self.decoder = Decoder(2, widths, dtype=dtype, rngs=rngs)
+
+    def class_logits(self, image: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns the logits of both classes (B, H/2^i, W/2^i, 2) of every head."""
+        check_sides(image, self.depth)
+        return self.decoder(self.encoder(image[..., :1]), self.deep_supervision)
 
     def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
         """Returns the heads' logits; a tuple of one without deep supervision."""
-        check_sides(image, self.depth)
-        return self.decoder(self.encoder(image), self.deep_supervision)
-
-
-def cross_entropy(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean cross-entropy: logits (B, H, W, classes), mask (B, H, W, 1) of classes -> ()."""
-    truth = jax.nn.one_hot(mask[..., 0], logits.shape[-1])
-    return -(truth * jax.nn.log_softmax(logits)).sum(-1).mean()
-
-
-def dice(logits: jax.Array, mask: jax.Array, smooth: float = 1e-5) -> jax.Array:
-    """Minus the soft Dice coefficient over the batch's pixels, mean over classes but background.
-
-    Logits (B, H, W, classes), mask (B, H, W, 1) of classes -> () in [−1, 0]; `smooth` is added to
-    numerator and denominator. As `MemoryEfficientSoftDiceLoss(batch_dice=True, do_bg=False)`.
-    """
-    p = jax.nn.softmax(logits)[..., 1:]
-    y = jax.nn.one_hot(mask[..., 0], logits.shape[-1])[..., 1:]
-    overlap, sizes = (p * y).sum((0, 1, 2)), (p + y).sum((0, 1, 2))
-    return -jnp.mean((2 * overlap + smooth) / (sizes + smooth))
-
-
-def downsample(mask: jax.Array, head: jax.Array) -> jax.Array:
-    """Mask (B, H, W, 1) at the size of a head (B, H/f, W/f, …): the pixel at f·i + ⌊f/2⌋.
-
-    Nearest-exact, as nnU-Net resizes a mask for deep supervision.
-    """
-    rows, columns = mask.shape[1] // head.shape[1], mask.shape[2] // head.shape[2]
-    return mask[:, rows // 2 :: rows, columns // 2 :: columns]
-
-
-def loss(heads: Sequence[jax.Array], mask: jax.Array) -> jax.Array:
-    """Cross-entropy and Dice of every head, halved in weight from one to the next.
-
-    The weights are 1, 1/2, 1/4 …, the coarsest head's 0, over their sum; a single head has 1.
-
-    Args:
-      heads: logits (B, H/2^i, W/2^i, classes), finest first.
-      mask: (B, H, W, 1), number of the class, 0 the background.
-
-    Returns:
-      () float32, at best −1.
-    """
-    weights = 0.5 ** np.arange(max(len(heads) - 1, 1))
-    weights /= weights.sum()
-    total = 0.0
-    for weight, head in zip(weights, heads, strict=False):  # the coarsest head is left out
-        logits, truth = head.astype(jnp.float32), downsample(mask, head)
-        total += float(weight) * (cross_entropy(logits, truth) + dice(logits, truth))
-    return total
+        return tuple(jnp.diff(logits) for logits in self.class_logits(image))

@@ -7,7 +7,8 @@ which hold 84 % of its parameters. With the default width the segmentor has 156,
 (30,080 more in the original's state dict) and the critic 9,393,088 (50,789,632 more).
 
 Up-sampling does not align corners, as PyTorch's default has been since 0.4; the original was
-written when it did. Weights start as PyTorch's defaults do.
+written when it did. Weights start as the authors draw them: convolutions from N(0, 2/fan_out) and
+the weights of batch norms from N(1, 0.02²), all biases 0.
 
 References:
   Xue et al., SegAN (https://arxiv.org/abs/1706.01805), Neuroinformatics 16:383-392, 2018.
@@ -18,10 +19,9 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from crlm_jax.models.layers import BatchNorm, Conv, host_rng, torch_uniform
+from crlm_jax.models.layers import BatchNorm, Conv, host_rng, kaiming_normal, zero_bias
 
 # (size of the kernel, channels in units of the width); every stride is 2 but in 1×1 convolutions
 ENCODER = ((7, 1), (5, 2), (5, 4), (5, 8), (5, 8), (4, 16), (3, 32), (1, 8))  # convblock1 to 8
@@ -43,69 +43,24 @@ def _block(layers: Sequence[nnx.Module], x: jax.Array, activation: Callable) -> 
     return activation(x)
 
 
-class RectangularConv(nnx.Module):
-    """Convolution by any kernel: (B, H, W, I) -> (B, H', W', O), padding ⌊(side − 1)/2⌋.
+def _conv(*args, bias: bool = False, **kwargs) -> Conv:
+    """A `Conv` as the authors start it: N(0, 2/fan_out), zero bias."""
+    conv = Conv(*args, bias=bias, init=kaiming_normal, **kwargs)
+    return zero_bias(conv) if bias else conv
 
-    With stride 1 and odd sides H' = H; with stride 2, H' = ⌊H/2⌋ for an even side of the kernel.
 
-    Args:
-      in_channels: I.
-      out_channels: O.
-      sides: height and width of the kernel.
-      stride: in both directions.
-      bias: adds one number a channel, U(±1/√fan_in) at first.
-      dtype: of the computation.
-      rngs: source of `params` keys.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        sides: tuple[int, int],
-        *,
-        stride: int = 1,
-        bias: bool,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-    ):
-        self.stride, self.dtype = stride, dtype
-        shape = (*sides, in_channels, out_channels)
-        self.weight = nnx.Param(jnp.asarray(torch_uniform(rngs.params(), shape)))
-        values = None
-        if bias:
-            bound = (sides[0] * sides[1] * in_channels) ** -0.5
-            values = host_rng(rngs.params()).uniform(-bound, bound, out_channels)
-        self.bias = None if values is None else nnx.Param(jnp.asarray(values, jnp.float32))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolves; the result has the compute dtype."""
-        weight = self.weight[...].astype(self.dtype)
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            weight,
-            window_strides=(self.stride, self.stride),
-            padding=[((side - 1) // 2,) * 2 for side in weight.shape[:2]],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+def _start_norms(model: nnx.Module, rngs: nnx.Rngs) -> None:
+    """Draws the weights of all batch norms from N(1, 0.02²), as the authors do."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm):
+            noise = host_rng(rngs.params()).standard_normal(module.weight[...].shape)
+            module.weight[...] = jnp.asarray(1 + 0.02 * noise, jnp.float32)
 
 
 class TransposedConv(Conv):
-    """1×1 `nn.ConvTranspose2d`: a 1×1 convolution whose tensor is (in, out, 1, 1) in PyTorch.
-
-    PyTorch takes the second axis for the fan in, hence starts in U(±1/√out).
-    """
+    """1×1 `nn.ConvTranspose2d`: a 1×1 convolution whose tensor is (in, out, 1, 1) in PyTorch."""
 
     TORCH_AXES: ClassVar = {"weight": (2, 3, 0, 1)}
-
-    def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        def init(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
-            return torch_uniform(key, (1, 1, *shape[:1:-1])).swapaxes(2, 3)
-
-        super().__init__(
-            in_channels, out_channels, 1, bias=False, init=init, dtype=dtype, rngs=rngs
-        )
 
 
 class GlobalConv(nnx.Module):
@@ -120,10 +75,10 @@ class GlobalConv(nnx.Module):
     ):
         common = {"bias": True, "dtype": dtype, "rngs": rngs}
         column, row = (size, 1), (1, size)
-        self.conv_l1 = RectangularConv(in_channels, out_channels, column, **common)
-        self.conv_l2 = RectangularConv(out_channels, out_channels, row, **common)
-        self.conv_r1 = RectangularConv(in_channels, out_channels, row, **common)
-        self.conv_r2 = RectangularConv(out_channels, out_channels, column, **common)
+        self.conv_l1 = _conv(in_channels, out_channels, column, **common)
+        self.conv_l2 = _conv(out_channels, out_channels, row, **common)
+        self.conv_r1 = _conv(in_channels, out_channels, row, **common)
+        self.conv_r2 = _conv(out_channels, out_channels, column, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the sum of both paths."""
@@ -134,11 +89,11 @@ class Residual(nnx.Module):
     """1×1, 3×3 and 1×1 convolution, each activated, added to x: (B, H, W, C) -> (B, H, W, C)."""
 
     def __init__(self, channels: int, activation: Callable, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        common = {"bias": False, "dtype": dtype, "rngs": rngs}
+        common = {"dtype": dtype, "rngs": rngs}
         self.activation = activation
-        self.conv1 = Conv(channels, 2 * channels, 1, **common)
-        self.conv2 = Conv(2 * channels, 2 * channels, 3, **common)
-        self.conv3 = Conv(2 * channels, channels, 1, **common)
+        self.conv1 = _conv(channels, 2 * channels, 1, **common)
+        self.conv2 = _conv(2 * channels, 2 * channels, 3, **common)
+        self.conv3 = _conv(2 * channels, channels, 1, **common)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the sum of x and the branch, which is not activated again."""
@@ -150,10 +105,7 @@ class Residual(nnx.Module):
 
 def _down(before: int, channels: int, size: int, *, norm: bool = True, **common) -> nnx.List:
     """Convolution of stride 2 (1 if 1×1) without bias, and its batch norm."""
-    if size % 2:
-        conv = Conv(before, channels, size, stride=2 if size > 1 else 1, bias=False, **common)
-    else:
-        conv = RectangularConv(before, channels, (size, size), stride=2, bias=False, **common)
+    conv = _conv(before, channels, size, stride=2 if size > 1 else 1, **common)
     return nnx.List([conv, BatchNorm(channels)] if norm else [conv])
 
 
@@ -201,12 +153,14 @@ class SegANSegmentor(nnx.Module):
             elif i == 6:
                 self.convblock6_1 = _down(channels, channels, 1, **common)
             before = channels
-        bottleneck = TransposedConv(before, 32 * width, **common)
+        bottleneck = TransposedConv(
+            before, 32 * width, 1, bias=False, init=kaiming_normal, **common
+        )
         self.deconvblock1 = nnx.List([bottleneck, BatchNorm(32 * width)])
-        inner = Conv(64 * width, 16 * width, 3, bias=False, **common)
+        inner = _conv(64 * width, 16 * width, 3, **common)
         self.deconvblock2 = nnx.List([inner, BatchNorm(16 * width)])
         self.deconvblock2_1 = _down(16 * width, 16 * width, 1, **common)
-        first = Conv(32 * width, 8 * width, 3, bias=False, **common)
+        first = _conv(32 * width, 8 * width, 3, **common)
         self.deconvblock3 = nnx.List([first, BatchNorm(8 * width)])
         self.deconvblock3_1 = Residual(8 * width, jax.nn.relu, **common)
         before = 8 * width
@@ -216,7 +170,8 @@ class SegANSegmentor(nnx.Module):
             setattr(self, f"deconvblock{i}", nnx.List([cross, BatchNorm(channels)]))
             setattr(self, f"deconvblock{i}_1", Residual(channels, jax.nn.relu, **common))
             before = channels
-        self.deconvblock9 = nnx.List([Conv(width, out_channels, 5, bias=False, rngs=rngs)])
+        self.deconvblock9 = nnx.List([_conv(width, out_channels, 5, rngs=rngs)])
+        _start_norms(self, rngs)
 
     def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
         """Returns the logits, as a tuple of one."""
@@ -252,6 +207,7 @@ class SegANCritic(nnx.Module):
     the compute dtype. It is trained, so it starts in training mode.
 
     Args:
+      last_stage: the last one that is built, 1 to 7.
       in_channels: of the image.
       width: channels of the first block.
       dtype: of the computation; parameters are float32.
@@ -263,21 +219,23 @@ class SegANCritic(nnx.Module):
     def __init__(
         self,
         *,
+        last_stage: int = 7,
         in_channels: int = 3,
         width: int = 64,
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.dtype = dtype
+        self.dtype, self.blocks = dtype, last_stage - 1
         before = in_channels
-        for i, (size, multiple) in enumerate(CRITIC, start=1):
+        for i, (size, multiple) in enumerate(CRITIC[: self.blocks], start=1):
             block = _down(before, width * multiple, size, norm=i > 1, dtype=dtype, rngs=rngs)
             setattr(self, f"convblock{i}", block)
             before = width * multiple
+        _start_norms(self, rngs)
 
     def __call__(self, image: jax.Array) -> list[jax.Array]:
         """Returns the image and the output of every block, times `FACTORS`."""
         features = [image.astype(self.dtype)]
-        for i in range(1, len(CRITIC) + 1):
+        for i in range(1, self.blocks + 1):
             features.append(_block(getattr(self, f"convblock{i}"), features[-1], _leaky_relu))
-        return [factor * x for factor, x in zip(FACTORS, features, strict=True)]
+        return [factor * x for factor, x in zip(FACTORS, features, strict=False)]

@@ -21,30 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crlm_jax.models.layers import BatchNorm, Conv, host_rng, max_pool, torch_uniform, upsample
+from crlm_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    convolve,
+    host_rng,
+    max_pool,
+    torch_uniform,
+    upsample,
+)
 
 STRIDE = 16  # pixels a side of a token
 GROUPS = 32  # of a group norm
-
-
-def loss(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """0.5 · cross-entropy + 0.5 · Dice loss: the objective of TransUNet's `trainer.py`.
-
-    Dice of class c with probabilities p and one-hot labels t, sums over pixels and batch alike:
-
-        1 − (2 Σ p_c t_c + 1e-5) / (Σ p_c² + Σ t_c² + 1e-5),   mean over all classes c
-
-    Args:
-      logits: (B, H, W, classes).
-      mask: (B, H, W, 1) labels 0 … classes − 1, of any type.
-    """
-    labels = jax.nn.one_hot(mask[..., 0].astype(jnp.int32), logits.shape[-1], dtype=logits.dtype)
-    log_prob = jax.nn.log_softmax(logits)
-    cross_entropy = -(labels * log_prob).sum(-1).mean()
-    prob = jnp.exp(log_prob)
-    overlap, squares = (a.sum((0, 1, 2)) for a in (prob * labels, prob**2 + labels**2))
-    dice = 1 - (2 * overlap + 1e-5) / (squares + 1e-5)
-    return 0.5 * cross_entropy + 0.5 * dice.mean()
 
 
 def _normalise(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
@@ -61,13 +49,7 @@ class StdConv(Conv):
         """(B, H, W, I) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, O) in the compute dtype."""
         weight = self.weight[...].astype(jnp.promote_types(self.dtype, jnp.float32))
         weight = _normalise(weight, (0, 1, 2), 1e-5).astype(self.dtype)
-        x, pad = x.astype(self.dtype), weight.shape[0] // 2
-        if pad == 0:  # a matrix product, as in `Conv`
-            return jnp.einsum("bhwi,io->bhwo", x[:, :: self.stride, :: self.stride], weight[0, 0])
-        layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(
-            x, weight, [self.stride] * 2, [(pad, pad)] * 2, dimension_numbers=layout
-        )
+        return convolve(x.astype(self.dtype), weight, self.stride)
 
 
 class Norm(nnx.Module):
@@ -280,12 +262,14 @@ class Decoder(nnx.Module):
 
 
 class TransUNet(nnx.Module):
-    """Image (B, image_size, image_size, in_channels) -> one map of logits (B, …, classes), float32.
+    """Image (B, image_size, image_size, in_channels) -> logits of tumour (B, …, 1), float32.
+
+    As there it has two classes, background first. The difference of their logits, z₁ − z₀, is the
+    logit of tumour: a sigmoid of it is the softmax of both.
 
     Args:
       image_size: side in pixels, a multiple of 16; it sets the number of position embeddings.
       in_channels: of the image.
-      classes: channels of the logits, for a softmax; background is the first.
       resnet_width: channels of the ResNet's stem; a multiple of 32 or a power of 2, for the groups.
       resnet_units: bottlenecks of its three stages.
       hidden: channels of a token; a multiple of `heads`.
@@ -293,10 +277,8 @@ class TransUNet(nnx.Module):
       heads: of each attention.
       mlp: channels between the two linear layers.
       decoder_widths: channels after the tokens' convolution and after each of the four blocks.
-      dropout: rate on the embeddings and after each linear layer of the MLPs. The original has
-        0.1. Here it is 0: a training step is a pure function of parameters, batch statistics and
-        batch, and the reference values of the tests are without. Above 0 the module also holds
-        `nnx.RngState`, which a step must then carry.
+      dropout: rate on the embeddings and after each linear layer of the MLPs; the original has
+        0.1. Above 0 the module also holds `nnx.RngState`, in training mode.
       dtype: of the computation; parameters and logits are float32.
       rngs: source of `params` keys, and of `dropout` if it is above 0.
     """
@@ -306,7 +288,6 @@ class TransUNet(nnx.Module):
         image_size: int = 224,
         *,
         in_channels: int = 3,
-        classes: int = 2,
         resnet_width: int = 64,
         resnet_units: Sequence[int] = (3, 4, 9),
         hidden: int = 768,
@@ -335,10 +316,10 @@ class TransUNet(nnx.Module):
         self.transformer = Transformer(embeddings, encoder, _dropout(dropout, rngs))
         skips = (8 * resnet_width, 4 * resnet_width, resnet_width, 0)
         self.decoder = Decoder(hidden, skips, decoder_widths, **common)
-        self.segmentation_head = nnx.List([Conv(decoder_widths[-1], classes, 3, rngs=rngs)])
+        self.segmentation_head = nnx.List([Conv(decoder_widths[-1], 2, 3, rngs=rngs)])
 
-    def __call__(self, image: jax.Array) -> tuple[jax.Array]:
-        """Returns a tuple of one, as segmenters with several heads return several."""
+    def class_logits(self, image: jax.Array) -> jax.Array:
+        """Returns the logits of both classes (B, …, 2)."""
         side = self.image_size
         if image.shape[1:3] != (side, side):
             raise ValueError(
@@ -346,4 +327,8 @@ class TransUNet(nnx.Module):
                 f"for image_size = {side}"
             )
         tokens, skips = self.transformer(image)
-        return (self.segmentation_head[0](self.decoder(tokens, skips)),)
+        return self.segmentation_head[0](self.decoder(tokens, skips))
+
+    def __call__(self, image: jax.Array) -> tuple[jax.Array]:
+        """Returns a tuple of one, as segmenters with several heads return several."""
+        return (jnp.diff(self.class_logits(image)),)

@@ -242,7 +242,7 @@ def jax_contestant(config: Config, first: Batch) -> tuple[Step, dict[str, nnx.Mo
     if networks.critic is not None:
         modules["critic"] = nnx.merge(networks.critic, begin.critic)
     start, batch = time.perf_counter(), parallel.to_global(first, mesh)
-    compiled = train.make_train_step(config, networks, mesh).lower(state, batch).compile()
+    compiled = train.make_train_step(config, networks, mesh, steps=1).lower(state, batch).compile()
     fact = f"compiled in {time.perf_counter() - start:.1f} s"
     if (memory := compiled.memory_analysis()) is not None:
         fact += f", {memory.temp_size_in_bytes / 2**30:.2f} GiB of buffers beside state and batch"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crlm_jax.data import augment
+from crlm_jax.data import augment, augment_nnunet
 from crlm_jax.data.cohort import Case
 from crlm_jax.data.pipeline import evaluation_batches, train_batches
 from crlm_jax.data.slices import prepare
@@ -18,6 +18,8 @@ from tests.data.test_slices import make_pair
 
 SIZE = 16
 LENGTH = 22
+TUMOUR = [0, 3, 4, 9, 17]  # any records will do: the pipeline does not look
+NNUNET = {"policy": "nnunet", "foreground": 0.33, "tumour": TUMOUR}
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,86 @@ def test_limits_reach_the_draw(source):
     numbers = take(source, 1, hue=0, saturation=0, contrast=0, brightness=0.5)[0]["photometric"]
     np.testing.assert_array_equal(numbers[:, :3], 1)
     assert 0.2 * 255 < np.abs(numbers[:, 3:]).max() <= 0.5 * 255
+
+
+def test_order_is_that_of_the_seed_and_the_epoch(source):
+    records = np.concatenate([batch["record"] for batch in take(source, 11)])
+    expected = [np.random.default_rng((1, epoch, 0)).permutation(LENGTH) for epoch in range(4)]
+    np.testing.assert_array_equal(records.reshape(-1, LENGTH), expected)
+
+
+def test_nnunet_augments_slices_with_their_masks_here(source):
+    changed = 0
+    for step, batch in enumerate(take(source, 6, policy="nnunet", start_step=2), 2):
+        np.testing.assert_array_equal(batch["photometric"], [[1, 1, 1, 0, 0, 0]] * 8)
+        for place, record in enumerate(batch["record"]):
+            rng = np.random.default_rng((1, step, 3, place))
+            expected = augment_nnunet.augmented(*source.pixels(int(record)), rng)
+            np.testing.assert_array_equal((batch["image"][place], batch["mask"][place]), expected)
+            changed += not np.array_equal(batch["image"][place], source[int(record)]["image"])
+    assert changed > 24
+    paper = take(source, 3)[2]["record"]
+    np.testing.assert_array_equal(
+        take(source, 1, policy="nnunet", start_step=2)[0]["record"], paper
+    )
+
+
+def test_nnunet_is_a_function_of_seed_and_step(source):
+    whole = take(source, 6, **NNUNET)
+    for start in (1, 4):
+        assert_same(whole[start:], take(source, 6 - start, start_step=start, **NNUNET))
+    for processes in (2, 8):
+        shares = [
+            take(source, 6, process_index=i, process_count=processes, **NNUNET)
+            for i in range(processes)
+        ]
+        assert_same(joined(shares), whole)
+    assert_same(take(source, 6, workers=2, **NNUNET), whole)
+    other = take(source, 1, seed=2, **NNUNET)[0]
+    assert (other["image"] != whole[0]["image"]).any()
+
+
+def test_nnunet_without_augmentation(source):
+    for batch in take(source, 2, augment=False, **NNUNET):
+        for image, mask, record in zip(batch["image"], batch["mask"], batch["record"], strict=True):
+            np.testing.assert_array_equal(image, source[int(record)]["image"])
+            np.testing.assert_array_equal(mask, source[int(record)]["mask"])
+        np.testing.assert_array_equal(batch["photometric"], [[1, 1, 1, 0, 0, 0]] * 8)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "foreground", "kept"),
+    # nnU-Net keeps what is beyond round(size · (1 - share)): half a place is rounded to even.
+    [(8, 0.33, 3), (2, 0.33, 1), (12, 0.33, 4), (1, 0.33, 0), (5, 0.5, 3), (6, 1.0, 6)],
+)
+@pytest.mark.parametrize("policy", ["paper", "nnunet"])
+def test_last_places_are_kept_for_tumour(source, batch_size, foreground, kept, policy):
+    options = {"batch_size": batch_size, "foreground": foreground, "policy": policy}
+    batches = take(source, 22, tumour=np.array(TUMOUR), **options)
+    records = np.array([batch["record"] for batch in batches])
+    free, tumour = np.split(records, [batch_size - kept], axis=1)
+    for part, whole in ((free.ravel(), list(range(LENGTH))), (tumour.ravel(), TUMOUR)):
+        epochs = [part[i : i + len(whole)].tolist() for i in range(0, len(part), len(whole))]
+        for epoch in epochs[:-1]:
+            assert sorted(epoch) == whole
+        assert all(len(set(epoch)) == len(epoch) and set(epoch) <= set(whole) for epoch in epochs)
+        assert len(epochs) < 4 or epochs[:2] != epochs[2:4]
+
+
+def test_foreground_that_cannot_be(source):
+    with pytest.raises(ValueError, match=r"foreground 0\.33 keeps .* no records with tumour"):
+        train_batches(source, batch_size=8, seed=0, foreground=0.33)
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="is not a share between 0 and 1"):
+            train_batches(source, batch_size=8, seed=0, foreground=share, tumour=TUMOUR)
+    for wrong in ([22], [-1], np.ones(LENGTH, bool), [[1]]):
+        with pytest.raises(ValueError, match="not a list of records between 0 and 21"):
+            train_batches(source, batch_size=8, seed=0, foreground=0.5, tumour=wrong)
+
+
+def test_an_unknown_policy(source):
+    with pytest.raises(ValueError, match="policy 'nnUNet' is not one of paper, nnunet"):
+        train_batches(source, batch_size=8, seed=0, policy="nnUNet")
 
 
 def test_a_batch_that_cannot_be_shared(source):

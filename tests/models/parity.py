@@ -47,10 +47,10 @@ def parameters(state: nnx.State) -> dict[str, np.ndarray]:
     return {".".join(map(str, path)): np.asarray(v[...]) for path, v in nnx.to_flat_state(state)}
 
 
-def run(module: nnx.Module, x):
+def run(module: nnx.Module, x, method: str = "__call__"):
     """Calls a module compiled, which on a cold cache is far faster than operation by operation."""
     graph, state = nnx.split(module)
-    return jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, x)
+    return jax.jit(lambda state, x: getattr(nnx.merge(graph, state), method)(x))(state, x)
 
 
 def count(module: nnx.Module) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from crlm_jax import losses
 from crlm_jax.models import nnunet, port
 from crlm_jax.models.nnunet import NNUNet
 from tests.fixtures import recipe
@@ -40,7 +41,7 @@ def keys(fixtures):
 @pytest.fixture(scope="module")
 def model():
     """At full size, with the recipe's weights."""
-    return fill(NNUNet(in_channels=1, rngs=nnx.Rngs(0)), "nnunet")
+    return fill(NNUNet(rngs=nnx.Rngs(0)), "nnunet")
 
 
 @pytest.fixture(scope="module", params=["float32", pytest.param("float64", marks=pytest.mark.slow)])
@@ -48,12 +49,27 @@ def dtype(request):
     return request.param
 
 
+def tumour(heads):
+    """Logits of tumour from those of both classes."""
+    return [jnp.diff(head) for head in heads]
+
+
+def objective(heads, mask):
+    """What nnU-Net minimises, up by 1, as the recipe of the method puts it together."""
+    weights = losses.head_weights(len(heads), "halved")
+    masks = [losses.mask_of(z, mask) for z in heads]
+    return sum(
+        weight * (losses.bce(z, m) + losses.batch_dice(z, m))
+        for weight, z, m in zip(weights, heads, masks, strict=True)
+    )
+
+
 @pytest.fixture(scope="module")
 def measured(model, dtype):
     """(loss, heads, gradients by name) on the recipe's images."""
     with jax.enable_x64(dtype == "float64"):
         if dtype == "float64":
-            model = NNUNet(in_channels=1, dtype=jnp.float64, rngs=nnx.Rngs(0))
+            model = NNUNet(dtype=jnp.float64, rngs=nnx.Rngs(0))
             fill(model, "nnunet")
         x, y = (nhwc(a) for a in recipe.inputs(0, 64))
         graph, params = nnx.split(model)
@@ -61,12 +77,12 @@ def measured(model, dtype):
         @jax.jit
         def train(params, x):
             def loss(params):
-                heads = nnx.merge(graph, params)(x)
-                return nnunet.loss(heads, y), heads
+                heads = nnx.merge(graph, params).class_logits(x)
+                return objective(tumour(heads), y), heads
 
             return jax.value_and_grad(loss, has_aux=True)(params)
 
-        (loss, heads), grads = train(params, x[..., :1])
+        (loss, heads), grads = train(params, x)
         return loss, heads, parameters(grads)
 
 
@@ -79,7 +95,7 @@ def test_logits_are_those_of_pytorch_finest_head_first(measured, expected):
 
 def test_loss_and_gradients_are_those_of_pytorch(measured, expected, keys, dtype):
     (loss, _, grads), tolerance = measured, TOLERANCE[dtype]
-    assert_close(loss, expected["loss"])
+    assert_close(loss - 1, expected["loss"])
     first = np.transpose(grads["encoder.stages.0.0.convs.0.conv.weight"], (3, 2, 0, 1))
     assert_close(first, expected["grad_first"], tolerance)
     for i in (1, 2, 3, 4):
@@ -102,23 +118,23 @@ def test_loss_and_gradients_are_those_of_pytorch(measured, expected, keys, dtype
 def test_loss_of_every_head_is_that_of_pytorch(expected):
     @jax.jit
     def terms(heads, y):
-        masks = [nnunet.downsample(y, z) for z in heads]
-        pairs = list(zip(heads, masks, strict=True))
-        return masks, [(nnunet.cross_entropy(z, m), nnunet.dice(z, m)) for z, m in pairs]
+        masks = [losses.mask_of(z, y) for z in heads]
+        pairs = list(zip(tumour(heads), masks, strict=True))
+        return masks, [(losses.bce(z, m), losses.batch_dice(z, m) - 1) for z, m in pairs]
 
     heads = [nhwc(expected[f"head{i}"]) for i in range(5)]
-    masks, losses = terms(heads, nhwc(recipe.inputs(0, 64)[1]))
+    masks, values = terms(heads, nhwc(recipe.inputs(0, 64)[1]))
     for i, mask in enumerate(masks):
         np.testing.assert_array_equal(nchw(mask), expected[f"target{i}"])
-    for own, wanted in zip(losses, expected["loss_ce_dc_per_head"], strict=True):
+    for own, wanted in zip(values, expected["loss_ce_dc_per_head"], strict=True):
         assert_close(own[0], wanted[0])
         assert_close(own[1], wanted[1])
 
 
-def test_loss_of_one_head_has_all_the_weight_and_is_minus_one_at_best():
+def test_loss_of_one_head_has_all_the_weight_and_is_zero_at_best():
     mask = nhwc(recipe.inputs(0, 32)[1])
-    sure = 40.0 * jnp.concatenate((1 - mask, mask), -1)
-    assert_close(jax.jit(nnunet.loss)((sure,), mask), -1.0)
+    assert losses.head_weights(1, "halved") == [1.0]
+    np.testing.assert_allclose(jax.jit(objective)((80.0 * mask - 40,), mask), 0, atol=1e-6)
 
 
 def test_state_dict_has_pytorch_names_shapes_and_order(model, keys):
@@ -163,8 +179,8 @@ def test_heads_with_and_without_deep_supervision_and_in_bfloat16():
         for options in ({}, {"deep_supervision": False}, {"dtype": jnp.bfloat16})
     )
     heads = run(full, x)
-    assert [h.shape for h in heads] == [(2, 32, 48, 2), (2, 16, 24, 2)]
-    assert [h.shape for h in jax.eval_shape(single, x)] == [(2, 32, 48, 2)]
+    assert [h.shape for h in heads] == [(2, 32, 48, 1), (2, 16, 24, 1)]
+    assert [h.shape for h in jax.eval_shape(single, x)] == [(2, 32, 48, 1)]
     assert count(single) == count(full)
     head = run(half, x)[0]
     assert head.dtype == jnp.float32

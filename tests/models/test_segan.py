@@ -27,6 +27,9 @@ class Zeros:
     def uniform(self, low, high, shape):
         return np.zeros(shape, np.float32)
 
+    def standard_normal(self, shape):
+        return np.zeros(shape, np.float32)
+
 
 @pytest.fixture(scope="module")
 def expected(fixtures):
@@ -72,12 +75,6 @@ def data():
 
 def distance(features, reference):
     return losses.feature_distance(features, reference, STAGES, fusion="concatenated")
-
-
-def squared_dice(probability, mask):
-    """1 − mean Σ 2py / (Σ p² + Σ y²), of SegAN's train.py."""
-    sizes = jnp.square(probability).sum((1, 2, 3)) + jnp.square(mask).sum((1, 2, 3))
-    return 1 - jnp.mean(2 * (probability * mask).sum((1, 2, 3)) / sizes)
 
 
 def summary(grads):
@@ -127,7 +124,8 @@ def test_losses_and_gradients_of_the_segmentor_are_those_of_pytorch(
         def loss(params):
             (logits,) = nnx.merge(graph_s, params, stats)(x)
             p, c = jax.nn.sigmoid(logits), nnx.merge(graph_c, critic)
-            terms = {"loss_G": distance(c(x * p), c(x * y)), "loss_dice": squared_dice(p, y)}
+            terms = {"loss_G": distance(c(x * p), c(x * y))}
+            terms["loss_dice"] = losses.squared_dice(logits, y)
             return sum(terms.values()), terms
 
         grads, terms = jax.grad(loss, has_aux=True)(params)
@@ -210,14 +208,19 @@ def test_loads_a_state_dict_with_what_it_does_not_use():
         port.load_torch(model, tensors, source="here")
 
 
-def test_weights_start_as_those_of_pytorch():
+def test_weights_start_as_the_authors_draw_them():
     tensors = port.to_torch(tiny())
-    for name, fan_in in (
-        ("convblock6.0.weight", 4 * 4 * 16),
-        ("deconvblock4.0.conv_l1.weight", 7 * 32),
-        ("deconvblock1.0.weight", 64),  # its output: so PyTorch reads a transposed convolution
+    for name, fan_out in (
+        ("convblock6.0.weight", 4 * 4 * 32),
+        ("deconvblock4.0.conv_l1.weight", 7 * 16),
+        ("deconvblock1.0.weight", 64),
     ):
-        assert 0.9 < np.abs(tensors[name]).max() * fan_in**0.5 <= 1
+        assert tensors[name].std() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+    assert not tensors["deconvblock4.0.conv_l1.bias"].any()
+    norm = tensors["convblock7.1.weight"]
+    assert norm.mean() == pytest.approx(1, abs=0.01)
+    assert norm.std() == pytest.approx(0.02, rel=0.5)
+    assert not tensors["convblock7.1.bias"].any()
 
 
 def test_takes_other_sides_and_dtypes():

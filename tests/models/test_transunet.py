@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from crlm_jax import losses
 from crlm_jax.models import port
-from crlm_jax.models.transunet import TransUNet, loss
+from crlm_jax.models.transunet import TransUNet
 from crlm_jax.models.transunet_weights import file_name, load_imagenet21k
 from tests.fixtures import recipe
 from tests.models.parity import assert_close, count, fill, nchw, nhwc, parameters, run
@@ -21,6 +22,12 @@ TINY = {
     "mlp": 12,
     "decoder_widths": (8, 8, 4, 4, 4),
 }
+
+
+def loss(logits, mask):
+    """TransUNet's objective, from the logits of both classes."""
+    tumour = jnp.diff(logits)
+    return 0.5 * losses.bce(tumour, mask) + 0.5 * losses.two_class_dice(tumour, mask)
 
 
 def tiny(image_size=32, **arguments):
@@ -63,7 +70,7 @@ def test_evaluation_is_that_of_pytorch(whole, expected):
     def evaluate(state):
         module = nnx.merge(graph, state)
         tokens, skips = module.transformer(x)
-        (logits,) = module(x)
+        logits = module.class_logits(x)
         return logits, tokens, [skip.mean((1, 2)) for skip in skips]
 
     logits, tokens, skips = evaluate(state)
@@ -91,7 +98,7 @@ def trained():
         def train(params, stats):
             def objective(params):
                 module = nnx.merge(graph, params, stats, copy=True)
-                (logits,) = module(x)
+                logits = module.class_logits(x)
                 return loss(logits, y), (logits, nnx.state(module, nnx.BatchStat))
 
             return jax.value_and_grad(objective, has_aux=True)(params)
@@ -150,17 +157,16 @@ def evaluate(model, x):
     @jax.jit
     def both(state):
         model = nnx.merge(graph, state)
-        tokens, skips = model.transformer(x)
-        return tokens, model.segmentation_head[0](model.decoder(tokens, skips))
+        return model.transformer(x)[0], model(x)[0]
 
     return both(state)
 
 
-def test_maps_an_image_of_its_own_size_to_classes():
-    model = tiny(classes=3)
+def test_maps_an_image_of_its_own_size_to_logits_of_tumour():
+    model = tiny()
     model.eval()
     (logits,) = jax.eval_shape(model, jnp.ones((2, 32, 32, 3)))
-    assert logits.shape == (2, 32, 32, 3)
+    assert logits.shape == (2, 32, 32, 1)
     with pytest.raises(ValueError, match="image_size = 40: must be a multiple of 16"):
         tiny(40)
     with pytest.raises(ValueError, match=r"48 × 32 pixels.*image_size = 32"):

@@ -143,20 +143,25 @@ def main(argv: list[str] | None = None) -> None:
     add("--index", type=int, help="run this one only (for job arrays)")
     add("--list", action="store_true", help="print the runs with their state")
     add("--report", action="store_true", help="make the tables of whatever has finished")
+    add(
+        "--paper-data",
+        action="store_true",
+        help="the cohort is the paper's own: put its numbers of CRLM-GAN below ours",
+    )
     args = parser.parse_args(argv)
     try:
         runs = load_study(args.study, args.workdir)
         if args.list:
             return show(runs)
         if args.report:
-            return print(study_tables.write(runs, args.workdir))
+            return print(study_tables.write(runs, args.workdir, paper=args.paper_data))
         if args.index is not None:
             if not 0 <= args.index < len(runs):
                 raise ConfigError(f"--index {args.index}: the runs are 0 to {len(runs) - 1}")
             return run_one(runs[args.index])
         words = ["--study", args.study, "--workdir", str(args.workdir), "--index"]
         failed = run_all(runs, [sys.executable, "-m", "crlm_jax.study", *words])
-        print(study_tables.write(runs, args.workdir))
+        print(study_tables.write(runs, args.workdir, paper=args.paper_data))
         sys.exit(f"error: {failed} of {len(runs)} runs failed; see --list" if failed else 0)
     except (ConfigError, OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")

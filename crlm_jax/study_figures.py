@@ -1,14 +1,17 @@
 """The pictures of a study: subsets of stages, and the same slice under every system."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from crlm_jax import overlay
 from crlm_jax.viewer import CaseView
+
+_ABREAST = 8
+# The paper's figure has green and red; these two differ for the colour-blind, too, as do the lines.
+_GREEN, _RED = "#2ee6a8", "#ff5a36"
 
 
 def upset(means: Mapping[frozenset[int], Mapping[str, Any]], mark: str = "") -> Figure:
@@ -43,27 +46,46 @@ def upset(means: Mapping[frozenset[int], Mapping[str, Any]], mark: str = "") -> 
     return figure
 
 
-def contours(shown: Sequence[tuple[str, CaseView]], mark: str = "") -> Figure:
-    """Draws the same slice under every system, with both outlines."""
-    view = shown[0][1]
-    z, pixel = view.first_slice, view.spacing[1:]
-    height, width = view.grey.shape[1] * pixel[0], view.grey.shape[2] * pixel[1]
-    columns = min(len(shown), 6)
-    rows = math.ceil(len(shown) / columns)
-    size = (2.4 * columns, rows * (2.4 * height / width + 0.25) + 0.5)
-    figure = Figure(figsize=size, layout="constrained", facecolor="#111")
-    every = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    for axes in every:
-        axes.set_axis_off()
-    extent = (0, width, height, 0)
-    for axes, (system, own) in zip(every, shown, strict=False):
-        axes.imshow(own.grey[z], cmap="gray", vmin=0, vmax=255, extent=extent)
-        for layer in own.layers:
-            if layer.kind == "reference":
-                overlay.contour(axes, layer.voxels[z], extent, overlay.REFERENCE)
-            elif layer.kind == "prediction":
-                overlay.contour(axes, layer.voxels[z], extent, overlay.PREDICTION, "--")
-        axes.set_title(system, color="w", fontsize=9)
-    title = " · ".join(filter(None, (mark, view.title, f"slice {z + 1} of {len(view.grey)}")))
-    figure.suptitle(f"{title} · reference blue, prediction orange", color="w", fontsize=9)
+def contours(shown: Mapping[str, Sequence[tuple[str, CaseView]]], mark: str = "") -> Figure:
+    """Draws the same slice under every system, with both outlines, one row a condition.
+
+    Args:
+      shown: by experiment and condition, the systems with their view of the same case. More than
+        eight systems go on in the next line.
+      mark: above the picture.
+    """
+    lines = [
+        (name, cases[start : start + _ABREAST])
+        for name, cases in shown.items()
+        for start in range(0, len(cases), _ABREAST)
+    ]
+    columns = max(len(cases) for _, cases in lines)
+    figure = Figure(figsize=(2.2 * columns, 2.3 * len(lines) + 0.4), layout="constrained",
+                    facecolor="#111")  # fmt: skip
+    grid = figure.subplots(len(lines), columns, squeeze=False)
+    for row, (name, cases) in zip(grid, lines, strict=True):
+        for axes in row:
+            axes.set_axis_off()
+        z = cases[0][1].first_slice
+        for axes, (system, view) in zip(row, cases, strict=False):
+            _draw_case(axes, view, z)
+            axes.set_title(system, color="w", fontsize=9)
+        row[0].text(-0.04, 0.5, f"{name}, {cases[0][1].title}, slice {z + 1}", color="w",
+                    fontsize=7, rotation=90, va="center", ha="right",
+                    transform=row[0].transAxes)  # fmt: skip
+    title = f"{mark} · the median case of {lines[0][1][0][0]} · reference green, prediction red"
+    figure.suptitle(title.strip(" ·"), color="w", fontsize=9)
     return figure
+
+
+def _draw_case(axes: Axes, view: CaseView, z: int) -> None:
+    height, width = (
+        n * size for n, size in zip(view.grey.shape[1:], view.spacing[1:], strict=True)
+    )
+    extent = (0, width, height, 0)
+    axes.imshow(view.grey[z], cmap="gray", vmin=0, vmax=255, extent=extent)
+    for layer in view.layers:
+        if layer.kind == "reference":
+            overlay.contour(axes, layer.voxels[z], extent, _GREEN)
+        elif layer.kind == "prediction":
+            overlay.contour(axes, layer.voxels[z], extent, _RED, "--")

@@ -5,13 +5,15 @@ and tests are over patients. They do not hold the spread from seed to seed, whic
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from crlm_jax import metrics, report, stats, study_figures, viewer
+from crlm_jax import metrics, paper_results, report, stats, study_figures, viewer
+from crlm_jax.config import Config, ConfigError
 from crlm_jax.files import to_csv, write_whole
 from crlm_jax.viewer import CaseView
 
@@ -26,6 +28,7 @@ Systems = dict[str, list[report.Run]]  # by name, the finished runs of all seeds
 
 class _StudyRun(Protocol):
     name: str
+    config: Config
     folder: Path
 
     @property
@@ -52,24 +55,31 @@ def _conditions(systems: Systems) -> list[str]:
     )
 
 
-def result_rows(found: Mapping[str, Systems]) -> list[list[str]]:
-    """The paper's table under `HEADER`: its protocol, mean over patients with the 95 % interval."""
+def result_rows(found: Mapping[str, Systems], *, paper: bool = False) -> list[list[str]]:
+    """The paper's table under `HEADER`: its protocol, mean over patients with the 95 % interval.
+
+    `paper` puts the paper's own rows below ours, of the same experiment and condition.
+    """
     rows = []
     for experiment, systems in found.items():
-        for system, runs in systems.items():
-            for condition in runs[0].summary["conditions"]:
-                means = [
-                    stats.bootstrap_mean(
-                        [*report.by_patient(runs, condition, f"{metric}_paper").values()]
-                    )
-                    for metric in metrics.OVERLAP
-                ]
-                each = [run.summary["conditions"][condition]["dsc_paper"]["mean"] for run in runs]
-                cells = map(report.format_mean, means)
-                spread = ", ".join("–" if x is None else f"{x:.2f}" for x in each)
-                n = str(means[0]["n"])
-                rows.append([experiment, system, condition, str(len(runs)), n, *cells, spread])
+        for condition in _conditions(systems):
+            for system, runs in systems.items():
+                if condition in runs[0].summary["conditions"]:
+                    rows.append([experiment, system, condition, *_result_cells(runs, condition)])
+            if paper and (theirs := paper_results.row(experiment, condition)):
+                rows.append(theirs)
     return rows
+
+
+def _result_cells(runs: Sequence[report.Run], condition: str) -> list[str]:
+    """Number of seeds and of patients, the metrics, and the DSC of each seed."""
+    means = [
+        stats.bootstrap_mean([*report.by_patient(runs, condition, f"{metric}_paper").values()])
+        for metric in metrics.OVERLAP
+    ]
+    each = [run.summary["conditions"][condition]["dsc_paper"]["mean"] for run in runs]
+    spread = ", ".join("–" if x is None else f"{x:.2f}" for x in each)
+    return [str(len(runs)), str(means[0]["n"]), *map(report.format_mean, means), spread]
 
 
 def paired_rows(found: Mapping[str, Systems]) -> list[list[str]]:
@@ -124,7 +134,7 @@ def _mean_of(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {p: float(np.mean([each[p] for each in values])) for p in sorted(patients)}
 
 
-def contours(systems: Systems, condition: str) -> list[tuple[str, CaseView]]:
+def median_case(systems: Systems, condition: str) -> list[tuple[str, CaseView]]:
     """The same case under every system (its first seed), for the picture of contours.
 
     It is the median case of the first system by the paper's DSC, so that nobody chooses it.
@@ -146,15 +156,25 @@ def contours(systems: Systems, condition: str) -> list[tuple[str, CaseView]]:
     return shown
 
 
-def write(runs: Sequence[_StudyRun], workdir: Path) -> Path:
+def write(runs: Sequence[_StudyRun], workdir: Path, *, paper: bool = False) -> Path:
     """Writes `tables.html`, `tables.md`, `tables.csv` and `figures/` of a study.
+
+    Args:
+      runs: of the study, finished or not.
+      workdir: of the study.
+      paper: the data are the paper's own, so its numbers may stand beside ours.
 
     Returns:
       The path of `tables.html`.
+
+    Raises:
+      ConfigError: `paper`, but a run is on the phantom.
     """
     found = collect(runs)
+    if paper and (wrong := [run.name for run in runs if run.config.data.cohort == "phantom"]):
+        raise ConfigError(f"--paper-data: {wrong[0]} is on the phantom, not on the paper's data")
     tables = [
-        ("Results by the paper's protocol", HEADER, result_rows(found)),
+        ("Results by the paper's protocol", HEADER, result_rows(found, paper=paper)),
         ("Compared with the first system of the experiment", PAIRED, paired_rows(found)),
         ("What each stage adds", EFFECTS, effect_rows(found)),
     ]
@@ -178,7 +198,9 @@ def write(runs: Sequence[_StudyRun], workdir: Path) -> Path:
     return workdir / "tables.html"
 
 
-def _pictures(found: Mapping[str, Systems], mark: str):
+def _pictures(found: Mapping[str, Systems], mark: str) -> Iterator[tuple[str, Figure]]:
+    """Yields the subsets of stages, an experiment and condition each, and the contours of all."""
+    shown = {}
     for experiment, systems in found.items():
         for condition in _conditions(systems):
             name = f"{experiment}_{condition}"
@@ -191,8 +213,10 @@ def _pictures(found: Mapping[str, Systems], mark: str):
                     for stages, system in subsets.items()
                 }
                 yield f"stages_{name}", study_figures.upset(means, f"{mark} {condition}".strip())
-            if shown := contours(systems, condition):
-                yield f"contours_{name}", study_figures.contours(shown, mark)
+            if cases := median_case(systems, condition):
+                shown[name] = cases
+    if shown:
+        yield "contours", study_figures.contours(shown, mark)
 
 
 def _markdown(tables: Sequence[tuple], warnings: Sequence[str], missing: Sequence[tuple]) -> str:

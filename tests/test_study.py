@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.studies import critic, stages
+from configs.studies import critic, paper, stages
 from crlm_jax import main, study, study_tables
-from crlm_jax.config import Config, ConfigError
+from crlm_jax.config import Config, ConfigError, validate
 from tests.runs import make_run
 
 SIZES = {"a": (20, 12), "b": (20, 20), "c": (12, 12)}
@@ -125,6 +125,23 @@ def test_the_critic_study_changes_one_thing_at_a_time():
     assert "pre_dwi/random_weights/seed0" not in laptop  # the laptop's are random anyhow
 
 
+def test_the_paper_study_has_its_six_methods_under_its_seven_experiments():
+    found = paper.get_study("seeds=2,scale=paper,cohort=mri.csv,ct_cohort=ct.csv,vit=vit.npz")
+    assert len(found) == 2 * 7 * 6
+    configs = {name: validate(config) for name, config in found}
+    assert found[0][0] == "pre_dwi/crlm_gan/seed0"
+    assert configs["cross_pre/unet/seed0"].data.conditions == ("pre_dwi", "pre_t2wi")
+    assert configs["ct/segan/seed1"].data.cohort == "ct.csv"
+    assert configs["post_dwi/segan/seed1"].data.cohort == "mri.csv"
+    assert configs["ct/transunet/seed0"].transunet.weights == "vit.npz"
+    some = paper.get_study("seeds=1,experiments=ct+cross_pre,methods=crlm_gan+unet")
+    assert [name for name, _ in some] == [
+        "ct/crlm_gan/seed0", "ct/unet/seed0", "cross_pre/crlm_gan/seed0", "cross_pre/unet/seed0",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"experiments=mri: 'mri' is none of all, single, cross"):
+        paper.get_study("experiments=mri")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Two seeds of UNet++ (half found), one of each stage, none of both stages."""
@@ -164,10 +181,34 @@ def test_tables_of_what_has_finished(finished):
     lines = list(csv.reader((folder / "tables.csv").open(newline="")))
     assert list(study_tables.HEADER) in lines
     assert {p.name for p in (folder / "figures").iterdir()} == {
-        f"{kind}_x_{condition}.png"
-        for kind in ("stages", "contours")
-        for condition in ("pre_dwi", "post_dwi")
-    }
+        "stages_x_pre_dwi.png", "stages_x_post_dwi.png", "contours.png",
+    }  # fmt: skip
+
+
+def test_the_papers_numbers_stand_beside_ours_only_where_the_data_are_its_own(tmp_path):
+    systems = {}
+    for system, found in (("crlm_gan", 1.0), ("unet", 0.5)):
+        folder = tmp_path / "pre_dwi" / system / "seed0"
+        folder.parent.mkdir(parents=True)
+        make_run(folder, SIZES, found)
+        (folder / "report.html").write_text("done")
+        systems[system] = study.StudyRun(f"pre_dwi/{system}/seed0", Config(), folder)
+    runs = [*systems.values()]
+    for run in runs:
+        run.config.data.cohort = "mri.csv"
+    study_tables.write(runs, tmp_path)
+    assert "CRLM-GAN, the paper's" not in (tmp_path / "tables.md").read_text()
+    study_tables.write(runs, tmp_path, paper=True)
+    rows = [
+        line for line in (tmp_path / "tables.md").read_text().splitlines() if "paper's |" in line
+    ]
+    assert rows == [
+        "| pre_dwi | CRLM-GAN, the paper's | pre_dwi | – | 45 | 0.81 (0.76–0.85) | 0.70 | 0.83 | "
+        "0.82 | 0.82 | – |"
+    ]
+    runs[1].config.data.cohort = "phantom"
+    with pytest.raises(ConfigError, match="--paper-data: pre_dwi/unet/seed0 is on the phantom"):
+        study_tables.write(runs, tmp_path, paper=True)
 
 
 def test_the_effect_of_a_stage_is_the_mean_over_the_pairs_that_differ_by_it(finished):
@@ -182,7 +223,7 @@ def test_the_effect_of_a_stage_is_the_mean_over_the_pairs_that_differ_by_it(fini
 def test_contours_show_the_median_case_of_the_reference_under_every_system(finished):
     _, runs = finished
     systems = study_tables.collect(runs)["x"]
-    shown = study_tables.contours(systems, "pre_dwi")
+    shown = study_tables.median_case(systems, "pre_dwi")
     assert [system for system, _ in shown] == ["unetpp", "stages_1", "stages_2"]
     assert len({view.title for _, view in shown}) == 1
     masks = [

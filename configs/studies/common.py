@@ -1,5 +1,6 @@
 """The keys that all studies share."""
 
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
 from crlm_jax.config import Config, ConfigError
@@ -33,3 +34,18 @@ def study_arguments(arg: str | None, **defaults: str) -> SimpleNamespace:
         return config
 
     return SimpleNamespace(**values | {"seeds": int(values["seeds"])}, apply=apply)
+
+
+def chosen(key: str, value: str, groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Reads a group's name, or members of the group `all` joined by `+`.
+
+    Raises:
+      ConfigError: a name that is neither; lists the right ones.
+    """
+    if value in groups:
+        return list(groups[value])
+    names = value.split("+")
+    if unknown := [name for name in names if name not in groups["all"]]:
+        known = ", ".join(dict.fromkeys((*groups, *groups["all"])))
+        raise ConfigError(f"study argument {key}={value}: {unknown[0]!r} is none of {known}")
+    return [name for name in groups["all"] if name in names]

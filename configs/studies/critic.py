@@ -7,22 +7,13 @@ the scale; ImageNet's are compared with random ones only where they are given).
 """
 
 from configs.common import get_config
+from configs.methods import METHODS
 from configs.studies.common import study_arguments
 from crlm_jax.config import Config
 
 
-def _adversarial(config: Config) -> None:
-    config.critic.update = "adversarial"
-
-
 def _concatenated(config: Config) -> None:
     config.loss.fusion = "concatenated"
-
-
-def _released(config: Config) -> None:
-    """What the published code does: its feature loss has no gradient."""
-    config.loss.feature_gradient, config.loss.mask_with = False, "logits"
-    config.loss.fusion, config.loss.bce_weight = "concatenated", 0.5
 
 
 def _random(config: Config) -> None:
@@ -31,9 +22,9 @@ def _random(config: Config) -> None:
 
 SYSTEMS = {
     "crlm_gan": lambda config: None,
-    "adversarial": _adversarial,
+    "adversarial": METHODS["adversarial"],
     "concatenated": _concatenated,
-    "released": _released,
+    "released": METHODS["released"],
     "random_weights": _random,
 }
 

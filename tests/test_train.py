@@ -208,15 +208,6 @@ def test_a_batch_can_be_overfitted():
     assert overlap(counts)["dsc"] > 0.95
 
 
-@pytest.mark.parametrize(
-    ("field", "words"),
-    [("segmenter__name", "unet, unetpp"), ("critic__name", "resnet50")],
-)
-def test_an_unknown_network_lists_the_known_ones(field, words):
-    with pytest.raises(ValueError, match=words):
-        train.create_state(small_config(**{field: "nope"}), parallel.make_mesh(1))
-
-
 def test_a_batch_that_the_devices_cannot_share_is_refused():
     with pytest.raises(ValueError, match=r"train\.batch_size = 6.*8 devices.*train\.batch_size=8"):
         parallel.check_batch_size(6, parallel.make_mesh(8), "train.batch_size")

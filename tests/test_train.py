@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs.methods import METHODS
 from crlm_jax import parallel, train
 from crlm_jax.config import Config
 from crlm_jax.metrics import Counts, overlap
@@ -87,19 +88,20 @@ def test_five_steps_of_the_whole_method_follow_pytorch(trajectory, precision, no
 
 @pytest.mark.slow
 def test_feature_loss_has_a_gradient_and_none_when_it_is_switched_off(trajectory):
-    norms = {}
-    for gradient in (True, False):
-        config = paper_config(feature_gradient=gradient)
+    first = {}
+    for method in ("crlm_gan", "released"):
+        config = paper_config()
+        METHODS[method](config)
         networks, state, image, mask = pytorch_start(config)
-        _, terms = jax.jit(train.make_update(config, networks, steps=5))(state, image, mask)
-        norms[gradient] = float(terms["grad_norm"])
-        assert float(terms["feature"]) > 1
-    released = dict(
-        zip(trajectory["released_row_names"], trajectory["released_rows"][0], strict=True)
-    )
-    assert norms[True] == pytest.approx(trajectory["rows"][0, -1], rel=1e-4)
-    assert norms[False] == pytest.approx(released["grad_norm"], rel=1e-4)
-    assert norms[True] > norms[False] > 0
+        update = jax.jit(train.make_update(config, networks, steps=5))
+        first[method] = {name: float(x) for name, x in update(state, image, mask)[1].items()}
+    row = zip(trajectory["released_row_names"], trajectory["released_rows"][0], strict=True)
+    released = {name: pytest.approx(value, rel=1e-4) for name, value in row}
+    assert first["released"]["feature"] == released["feat_concat"]
+    assert first["released"]["loss"] == released["total"]
+    assert first["released"]["grad_norm"] == released["grad_norm"]
+    assert first["crlm_gan"]["grad_norm"] == pytest.approx(trajectory["rows"][0, -1], rel=1e-4)
+    assert first["crlm_gan"]["grad_norm"] > first["released"]["grad_norm"] > 0
 
 
 def small_config(**changes) -> Config:

@@ -21,7 +21,16 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from crlm_jax import __version__, attribution, evaluate, parallel, report, results, train
+from crlm_jax import (
+    __version__,
+    attribution,
+    evaluate,
+    parallel,
+    preemption,
+    report,
+    results,
+    train,
+)
 from crlm_jax.config import Config, ConfigError, differences, flatten, from_json, to_json, validate
 from crlm_jax.data import phantom, slices
 from crlm_jax.data.cohort import CohortError, read_cohort
@@ -258,10 +267,14 @@ def main(argv: list[str]) -> None:
             raise ConfigError("--config is missing, such as --config configs/cross_pre.py")
         # The flag library splits numbers at commas, as in loss.stages=1,2, but not words.
         config.data.conditions = tuple(",".join(config.data.conditions).split(","))
+        preemption.exit_when_told()
         if _DISTRIBUTED.value:
             parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         parallel.use_compile_cache(config.data.cache)
         run(config, Path(_WORKDIR.value or f"runs/{config.name}"))
+    except preemption.Preempted as told:
+        console.print(str(told))
+        sys.exit(preemption.EXIT_CODE)
     except _USER_ERRORS as error:
         if logging.level_debug():
             raise

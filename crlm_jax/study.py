@@ -15,7 +15,6 @@ others: its error stands in its folder's neighbour, `NAME.error.txt`, until it s
 import argparse
 import importlib.util
 import re
-import subprocess
 import sys
 import traceback
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from crlm_jax import study_tables
+from crlm_jax import preemption, study_tables
 from crlm_jax.config import Config, ConfigError, validate
 from crlm_jax.files import write_whole
 
@@ -94,7 +93,10 @@ def run_one(run: StudyRun) -> None:
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         parallel.use_compile_cache(run.config.data.cache)
+        preemption.exit_when_told()
         main.run(run.config, run.folder)
+    except preemption.Preempted:
+        raise  # no failure: it goes on when it is started again
     except Exception as error:
         write_whole(run.error, f"{traceback.format_exc()}\n{type(error).__name__}: {error}\n")
         raise
@@ -103,6 +105,9 @@ def run_one(run: StudyRun) -> None:
 
 def run_all(runs: list[StudyRun], command: list[str]) -> int:
     """Runs what is not finished, each in a process of its own; returns how many failed.
+
+    Raises:
+      preemption.Preempted: the study was told to stop, and its run has saved what it had.
 
     Args:
       runs: of the study.
@@ -113,7 +118,9 @@ def run_all(runs: list[StudyRun], command: list[str]) -> int:
         if run.state == "finished":
             continue
         console.rule(f"{index + 1} of {len(runs)}: {run.name}", align="left")
-        code = subprocess.run([*command, str(index)], check=False).returncode
+        code = preemption.run_child([*command, str(index)])
+        if code == preemption.EXIT_CODE:
+            raise preemption.Preempted(f"told to stop during {run.name}; start the study again")
         if code:
             failed += 1
             if code < 0:  # killed, for example by the system for its memory: it could not say so
@@ -163,6 +170,9 @@ def main(argv: list[str] | None = None) -> None:
         failed = run_all(runs, [sys.executable, "-m", "crlm_jax.study", *words])
         print(study_tables.write(runs, args.workdir, paper=args.paper_data))
         sys.exit(f"error: {failed} of {len(runs)} runs failed; see --list" if failed else 0)
+    except preemption.Preempted as told:
+        print(told)
+        sys.exit(preemption.EXIT_CODE)
     except (ConfigError, OSError, ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
 

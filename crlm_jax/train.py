@@ -30,6 +30,7 @@ from crlm_jax.data.slices import Slices
 from crlm_jax.log import TrainLog
 from crlm_jax.models.inputs import network_input
 from crlm_jax.networks import Networks
+from crlm_jax.preemption import Notice, Preempted
 
 Terms = dict[str, jax.Array]
 
@@ -265,11 +266,12 @@ def fit(
 
     Raises:
       NonFiniteLoss: naming step, terms and cases; the checkpoints stay.
+      Preempted: the process was told to stop; the step that it was at is saved.
     """
     steps = total_steps(config, len(slices.source("train")))
     train_step = make_train_step(config, networks, mesh, steps)
     segment = evaluate.make_segment(networks.segmenter_eval, mesh)
-    with Checkpoints(workdir / "checkpoints", config.train.keep) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", config.train.keep) as checkpoints, Notice() as notice:
         start = checkpoints.latest or 0
         if start:
             state = _restore(checkpoints, start, state)
@@ -282,9 +284,13 @@ def fit(
             records = batch.pop("record")
             state, terms = train_step(state, parallel.to_global(batch, mesh))
             log.add(step, terms, records)
-            save = step % config.train.checkpoint_every == 0 or step == steps
+            told = notice.reached(step)
+            save = told or step % config.train.checkpoint_every == 0 or step == steps
             if save or step % config.train.log_every == 0:
                 bar.set_postfix_str(log.flush())
+            if told:  # there may be seconds left: nothing is measured
+                checkpoints.save(step, _parts(state), None)  # complete when this block is left
+                raise Preempted(f"told to stop: step {step} of {steps} is saved; start it again")
             if save:
                 variables = segmenter_part(state)["segmenter"]
                 dsc = evaluate.validation_dsc(config, slices, segment, variables, mesh)

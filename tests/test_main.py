@@ -270,3 +270,35 @@ def test_two_processes_train_the_same_model_as_one(cohort, cache, tmp_path):
         for name in ("one", "two")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_that_is_told_to_stop_saves_its_step_and_goes_on(
+    number, cohort, cache, one_device, tmp_path
+):
+    config = tiny_config(cohort, cache)
+    config.train.epochs, config.train.checkpoint_every = 400, 10**6
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(config, workdir), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    deadline = time.time() + 300
+    while not read_log(workdir / "train.jsonl"):
+        assert process.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 75
+    step = int(re.search(r"step (\d+) of \d+ is saved; start it again", process.stdout.read())[1])
+    assert final_state(config, workdir)[0] == step
+    assert not (workdir / "report.html").exists()
+    steps = train.total_steps(
+        config, json.loads((workdir / "data.json").read_text())["train"]["slices"]
+    )
+    with pytest.MonkeyPatch.context() as patch:  # long enough to be told, too long to finish here
+        patch.setattr(train, "total_steps", lambda *_: step + 2)
+        assert step + 2 < steps
+        main.run(config, workdir)
+    assert (workdir / "report.html").exists()
+    assert [line["step"] for line in read_log(workdir / "train.jsonl")][-1] == step + 2

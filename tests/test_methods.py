@@ -34,7 +34,7 @@ def small_config(method: str) -> Config:
         config.loss.stages = (1,)
     config.transunet.hidden, config.transunet.layers = 32, 1
     if method == "nnunet":
-        config.optimizer.momentum = 0.9  # 0.99 remembers a hundred steps, which is all there are
+        config.data.train_slices, config.train.foreground = "all", 0.75  # all that have tumour
     config.augment.enabled = False
     config.train.epochs, config.train.batch_size, config.train.steps = 1, 6, STEPS
     config.train.log_every = config.train.checkpoint_every = STEPS // 2

@@ -4,11 +4,15 @@ The only file that imports orbax. A checkpoint appears whole or not at all: Orba
 a temporary name and renames it, so a run that is killed finds its last complete one.
 """
 
+import itertools
+import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 _METRIC = "validation_dsc"
@@ -31,6 +35,12 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2, *, saves: bool = True):
+        for broken in filter(_is_broken, folder.glob("*/metrics/metrics")):
+            # Orbax reads the measurements of all checkpoints, and would open none of them.
+            error = CheckpointError(f"{broken}: not a whole file of this version")
+            if not saves:
+                raise error
+            _move_out(folder, int(broken.parts[-3]), error)
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             folder.resolve(),
@@ -51,9 +61,13 @@ class Checkpoints:
         """Returns itself."""
         return self
 
-    def __exit__(self, *_) -> None:
-        """Waits for the save in progress."""
-        self._checkpointer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        """Waits for the save in progress; an error in it gives way to one that is on its way."""
+        try:
+            self._checkpointer.close()
+        except Exception as error:
+            if kind is None:
+                raise self._unsaved(error) from error
 
     @property
     def latest(self) -> int | None:
@@ -70,11 +84,51 @@ class Checkpoints:
         return max(measured)[1] if measured else self.latest
 
     def save(self, step: int, parts: Mapping[str, Any], validation_dsc: float | None) -> None:
-        """Starts saving named trees of arrays; waits only for an earlier save in progress."""
+        """Starts saving named trees of arrays; waits only for an earlier save in progress.
+
+        Raises:
+          CheckpointError: the disk is full, or else the earlier save failed.
+        """
         metrics = None if validation_dsc is None else {_METRIC: validation_dsc}
-        self._checkpointer.save_checkpointables_async(
-            step, dict(parts), metrics=metrics, force=True
+        try:
+            self._checkpointer.save_checkpointables_async(
+                step, dict(parts), metrics=metrics, force=True
+            )
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            raise self._unsaved(error) from error
+
+    def _unsaved(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"{self._checkpointer.directory}: a checkpoint could not be saved ({error}); the "
+            "earlier ones are whole. Make room on the disk and start the run again"
         )
+
+    def resume(self, like: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """Loads the newest checkpoint that can be read; None where there is none at all.
+
+        Newer ones that cannot be read are moved out, to `unreadable_STEP` beside the folder: they
+        would count as the latest, or as the best, again.
+
+        Returns:
+          Its step, and the parts that `like` names.
+
+        Raises:
+          CheckpointError: there are checkpoints, but none can be read; nothing is moved then.
+        """
+        unreadable: dict[int, CheckpointError] = {}
+        for step in sorted((c.step for c in self._checkpointer.checkpoints), reverse=True):
+            try:
+                parts = self.load(step, like)
+            except CheckpointError as error:
+                unreadable[step] = error
+                continue
+            for bad, error in unreadable.items():
+                _move_out(Path(self._checkpointer.directory), bad, error)
+            self._checkpointer.reload()
+            return step, parts
+        if unreadable:
+            raise next(iter(unreadable.values()))
+        return None
 
     def load(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the parts that `like` names, placed, shaped and typed as its arrays.
@@ -92,5 +146,28 @@ class Checkpoints:
             reason = error.__cause__ or error
             raise CheckpointError(
                 f"{self._checkpointer.directory / str(step)}: not a whole checkpoint of this "
-                f"network ({reason}); move this folder away to go on from an earlier checkpoint"
+                f"network ({reason}); give another --workdir, or move the folder away"
             ) from error
+
+
+def _is_broken(metrics: Path) -> bool:
+    """Whether a file with a checkpoint's measurements is not as `save` wrote it."""
+    try:
+        return not isinstance(json.loads(metrics.read_text(encoding="utf-8"))[_METRIC], float)
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def _move_out(folder: Path, step: int, error: CheckpointError) -> None:
+    """Moves a checkpoint out of the folder, with a warning; nothing is deleted."""
+    if jax.process_index() == 0:
+        target = _free(folder.parent / f"unreadable_{step}")
+        logging.warning("%s; it is now %s, and an earlier one counts", error, target)
+        (folder / str(step)).rename(target)
+    multihost_utils.sync_global_devices(f"moved {step}")
+
+
+def _free(path: Path) -> Path:
+    """Returns the path, or the first of path_1, path_2 … that is not there."""
+    names = (path.with_name(f"{path.name}_{i}" if i else path.name) for i in itertools.count())
+    return next(name for name in names if not name.exists())

@@ -31,6 +31,7 @@ from crlm_jax import (
     results,
     train,
 )
+from crlm_jax.checkpoint import CheckpointError
 from crlm_jax.config import Config, ConfigError, differences, flatten, from_json, to_json, validate
 from crlm_jax.data import phantom, slices
 from crlm_jax.data.cohort import CohortError, read_cohort
@@ -49,7 +50,8 @@ _PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes; 0: found.
 _PROCESS = flags.DEFINE_integer("process", -1, "Which process this is; -1: found.")
 
 _USER_ERRORS = (
-    ConfigError, CohortError, VolumeError, WeightsError, NonFiniteLoss, OSError, ValueError,
+    ConfigError, CohortError, VolumeError, WeightsError, NonFiniteLoss, CheckpointError, OSError,
+    ValueError,
 )  # fmt: skip
 # A log file has no width of its own; the table of results needs this much.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)

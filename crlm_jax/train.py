@@ -247,8 +247,7 @@ def _parts(state: TrainState) -> dict[str, Any]:
     return segmenter_part(state) | {"training": training}
 
 
-def _restore(checkpoints: Checkpoints, step: int, state: TrainState) -> TrainState:
-    parts = checkpoints.load(step, _parts(state))
+def _with_parts(state: TrainState, parts: Mapping[str, Any]) -> TrainState:
     return dataclasses.replace(state, **parts["segmenter"], **parts["training"])
 
 
@@ -272,9 +271,9 @@ def fit(
     train_step = make_train_step(config, networks, mesh, steps)
     segment = evaluate.make_segment(networks.segmenter_eval, mesh)
     with Checkpoints(workdir / "checkpoints", config.train.keep) as checkpoints, Notice() as notice:
-        start = checkpoints.latest or 0
-        if start:
-            state = _restore(checkpoints, start, state)
+        start, found = checkpoints.resume(_parts(state)) or (0, None)
+        if found:
+            state = _with_parts(state, found)
         batches = _batches(config, slices, start)
         log = TrainLog(workdir / "train.jsonl", start, config, slices)
         bar = tqdm(range(start + 1, steps + 1), "train", steps, initial=start, unit="step",

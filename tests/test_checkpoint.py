@@ -1,3 +1,9 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,5 +68,70 @@ def test_an_empty_folder_has_none(tmp_path):
 def test_another_shape_is_refused(tmp_path):
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, state(1), None)
-        with pytest.raises(CheckpointError, match=r"c/1: not a whole .* move this folder"):
+        with pytest.raises(CheckpointError, match=r"c/1: not a whole .* move the folder away"):
             checkpoints.load(1, {"segmenter": {"w": jnp.zeros((4,))}})
+
+
+def test_goes_on_from_the_newest_that_can_be_read(tmp_path):
+    with Checkpoints(tmp_path / "c", keep=9) as checkpoints:
+        assert checkpoints.resume(state(0)) is None
+        for step in (1, 2, 3, 4):
+            checkpoints.save(step, state(step), step / 10)
+    truncate(tmp_path / "c" / "4")
+    shutil.rmtree(tmp_path / "c" / "3" / "training")
+    with Checkpoints(tmp_path / "c", keep=9) as checkpoints:
+        step, parts = checkpoints.resume(state(0))
+        assert (step, int(parts["training"]["step"])) == (2, 2)
+        assert (checkpoints.latest, checkpoints.best) == (2, 2)
+        checkpoints.save(3, state(30), 0.9)
+    with Checkpoints(tmp_path / "c", keep=9) as checkpoints:
+        assert int(checkpoints.load(3, state(0))["training"]["step"]) == 30
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "unreadable_3", "unreadable_4"]
+
+
+def test_where_none_can_be_read_nothing_is_moved(tmp_path):
+    with Checkpoints(tmp_path / "c", keep=9) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(step), None)
+    other = {"segmenter": {"w": jnp.zeros((4,))}, "training": state(0)["training"]}
+    with (
+        Checkpoints(tmp_path / "c", keep=9) as checkpoints,
+        pytest.raises(CheckpointError, match=r"c/2: not a whole .* another --workdir"),
+    ):
+        checkpoints.resume(other)
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["1", "2"]
+
+
+def truncate(checkpoint: Path) -> None:
+    """Cuts every file of a checkpoint to half of its length, as a failing disk does."""
+    for file in checkpoint.rglob("*"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+
+
+FULL_DISK = """
+import resource, signal, sys
+import jax.numpy as jnp
+from crlm_jax.checkpoint import Checkpoints
+
+big = {"segmenter": {"w": jnp.zeros(2_000_000)}}
+with Checkpoints(__import__("pathlib").Path(sys.argv[1]), keep=1) as checkpoints:
+    checkpoints.save(1, big, 0.5)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # stands for a disk that is full
+with Checkpoints(__import__("pathlib").Path(sys.argv[1]), keep=1) as checkpoints:
+    checkpoints.save(2, {"segmenter": {"w": jnp.arange(2_000_000.0)}}, 0.9)
+"""
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "c")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "CheckpointError" in done.stderr.splitlines()[-1]
+    assert "the earlier ones are whole. Make room on the disk" in done.stderr
+    like = {"segmenter": {"w": jnp.zeros(2_000_000)}}
+    with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
+        step, parts = checkpoints.resume(like)
+    assert step == 1
+    assert not parts["segmenter"]["w"].any()

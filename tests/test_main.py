@@ -171,8 +171,8 @@ def final_state(config: Config, workdir: Path):
     mesh = parallel.make_mesh(1)
     _, state = train.create_state(config, mesh)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        step = checkpoints.latest
-        return step, train._restore(checkpoints, step, state)
+        step, parts = checkpoints.resume(train._parts(state))
+        return step, train._with_parts(state, parts)
 
 
 @pytest.mark.parametrize(

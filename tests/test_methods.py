@@ -60,7 +60,8 @@ def one_device():
 def parameters(config: Config, workdir: Path):
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         _, state = train.create_state(config, parallel.make_mesh())
-        return train._restore(checkpoints, checkpoints.latest, state).params
+        parts = checkpoints.load(checkpoints.latest, train.segmenter_part(state))
+        return parts["segmenter"]["params"]
 
 
 @pytest.mark.parametrize("method", SIX)

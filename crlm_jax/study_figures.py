@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -46,7 +47,9 @@ def upset(means: Mapping[frozenset[int], Mapping[str, Any]], mark: str = "") -> 
     return figure
 
 
-def contours(shown: Mapping[str, Sequence[tuple[str, CaseView]]], mark: str = "") -> Figure:
+def contours(
+    shown: Mapping[tuple[str, str], Sequence[tuple[str, CaseView]]], mark: str = ""
+) -> Figure:
     """Draws the same slice under every system, with both outlines, one row a condition.
 
     Args:
@@ -55,30 +58,48 @@ def contours(shown: Mapping[str, Sequence[tuple[str, CaseView]]], mark: str = ""
       mark: above the picture.
     """
     lines = [
-        (name, cases[start : start + _ABREAST])
-        for name, cases in shown.items()
+        (experiment, cases, cases[start : start + _ABREAST])
+        for (experiment, _), cases in shown.items()
         for start in range(0, len(cases), _ABREAST)
     ]
-    columns = max(len(cases) for _, cases in lines)
-    figure = Figure(figsize=(2.2 * columns, 2.3 * len(lines) + 0.4), layout="constrained",
-                    facecolor="#111")  # fmt: skip
+    columns = max(len(part) for _, _, part in lines)
+    figure = Figure(figsize=(2.1 * columns + 0.4, 2.35 * len(lines) + 0.4), facecolor="#111")
     grid = figure.subplots(len(lines), columns, squeeze=False)
-    for row, (name, cases) in zip(grid, lines, strict=True):
+    for row, (experiment, cases, part) in zip(grid, lines, strict=True):
         for axes in row:
             axes.set_axis_off()
-        z = cases[0][1].first_slice
-        for axes, (system, view) in zip(row, cases, strict=False):
-            _draw_case(axes, view, z)
-            axes.set_title(system, color="w", fontsize=9)
-        row[0].text(-0.04, 0.5, f"{name}, {cases[0][1].title}, slice {z + 1}", color="w",
-                    fontsize=7, rotation=90, va="center", ha="right",
-                    transform=row[0].transAxes)  # fmt: skip
+        view = cases[0][1]
+        window = _window([case for _, case in cases], view.first_slice)
+        for axes, (system, own) in zip(row, part, strict=False):
+            _draw_case(axes, own, view.first_slice, window)
+            axes.set_title(system, color="w", fontsize=9, pad=3)
+        label = f"{experiment}\n{view.title}, slice {view.first_slice + 1}"
+        row[0].text(-0.03, 0.5, label, color="w", fontsize=6.5, rotation=90, va="center",
+                    ha="right", transform=row[0].transAxes)  # fmt: skip
     title = f"{mark} · the median case of {lines[0][1][0][0]} · reference green, prediction red"
-    figure.suptitle(title.strip(" ·"), color="w", fontsize=9)
+    figure.suptitle(title.strip(" ·"), color="w", fontsize=9, y=0.995, va="top")
+    height = figure.get_figheight()
+    left, top = 0.4 / figure.get_figwidth(), 1 - 0.45 / height
+    figure.subplots_adjust(left, 0.05 / height, 0.995, top, wspace=0.03, hspace=0.12)
     return figure
 
 
-def _draw_case(axes: Axes, view: CaseView, z: int) -> None:
+def _window(views: Sequence[CaseView], z: int) -> tuple[float, float, float]:
+    """Centre (x, y) and half side in mm of a square that holds all outlines of a slice."""
+    layers = [layer.voxels[z] for view in views for layer in view.layers
+              if layer.kind in ("reference", "prediction")]  # fmt: skip
+    rows, columns = np.nonzero(np.any(layers, axis=0))
+    shape, spacing = np.array(views[0].grey.shape[1:]), np.array(views[0].spacing[1:])
+    if not len(rows):
+        rows, columns = (np.array([0, n - 1]) for n in shape)
+    first = np.array((rows.min(), columns.min())) * spacing
+    last = np.array((rows.max() + 1, columns.max() + 1)) * spacing
+    half = max(0.65 * (last - first).max(), 0.25 * (shape * spacing).max())
+    y, x = (first + last) / 2
+    return float(x), float(y), float(half)
+
+
+def _draw_case(axes: Axes, view: CaseView, z: int, window: tuple[float, float, float]) -> None:
     height, width = (
         n * size for n, size in zip(view.grey.shape[1:], view.spacing[1:], strict=True)
     )
@@ -89,3 +110,5 @@ def _draw_case(axes: Axes, view: CaseView, z: int) -> None:
             overlay.contour(axes, layer.voxels[z], extent, _GREEN)
         elif layer.kind == "prediction":
             overlay.contour(axes, layer.voxels[z], extent, _RED, "--")
+    x, y, half = window
+    axes.set(xlim=(x - half, x + half), ylim=(y + half, y - half))

@@ -214,7 +214,7 @@ def _pictures(found: Mapping[str, Systems], mark: str) -> Iterator[tuple[str, Fi
                 }
                 yield f"stages_{name}", study_figures.upset(means, f"{mark} {condition}".strip())
             if cases := median_case(systems, condition):
-                shown[name] = cases
+                shown[experiment, condition] = cases
     if shown:
         yield "contours", study_figures.contours(shown, mark)
 

@@ -109,7 +109,7 @@ def probability(
     if not mirror:
         return jax.nn.sigmoid(model(image)[0][..., 0])
     sides = ((), (1,), (2,), (1, 2))
-    seen = jnp.stack([jnp.flip(image, axes) for axes in sides])
-    logits = jax.lax.map(lambda x: model(x)[0][..., 0], seen)  # one after another, for memory
-    turned = [jnp.flip(z, axes) for z, axes in zip(logits, sides, strict=True)]
+    seen = jnp.stack([jnp.flip(image, axes) for axes in sides], 1)  # (B, 4, H, W, 3)
+    logits = model(seen.reshape(-1, *image.shape[1:]))[0].reshape(-1, *seen.shape[1:4])
+    turned = [jnp.flip(logits[:, i], axes) for i, axes in enumerate(sides)]
     return jax.nn.sigmoid(sum(turned) / len(turned))

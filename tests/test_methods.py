@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from configs import common
 from configs.methods import METHODS
-from crlm_jax import evaluate, main, networks, parallel, predict, train
+from crlm_jax import evaluate, export, main, networks, parallel, predict, train
 from crlm_jax.checkpoint import Checkpoints
 from crlm_jax.config import Config, ConfigError, validate
 from crlm_jax.log import TrainLog
@@ -95,6 +95,8 @@ def test_each_method_learns_its_batch_resumes_evaluates_and_predicts(
     counts = Counts()
     counts.add(prediction[1:], reference[1:])
     assert overlap(counts)["dsc"] > 0.9
+    if method in SMALL:  # test_export.py has the others
+        export.export_run(resumed, tmp_path / "exported", "both")
 
 
 def stop_at(step: int, add):

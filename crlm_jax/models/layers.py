@@ -213,6 +213,11 @@ class BatchNorm(nnx.Module):
             running[...] = (1 - self.MOMENTUM) * running[...] + self.MOMENTUM * new
 
 
+def leaky_relu(x: jax.Array, slope: float) -> jax.Array:
+    """x where positive, else slope · x; at 0 its gradient is the slope, as in PyTorch."""
+    return jnp.where(x > 0, x, slope * x)
+
+
 def _first_max(a: jax.Array, b: jax.Array) -> jax.Array:
     """The larger of two; the first where they are equal, a NaN where there is one."""
     return jnp.where((b > a) | jnp.isnan(b), b, a)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crlm_jax.models.layers import Conv, host_rng, zero_bias
+from crlm_jax.models.layers import Conv, host_rng, leaky_relu, zero_bias
 from crlm_jax.models.unet import check_sides
 
 # Further names of the same tensors in a state dict of PyTorch: `ignore` of `port.load_torch`.
@@ -99,7 +99,7 @@ class ConvNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns a map of the compute dtype."""
-        return jax.nn.leaky_relu(self.norm(self.conv(x)), SLOPE)
+        return leaky_relu(self.norm(self.conv(x)), SLOPE)
 
 
 class Block(nnx.Module):

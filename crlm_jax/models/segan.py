@@ -14,14 +14,23 @@ References:
   Xue et al., SegAN (https://arxiv.org/abs/1706.01805), Neuroinformatics 16:383-392, 2018.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from crlm_jax.models.layers import BatchNorm, Conv, host_rng, kaiming_normal, zero_bias
+from crlm_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    host_rng,
+    kaiming_normal,
+    leaky_relu,
+    zero_bias,
+)
 
 # (size of the kernel, channels in units of the width); every stride is 2 but in 1×1 convolutions
 ENCODER = ((7, 1), (5, 2), (5, 4), (5, 8), (5, 8), (4, 16), (3, 32), (1, 8))  # convblock1 to 8
@@ -31,9 +40,24 @@ FACTORS = (1, 1, 2, 2, 2, 2, 4)  # of the critic's features: the image, then con
 MIN_SIDE = 33  # pixels; fewer leave nothing to the 4×4 kernel of convblock6, the sixth stride
 
 
-def _leaky_relu(x: jax.Array) -> jax.Array:
-    """x where positive, else 0.2 · x, whose slope at 0 is 0.2 as in PyTorch."""
-    return jnp.where(x > 0, x, 0.2 * x)
+_leaky_relu = functools.partial(leaky_relu, slope=0.2)
+
+
+def _interpolation(old: int, new: int) -> np.ndarray:
+    """Matrix (new, old) of linear interpolation; pixels are squares, those at the ends reach on."""
+    place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(old))).astype(np.float32)
+
+
+def _resize(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Bilinear up-sampling without aligned corners: (B, H, W, C) -> (B, height, width, C).
+
+    By matrices, since `jax.image.resize` cannot be exported to ONNX for any number of slices.
+    """
+    rows, columns = (_interpolation(*n) for n in ((x.shape[1], height), (x.shape[2], width)))
+    equation = "ih,jw,bhwc->bijc"
+    exact = jax.lax.Precision.HIGHEST
+    return jnp.einsum(equation, rows.astype(x.dtype), columns.astype(x.dtype), x, precision=exact)
 
 
 def _block(layers: Sequence[nnx.Module], x: jax.Array, activation: Callable) -> jax.Array:
@@ -189,7 +213,7 @@ class SegANSegmentor(nnx.Module):
         for i in range(2, 9):
             skip, target = maps[9 - i], maps[8 - i]
             x = jnp.concatenate((skip, x), -1)
-            x = jax.image.resize(x, (*x.shape[:1], *target.shape[1:3], x.shape[3]), "bilinear")
+            x = _resize(x, *target.shape[1:3])
             x = _block(getattr(self, f"deconvblock{i}"), x, jax.nn.relu)
             refine = getattr(self, f"deconvblock{i}_1")
             x = refine(x) if i > 2 else x + _block(refine, x, jax.nn.relu)

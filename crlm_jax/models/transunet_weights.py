@@ -24,6 +24,7 @@ _REMEDY = (
     "give R50+ViT-B_16.npz of https://storage.googleapis.com/vit_models/imagenet21k/"
     "R50+ViT-B_16.npz, or start from random weights"
 )
+_MOST_BYTES = 2**32  # the published file has 0.5 GB
 _MODULES = {  # of a transformer layer -> in the file
     "attention_norm": "LayerNorm_0",
     "ffn_norm": "LayerNorm_2",
@@ -97,9 +98,13 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; {_REMEDY}")
     try:
+        with zipfile.ZipFile(path) as file:
+            size = sum(member.file_size for member in file.infolist())
+        if size > _MOST_BYTES:  # a small file may unfold to any size
+            raise ValueError(f"it unfolds to {size:,} bytes")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy and zipfile raise many kinds
         raise WeightsError(f"{path}: not a whole .npz file ({error}); {_REMEDY}") from error
 
 

@@ -1,7 +1,11 @@
 """Studies: what is run, what happens when a run fails or is killed, and the tables."""
 
 import csv
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ import pytest
 from configs.studies import critic, paper, stages
 from crlm_jax import main, study, study_tables
 from crlm_jax.config import Config, ConfigError, validate
+from tests.cohorts import make_cohort
 from tests.runs import make_run
 
 SIZES = {"a": (20, 12), "b": (20, 20), "c": (12, 12)}
@@ -240,3 +245,49 @@ def test_the_command_lists_a_real_study(capsys):
     out = capsys.readouterr().out
     assert "pre_dwi/stages_1234/seed0" in out
     assert "0 of 16 finished" in out
+
+
+REAL = '''
+from pathlib import Path
+from tests.cohorts import tiny_config
+
+def get_study(arg=None):
+    """Three tiny runs, of which the second has no cohort; `arg` is the folder of all."""
+    folder, runs = Path(arg), []
+    for seed, cohort in enumerate(("cohort.csv", "nowhere.csv", "cohort.csv")):
+        config = tiny_config(folder / cohort, folder / "cache")
+        config.train.seed, config.evaluation.attribution_steps = seed, 0
+        config.train.batch_size, config.loss.stages = 4, ()
+        runs.append((f"x/unetpp/seed{seed}", config))
+    return runs
+'''
+
+
+@pytest.mark.slow
+def test_a_real_study_that_is_killed_goes_on_and_lists_what_failed(tmp_path):
+    make_cohort(tmp_path)
+    (tmp_path / "real.py").write_text(REAL)
+    file, workdir = f"{tmp_path / 'real.py'}:{tmp_path}", tmp_path / "runs"
+    command = [sys.executable, "-m", "crlm_jax.study", "--study", file, "--workdir", str(workdir)]
+    first, failed, last = (workdir / "x" / "unetpp" / f"seed{i}" for i in range(3))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.time() + 300
+    while not (last / "config.json").exists():
+        assert process.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    assert (first / "report.html") in done
+    assert not (last / "report.html").exists()
+
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "1 of 3 runs failed" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == done
+    assert (last / "report.html").exists()
+    assert "nowhere.csv" in failed.with_name("seed1.error.txt").read_text()
+    listed = subprocess.run([*command, "--list"], capture_output=True, text=True).stdout
+    assert "2 of 3 finished" in listed
+    assert "failed: CohortError" in listed

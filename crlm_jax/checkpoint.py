@@ -36,6 +36,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2, *, saves: bool = True):
         for broken in filter(_is_broken, folder.glob("*/metrics/metrics")):
+            if not broken.parts[-3].isdecimal():  # a save in progress, or what a kill left of it
+                continue
             # Orbax reads the measurements of all checkpoints, and would open none of them.
             error = CheckpointError(f"{broken}: not a whole file of this version")
             if not saves:

@@ -12,7 +12,12 @@ from crlm_jax.data.cohort_rows import CONDITION
 
 def tell(text: str) -> None:
     """Writes a line to stderr, above a progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(printable(text), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Writes characters that a terminal would obey, not show, as Python does: `\\x1b`."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def print_table(table: Table, width: int) -> None:

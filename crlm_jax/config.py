@@ -234,7 +234,7 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(text: str, source: str | Path) -> Config:
+def from_json(text: str | bytes, source: str | Path) -> Config:
     """Reads what `to_json` wrote.
 
     Raises:
@@ -243,7 +243,7 @@ def from_json(text: str, source: str | Path) -> Config:
     try:
         config = _build(Config, json.loads(text), "")
         return validate(config)
-    except (ConfigError, json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # of damaged JSON too
         raise ConfigError(
             f"{source} is not a configuration of this version of crlm_jax ({error}); "
             "start a new run in another --workdir"
@@ -262,11 +262,13 @@ def read_run(run: Path) -> Config:
             f"{run}: no run is here (no config.json); name the folder that training wrote, such as "
             "runs/NAME"
         )
-    return from_json(path.read_text(encoding="utf-8"), path)
+    return from_json(path.read_bytes(), path)
 
 
 def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
     hints = get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{prefix.rstrip('.') or 'the whole'} is not a group of fields")
     unknown = [prefix + name for name in values if name not in hints]
     if unknown:
         raise ConfigError(f"unknown field {', '.join(unknown)}")

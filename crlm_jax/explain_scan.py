@@ -27,7 +27,7 @@ from crlm_jax.attribution import (
     stage_differences,
 )
 from crlm_jax.commands import tell
-from crlm_jax.config import ConfigError
+from crlm_jax.config import ConfigError, Data
 from crlm_jax.data import volumes
 from crlm_jax.data.geometry import VolumeError
 from crlm_jax.data.scans import find_scans
@@ -75,7 +75,8 @@ def read_task(args: argparse.Namespace) -> Task:
         raise VolumeError(f"{args.image}: {len(scans)} scans; name one of them, or its --series")
     segmenter, scan = load(args.run), scans[0]
     config = segmenter.config
-    parallel.use_compile_cache(config.data.cache)
+    # Not the run's own cache: a run may come from elsewhere, and cached programs are executed.
+    parallel.use_compile_cache(Data.cache)
     exact = dataclasses.replace(config.train, precision="float32")
     network = train.load_best(
         dataclasses.replace(config, train=exact), args.run, parallel.make_mesh(1)

@@ -2,14 +2,54 @@
 
 import contextlib
 import csv
+import hashlib
 import io
+import itertools
 import os
 import re
 import shutil
 import tempfile
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+# Names that Windows takes for devices, whatever ending follows.
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE | re.DOTALL)
+_LONG = 120  # bytes of a name: file systems take 255, and endings and numbers come after it
+
+
+def own_names(texts: Iterable[str]) -> list[str]:
+    """Makes a file name, still without its ending, of each text: safe, and unlike the others.
+
+    Whatever a text says (`../../etc/x`, `C:\\x`, `nul`, a line break, 5000 letters), its name is a
+    file of the folder that it is put in, on every system: letters, digits, `_`, `.` and `-`, no
+    dot first. Names also differ where upper and lower case or ways of writing a letter do not
+    count.
+    """
+    taken: set[str] = set()
+    names = []
+    for text in texts:
+        stem = _safe(text)
+        numbered = (f"{stem}_{number}" for number in itertools.count(2))
+        name = next(n for n in itertools.chain([stem], numbered) if _alike(n) not in taken)
+        taken.add(_alike(name))
+        names.append(name)
+    return names
+
+
+def _safe(text: str) -> str:
+    name = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", text)).strip(".") or "_"
+    if DEVICE.fullmatch(name):
+        name = f"_{name}"
+    if len(name.encode()) > _LONG:
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+        name = f"{name.encode()[: _LONG - 13].decode(errors='ignore')}-{digest}"
+    return name
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -77,7 +77,7 @@ def open_workdir(config: Config, workdir: Path) -> bool:
                 f"{workdir} is there and holds no run (no config.json); give another --workdir"
             )
         return False
-    changed = differences(from_json(path.read_text(encoding="utf-8"), path), config)
+    changed = differences(from_json(path.read_bytes(), path), config)
     if changed:
         raise WorkdirError(
             f"{workdir} is the run of another experiment ({'; '.join(changed)}); "

@@ -24,8 +24,8 @@ import jax
 
 from crlm_jax import parallel
 from crlm_jax.checkpoint import CheckpointError
-from crlm_jax.commands import add_scan, check_condition, tell
-from crlm_jax.config import ConfigError
+from crlm_jax.commands import add_scan, check_condition, printable, tell
+from crlm_jax.config import ConfigError, Data
 from crlm_jax.data.cohort import CohortError
 from crlm_jax.data.geometry import VolumeError
 from crlm_jax.data.scans import Scan, ending, find_scans
@@ -47,16 +47,19 @@ def plan(scans: list[Scan], args: argparse.Namespace) -> list[Job]:
       VolumeError: the paths cannot hold the results.
     """
     jobs = []
+    inputs = {scan.path.resolve() for scan in scans}
     for scan in scans:
         own = ending(scan.path)
         own = _OWN.get(own, own)
         mask = _place(args.out, scan, len(scans), own, _MASKS)
-        if mask.resolve() == scan.path.resolve() or mask.resolve().parent == scan.path.resolve():
-            raise VolumeError(f"{mask}: --out would write over the scan; name another place")
         probability = None
         if args.probability:
             suffix = own if own in _MAPS else ".nii.gz"
             probability = _place(args.probability, scan, len(scans), suffix, _MAPS)
+        for option, path in (("--out", mask), ("--probability", probability)):
+            # Not over a scan that comes later either; a series' folder would hold one image more.
+            if path and inputs & {path.resolve(), path.resolve().parent}:
+                raise VolumeError(f"{path}: {option} would write over the scan; name another place")
         jobs.append(Job(scan, mask, probability, args.overlay, args.one_segment))
     for folder in {path.parent for job in jobs for path in (job.mask, job.probability) if path} | (
         {args.overlay} if args.overlay else set()
@@ -165,7 +168,8 @@ def run(args: argparse.Namespace) -> int:
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,
         device=find_device(args.device) if args.device else None,
     )  # fmt: skip
-    parallel.use_compile_cache(segmenter.config.data.cache)
+    # Not the run's own cache: a run may come from elsewhere, and cached programs are executed.
+    parallel.use_compile_cache(Data.cache)
     for scan in scans:
         segmenter.windowed_as(scan.condition)
     if segmenter.config.data.cohort == "phantom":
@@ -190,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         sys.exit(1 if run(args) else 0)
     except (ConfigError, CohortError, VolumeError, CheckpointError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
 
 
 if __name__ == "__main__":

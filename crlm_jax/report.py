@@ -13,7 +13,6 @@ import csv
 import dataclasses
 import json
 import math
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -24,8 +23,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from crlm_jax import figures, metrics, overlay, recist, stats
+from crlm_jax.commands import printable
 from crlm_jax.config import Config, ConfigError, flatten, read_run
-from crlm_jax.files import write_whole
+from crlm_jax.files import own_names, write_whole
 from crlm_jax.log import read_log
 from crlm_jax.viewer import CaseView, render, templates
 
@@ -281,6 +281,7 @@ def _describe(run: Run, keep: Path | None) -> dict[str, Any]:
         for condition, values in run.summary["conditions"].items()
         if values["agreement"]["volume"]["sd"] is not None
     }
+    names = own_names(f"agreement_{condition}" for condition in agreement)
     return {
         "name": run.name,
         "config": run.config,
@@ -292,9 +293,9 @@ def _describe(run: Run, keep: Path | None) -> dict[str, Any]:
         "agreement": {
             condition: embed(
                 figures.bland_altman(values, " · ".join(filter(None, (mark, condition)))),
-                keep and keep / f"agreement_{condition}.png",
+                keep and keep / f"{name}.png",
             )
-            for condition, values in agreement.items()
+            for name, (condition, values) in zip(names, agreement.items(), strict=True)
         },
         "curves": embed(figures.training(run.log, mark), keep and keep / "training.png"),
         "overlays": _overlays(run, keep),
@@ -318,6 +319,8 @@ def _overlays(run: Run, keep: Path | None) -> list[dict[str, Any]]:
     """Per condition the worst, the median and the best case, by the paper protocol's DSC."""
     shown = []
     cases = run.cases()
+    whose = [(row["condition"], row["patient"]) for row, _ in cases]
+    names = dict(zip(whose, own_names(map("_".join, whose)), strict=True))
     for condition in run.summary["conditions"]:
         ranked = sorted(
             ((r, files) for r, files in cases if r["condition"] == condition and r["dsc_paper"]),
@@ -335,8 +338,8 @@ def _overlays(run: Run, keep: Path | None) -> list[dict[str, Any]]:
                 f"slice {view.first_slice + 1} of {len(view.grey)}",
                 f"DSC {float(row['dsc_paper']):.2f} (paper), {float(row['dsc']):.2f} (clinical)",
             )  # fmt: skip
-            name = re.sub(r"[^\w.-]", "_", f"{condition}_{row['patient']}")
             picture = figures.key_slice(view, " · ".join(title))
+            name = names[condition, row["patient"]]
             image = embed(picture, keep and keep / f"{name}.png")
             shown.append({"role": role, "row": row, "z": view.first_slice + 1, "image": image})
     return shown
@@ -373,7 +376,7 @@ def main(argv: list[str] | None = None) -> None:
         out = args.out or args.run[0] / "report.html"
         print(write_report(args.run, out, math.inf if args.all_cases else VIEWED))
     except (ConfigError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from crlm_jax import metrics, paper_results, report, stats, study_figures, viewer
 from crlm_jax.config import Config, ConfigError
-from crlm_jax.files import to_csv, write_whole
+from crlm_jax.files import own_names, to_csv, write_whole
 from crlm_jax.viewer import CaseView
 
 HEADER = ("experiment", "system", "condition", "seeds", "n", "DSC", "IoU", "recall", "precision",
@@ -186,7 +186,8 @@ def write(runs: Sequence[_StudyRun], workdir: Path, *, paper: bool = False) -> P
     (workdir / "figures").mkdir(parents=True, exist_ok=True)
     pictures = []
     for name, figure in _pictures(found, mark):
-        pictures.append((name, report.embed(figure, workdir / "figures" / f"{name}.png")))
+        (file,) = own_names([name])
+        pictures.append((name, report.embed(figure, workdir / "figures" / f"{file}.png")))
     html = viewer.templates().get_template("study.html").render(
         title=workdir.resolve().name, warnings=warnings, tables=tables, missing=missing,
         pictures=pictures, runs=len(runs), small=stats.SMALL,

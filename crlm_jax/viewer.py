@@ -10,11 +10,12 @@ decodes a slice when it is looked at. Nothing in the fragment asks for another f
 """
 
 import base64
+import contextlib
 import io
 import json
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,15 +140,23 @@ class CaseView:
     @staticmethod
     def count_voxels(path: Path) -> int:
         """Returns how many voxels the image of a saved case has, without reading them."""
-        with np.load(path) as file, file.zip.open("grey.npy") as stream:
+        with (
+            _whole(path),
+            np.load(path, allow_pickle=False) as file,
+            file.zip.open("grey.npy") as stream,
+        ):
             np.lib.format.read_magic(stream)
             shape, _, _ = np.lib.format.read_array_header_1_0(stream)
         return math.prod(shape)
 
     @staticmethod
     def load(path: Path) -> "CaseView":
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
+        """Reads what `save` wrote.
+
+        Raises:
+          ValueError: the file is cut off, or something else; nothing of it is ever executed.
+        """
+        with _whole(path), np.load(path, allow_pickle=False) as file:
             facts = json.loads(file["facts"].tobytes())
             layers = [
                 Layer(voxels=file[f"layer_{i}"], **layer) for i, layer in enumerate(facts["layers"])
@@ -164,6 +173,18 @@ class CaseView:
                 first_slice=facts["first_slice"],
                 order=facts["order"],
             )
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turns what damage leads to, in NumPy and zipfile many kinds, into an error with the file."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{path}: not a case of the report's viewer, or damaged ({error}); take the folder "
+            "views/ away, and the report is written without its viewer"
+        ) from error
 
 
 def templates() -> jinja2.Environment:

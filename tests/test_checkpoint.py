@@ -50,7 +50,8 @@ def test_without_validation_the_latest_is_the_best(tmp_path):
 def test_a_half_written_checkpoint_is_not_one(tmp_path):
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, state(1), 0.5)
-    (tmp_path / "c" / "2.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "c" / "2.orbax-checkpoint-tmp" / "metrics").mkdir(parents=True)
+    (tmp_path / "c" / "2.orbax-checkpoint-tmp" / "metrics" / "metrics").write_text('{"valida')
     with Checkpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.latest == 1
         checkpoints.save(2, state(2), 0.6)

@@ -12,6 +12,10 @@ patient, 6:4. The number of test patients is rounded up, which gives the paper's
 It is drawn over every patient of the file whatever the conditions asked for, so that a patient who
 is tested under one condition is never trained on under another.
 
+Paths may lead anywhere, also by `..` or from the root: images often lie on another disk. The name
+of a patient goes into tables and pages as it is, and may therefore not begin as a spreadsheet's
+formula does, nor hold invisible characters.
+
 Every wrong row is reported at once, with its number as a spreadsheet shows it (the header is 1).
 As a command (`cohort_tool.py`) it checks a cohort, images and all, or builds the file from folders.
 """

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
 from crlm_jax import lesions
@@ -173,7 +174,7 @@ def summary_table(report: Report) -> Table:
     """The cohort by condition and as a whole, to be printed by `rich`."""
     phantom = any(patient.startswith("phantom-") for patient in report.split)
     table = Table(
-        title=f"{report.path.name}{' (PHANTOM)' if phantom else ''}: medians (range)",
+        title=Text(f"{report.path.name}{' (PHANTOM)' if phantom else ''}: medians (range)"),
         title_justify="left",
         box=SIMPLE_HEAD,
     )

@@ -9,6 +9,7 @@ import difflib
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 REQUIRED = ("patient", "condition", "image", "mask")
 OPTIONAL = ("mask_label", "b_value", "split")
 CONDITION = re.compile(r"[a-z0-9_]+")
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode: controls, marks of direction, line ends …
+_FORMULA = ("=", "+", "-", "@")
+_LARGEST_LABEL = 2**31 - 1
 _OF_MASKS = ("mask", "mask_label", "split")  # columns that a prediction does without
 
 
@@ -155,12 +159,14 @@ def _read_row(
         try:
             if not text and column in REQUIRED:
                 raise ValueError("empty; fill the cell or delete the row")
+            if hidden := _first_of(text, _INVISIBLE - {"Cf"}):  # it would come out in messages
+                raise ValueError(f"{text!r} holds the control character {hidden}; take it out")
             return parse(text, *context) if text else None
         except ValueError as error:
             problems.append(f"{path}, row {number}, column '{column}': {error}")
             return None
 
-    patient = read("patient", str)
+    patient = read("patient", _patient)
     condition = read("condition", _condition)
     image = read("image", _file, path.parent, True)
     b_value = read("b_value", _b_value)
@@ -171,6 +177,29 @@ def _read_row(
         split = read("split", _split)
         row = Row(patient, condition, image, b_value, number, mask, label, split or "")
     return (None, problems) if problems else (row, [])
+
+
+def patient_problem(text: str) -> str | None:
+    """Says why a text cannot be a patient's name; None: it can.
+
+    The name goes into CSV files as it is, since other tables know the patient by it; so it must not
+    begin as a formula does in a spreadsheet. Invisible characters would make two of one patient.
+    """
+    if hidden := _first_of(text, _INVISIBLE):
+        return f"{text!r} holds the invisible character {hidden}; take it out"
+    if unicodedata.normalize("NFKC", text[:1]) in _FORMULA:
+        return f"{text!r} is a formula to a spreadsheet; begin it with a letter or a digit"
+    return None
+
+
+def _first_of(text: str, categories: set[str]) -> str | None:
+    return next((f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in categories), None)
+
+
+def _patient(text: str) -> str:
+    if problem := patient_problem(text):
+        raise ValueError(problem)
+    return text
 
 
 def _condition(text: str) -> str:
@@ -189,8 +218,13 @@ def suggest_condition(text: str) -> str:
 def _file(text: str, folder: Path, folders: bool, image: Path | None = None) -> Path:
     """Finds a file, or where `folders` is true a folder; a mask must differ from its `image`."""
     file = folder / text
-    if not file.is_file() and not (folders and file.is_dir()):
-        found = "not a file" if file.exists() else "file not found"
+    try:
+        there, found = file.is_file() or (folders and file.is_dir()), "file not found"
+        if not there and file.exists():
+            found = "not a file"
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        there, found = False, f"cannot be read ({error.strerror})"
+    if not there:
         raise ValueError(
             f"{found}: {text}; correct the path (relative to the folder of the cohort file)"
         )
@@ -204,9 +238,11 @@ def _label(text: str, mask: str) -> int | str:
         if mask.lower().endswith(".dcm"):  # the segments of a DICOM-SEG have names
             return text
         raise ValueError(f"{text!r} is not an integer; write the label or leave it empty")
-    if int(text) <= 0:
-        raise ValueError(f"{text} is background; write a label above 0 or leave it empty")
-    return int(text)
+    label = int(text)
+    if not 0 < label <= _LARGEST_LABEL:
+        what = "background" if label <= 0 else "larger than any label"
+        raise ValueError(f"{text} is {what}; write a label above 0 or leave it empty")
+    return label
 
 
 def _b_value(text: str) -> float:

@@ -5,6 +5,7 @@ are what exports get wrong. What cannot be placed on one even, upright grid is r
 remedy. Messages name files and UIDs, never what a header says of the patient.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from crlm_jax.data.dicom_diffusion import choose_images
 from crlm_jax.data.dicom_files import choose_series, find_series, is_dicom, read_file, sound
-from crlm_jax.data.geometry import Geometry, VolumeError
+from crlm_jax.data.geometry import Geometry, VolumeError, check_size
 
 __all__ = ["Series", "find_series", "is_dicom", "read_series"]
 
@@ -94,6 +95,7 @@ def read_series(
         tuple(positions[0].tolist()),
         tuple(axes.T.ravel().tolist()),  # ITK's columns are the axes
     )
+    check_size(path, (columns, rows, len(headers)))
     voxels = np.empty((len(headers), rows, columns), np.float32)
     for target, header in zip(voxels, headers, strict=True):
         target[...] = _pixels(header)
@@ -186,8 +188,9 @@ def _slice_spacing(
     """Returns the distance in mm of slices in order, or refuses an uneven or a tilted stack."""
     if len(headers) == 1:  # no second position to measure to
         for keyword in ("SpacingBetweenSlices", "SliceThickness"):
-            if (headers[0].get(keyword) or 0) > 0:
-                return float(headers[0].get(keyword))
+            with contextlib.suppress(VolumeError):  # neither has to be there
+                if (size := float(_numbers(headers[0], keyword, 1)[0])) > 0:
+                    return size
         return 1.0
     offsets = (positions - positions[0]) @ axes.T  # mm along x, y, normal
     heights = offsets[:, 2]

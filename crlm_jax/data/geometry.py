@@ -2,10 +2,14 @@
 
 import dataclasses
 import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 GEOMETRY_TOLERANCE = 1e-3  # of a voxel's size (spacing, origin); absolute for direction cosines
+MOST_VOXELS = 2**30  # of one image: 1024 slices of 1024 × 1024, 4 GiB as float32
 NOT_FINITE = (
     "it has voxels that are NaN or infinite; replace them (for example by the background's value) "
     "and save it again"
@@ -78,6 +82,22 @@ class Geometry:
         if len(self.size) == 2:
             return own * (*self.spacing, 1.0) + (*self.origin, 0.0)
         return own * self.spacing @ np.reshape(self.direction, (3, 3)).T + self.origin
+
+
+def check_size(path: Path, size: Sequence[int]) -> None:
+    """Raises VolumeError where a header claims no voxel, or more than `MOST_VOXELS`.
+
+    To be asked before memory is taken.
+
+    Args:
+      path: of the image.
+      size: what the header says, along every axis; channels count too.
+    """
+    if not 0 < math.prod(size) <= MOST_VOXELS:
+        raise VolumeError(
+            f"{path}: its header claims {' × '.join(map(str, size))} voxels, not 1 to "
+            f"{MOST_VOXELS:,}; export it again, or crop it to the liver"
+        )
 
 
 def check_same_grid(between: str, mask: Geometry, image: Geometry) -> None:

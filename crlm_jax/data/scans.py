@@ -1,12 +1,11 @@
 """The scans to predict: a file, a DICOM series, a folder of many, or a cohort file."""
 
 import dataclasses
-import itertools
-import re
 from pathlib import Path
 
 from crlm_jax.data import cohort, dicom, volumes
 from crlm_jax.data.geometry import VolumeError
+from crlm_jax.files import own_names
 
 _PICTURES = (".jpg", ".jpeg", ".bmp")
 _READ = (*volumes.ENDINGS, *_PICTURES)
@@ -56,7 +55,8 @@ def find_scans(
         found = [Scan(image, _stem(image), series=series, b_value=b_value)]
     else:
         found = _in_folder(image, series, b_value)
-    return _with_own_names(found)
+    names = own_names(scan.name or "scan" for scan in found)
+    return [dataclasses.replace(scan, name=own) for scan, own in zip(found, names, strict=True)]
 
 
 def _stem(path: Path) -> str:
@@ -83,16 +83,3 @@ def _in_folder(folder: Path, series: str | None, b_value: float | None) -> list[
             "folder of a DICOM series, or a cohort.csv"
         )
     return found
-
-
-def _with_own_names(scans: list[Scan]) -> list[Scan]:
-    """Makes names fit for files, also where case does not tell them apart, and unlike."""
-    taken: set[str] = set()
-    named = []
-    for scan in scans:
-        stem = re.sub(r"[^\w.-]", "_", scan.name).lstrip(".") or "scan"
-        numbers = (f"{stem}_{number}" for number in itertools.count(2))
-        name = next(n for n in itertools.chain([stem], numbers) if n.lower() not in taken)
-        taken.add(name.lower())
-        named.append(dataclasses.replace(scan, name=name))
-    return named

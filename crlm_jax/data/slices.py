@@ -64,12 +64,12 @@ class Slices:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all records: the same for the same slices, wherever they came from."""
-        with np.load(self.folder / "index.npz") as tables:
+        with np.load(self.folder / "index.npz", allow_pickle=False) as tables:
             return str(tables["digest"])
 
     @functools.cached_property
     def _tables(self) -> dict[str, np.ndarray]:
-        with np.load(self.folder / "index.npz") as tables:
+        with np.load(self.folder / "index.npz", allow_pickle=False) as tables:
             return {split: tables[split] for split in SPLITS}
 
 

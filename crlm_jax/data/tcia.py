@@ -37,10 +37,10 @@ from tqdm import tqdm
 from crlm_jax import lesions
 from crlm_jax.commands import tell
 from crlm_jax.data import tcia_download, volumes
-from crlm_jax.data.cohort_rows import REQUIRED
+from crlm_jax.data.cohort_rows import REQUIRED, patient_problem
 from crlm_jax.data.geometry import VolumeError
 from crlm_jax.data.tcia_download import Files, ImportFailed, blame
-from crlm_jax.files import to_csv, write_whole
+from crlm_jax.files import DEVICE, to_csv, write_whole
 
 COHORT, LOG = "cohort.csv", "import_log.csv"
 _RECORD = "import.json"
@@ -109,19 +109,22 @@ def import_collection(dicom: Path, out: Path, *, clinical: Path | None = None) -
         cohort.refuse(record)
     names = collections.Counter(patient.casefold() for patient in {*patients, *cohort.done})
     wanted = [patient for patient in sorted(patients) if patient not in cohort.done]
-    for patient in (bar := tqdm(wanted, "importing", unit="patient", disable=None)):
+    for patient in tqdm(wanted, "importing", unit="patient", disable=None):
         try:
             if not patient:
                 raise VolumeError("its files have no Patient ID; export them with one")
+            if problem := patient_problem(patient):
+                raise VolumeError(f"its Patient ID {problem}")
             if names[patient.casefold()] > 1:
                 raise VolumeError("its ID and another differ in upper and lower case only")
             _import_patient(patient, patients[patient], cohort)
             taken.append(patient)
         except VolumeError as error:
             reason = str(error).replace(f"{dicom}{os.sep}", "")
-            refused.append(Record(patient, "refused", reason))
+            named = "" if patient_problem(patient) else patient  # the log is a CSV file too
+            refused.append(Record(named, "refused", reason))
             cohort.refuse(refused[-1])
-            bar.write(f"refused: {patient or 'a patient'}: {reason}", file=sys.stderr)
+            tell(f"refused: {named or 'a patient'}: {reason}")
     return Outcome(tuple(taken), tuple(skipped), tuple(refused), table)
 
 
@@ -231,8 +234,10 @@ class _Cohort:
     def _files(self, patient: str) -> tuple[str, str, str]:
         """Names of a patient's image, mask and record below `out`; of no other patient too."""
         name = quote(patient, safe="")  # letters, digits and _.-~%
-        if name.startswith("."):
-            name = f"%2E{name[1:]}"
+        if name.startswith(".") or DEVICE.fullmatch(name):
+            name = f"%{ord(name[0]):02X}{name[1:]}"
+        if name.endswith("."):  # Windows would drop it
+            name = f"{name[:-1]}%2E"
         if len(name) > _LONG:
             name = f"{name[:_LONG]}~{hashlib.sha256(patient.encode()).hexdigest()[:16]}"
         return f"{name}/{name}_ct.nii.gz", f"{name}/{name}_tumour.nii.gz", f"{name}/{_RECORD}"

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import fnmatch
 import logging
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -68,6 +69,7 @@ def download(folder: Path, *, yes: bool = False) -> bool:
     series = list_series()
     if not series:
         raise ImportFailed(f"this idc-index does not know {COLLECTION}: pip install -U idc-index")
+    _check_names(series)
     print(describe(series))
     needed = _missing(folder, series)
     if not needed:
@@ -95,6 +97,17 @@ def download(folder: Path, *, yes: bool = False) -> bool:
             "the network and run the same command again, which goes on from here"
         )
     return True
+
+
+def _check_names(series: Sequence[dict[str, Any]]) -> None:
+    """Refuses an index by which a file would come to lie outside the folder."""
+    for one in series:
+        for column in ("PatientID", "Modality", "SeriesInstanceUID"):
+            if not re.fullmatch(r"\w[\w.-]*", one[column], re.ASCII):
+                raise ImportFailed(
+                    f"idc-index names a series' {column} {one[column]!r}, which is no folder's "
+                    "name: pip install -U --force-reinstall idc-index-data"
+                )
 
 
 def list_series() -> list[dict[str, Any]]:

@@ -18,7 +18,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from crlm_jax.data import dicom, dicom_seg
-from crlm_jax.data.geometry import NOT_FINITE, Geometry, VolumeError, check_same_grid
+from crlm_jax.data.geometry import (
+    NOT_FINITE,
+    Geometry,
+    VolumeError,
+    check_same_grid,
+    check_size,
+)
+from crlm_jax.data.headers import check_text_header
 from crlm_jax.data.nifti import check_nifti
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")  # of images, besides DICOM
@@ -258,8 +265,13 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         raise VolumeError(f"{path}: header and voxels in two files; convert it to .nii.gz")
     if name.endswith((".nii", ".nii.gz")):
         check_nifti(path)
+    check_text_header(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        image = sitk.ReadImage(str(path))
+        reader.ReadImageInformation()
+        check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()))
+        image = reader.Execute()
     except RuntimeError as error:
         raise VolumeError(
             f"{path}: not an image that can be read, or cut off; copy it again, or export it as "

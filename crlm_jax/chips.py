@@ -1,0 +1,89 @@
+"""What a chip of Cloud TPU can do, and how the chips of a slice are joined; for `crlm_jax.plan`.
+
+Peaks, memory and interconnect are Google's (https://cloud.google.com/tpu/docs/v4, …/v5e, …/v5p,
+…/v6e, read in November 2026). Google gives no clock except of v4; it is worked out in `_CLOCKS`.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+GIB = 2**30
+# Latency of one hop between neighbours, s; a rule of thumb from "How to Scale Your Model"
+# (https://jax-ml.github.io/scaling-book), not a figure of the compiler.
+HOP_SECONDS = 1e-6
+
+# Hz. v4: Jouppi et al., TPU v4 (https://arxiv.org/abs/2304.01433), table 4. v5e and v5p: the peak
+# over what their MXUs (128 × 128; four, and two times four) multiply and add in a cycle. v6e: of
+# its 3.5 GHz by the same sum (two MXUs, 256 × 256) only the half agrees with the compiler, which
+# gives a copy within HBM 81 % of the bandwidth on v5e, and with 1.75 GHz on v6e too.
+_CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One kind of chip; all figures are of a whole chip, its cores together."""
+
+    name: str
+    hbm_bytes: int
+    peak_flops: float  # bfloat16, 1/s
+    hbm_bandwidth: float  # bytes/s
+    ici_bandwidth: float  # bytes/s, both directions of all ports together
+    ici_ports: int
+    axes: int  # of the slices: 2 or 3
+    wraps: int  # an axis closes to a ring where its length is a multiple of this
+    options: dict[str, str] = field(default_factory=dict)  # of the compiler's topology
+
+    @property
+    def clock(self) -> float:
+        """Cycles a second, Hz."""
+        return _CLOCKS[self.name]
+
+    def closes(self, length: int) -> bool:
+        """Whether an axis of so many chips is a ring; a line otherwise."""
+        return length % self.wraps == 0
+
+    def send_bandwidth(self, shape: tuple[int, ...]) -> float:
+        """Bytes/s that a chip of a slice sends: through two ports of a ring, one of a line."""
+        ports = sum(2 if self.closes(n) else 1 for n in shape if n > 1)
+        return ports * self.ici_bandwidth / self.ici_ports / 2
+
+    def hops(self, shape: tuple[int, ...]) -> int:
+        """Hops from a chip to the farthest one of a slice."""
+        return sum(n // 2 if self.closes(n) else n - 1 for n in shape)
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        # Without megacore the compiler would plan for each of the two cores alone.
+        Chip(
+            "v4", 32 * GIB, 275e12, 1200e9, 600e9, 6, axes=3, wraps=4,
+            options={"chip_config_name": "megacore"},
+        ),
+        Chip("v5e", 16 * GIB, 197e12, 819e9, 400e9, 4, axes=2, wraps=16),
+        Chip("v5p", 95 * GIB, 459e12, 2765e9, 1200e9, 6, axes=3, wraps=4),
+        Chip("v6e", 32 * GIB, 918e12, 1638e9, 800e9, 4, axes=2, wraps=16),
+    )
+}  # fmt: skip
+EXAMPLES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:4x4"}
+
+
+def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
+    """Splits a name such as v5e:2x2 into the chip and the lengths of the slice's axes.
+
+    Raises:
+      ValueError: the chip is not known, or the lengths are not such; lists the known ones.
+    """
+    name, _, lengths = topology.partition(":")
+    words = lengths.split("x")
+    shape = tuple(int(word) for word in words if word.isdecimal())
+    chip = CHIPS.get(name)
+    known = ", ".join(f"{name} (as in {EXAMPLES[name]})" for name in CHIPS)
+    if chip is None:
+        raise ValueError(f"topology {topology!r}: the chips are {known}, and cpu")
+    if len(shape) != len(words) or len(shape) != chip.axes or not math.prod(shape):
+        raise ValueError(
+            f"topology {topology!r}: {name} has {chip.axes} axes, as in {EXAMPLES[name]}; "
+            f"the chips are {known}, and cpu"
+        )
+    return chip, shape

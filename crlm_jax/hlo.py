@@ -1,0 +1,179 @@
+"""Reads the text of a compiled program (HLO): its collectives, and the TPU compiler's cycles.
+
+The text is that of `jax.stages.Compiled.as_text()`: computations, each a list of operations
+
+    %name = f32[8,16]{1,0} all-reduce(%operand), replica_groups={{0,1}}, …, backend_config={…}
+
+of which the last, ENTRY, runs; the others are bodies of its loops, branches, calls and fusions.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
+# A shape's layout has upper-case letters before its brackets, as in {1,0:T(8,128)}: no opcode.
+_OPERATION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\((.*)")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+_CALLED = re.compile(
+    r"(calls|to_apply|body|condition|true_computation|false_computation|"
+    r"branch_computations|called_computations)=(\{[^}]*\}|%?[\w.-]+)"
+)
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+COLLECTIVES = (
+    "all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A line of a computation: the text of its result's shape, its opcode, and what follows."""
+
+    shape: str
+    opcode: str
+    rest: str
+
+    def called(self, *names: str) -> list[str]:
+        """Names of the computations that it calls, under all or these attributes."""
+        return [
+            name
+            for attribute, value in _CALLED.findall(self.rest)
+            if not names or attribute in names
+            for name in re.findall(r"[\w.-]+", value)
+        ]
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One exchange between devices, as often as it runs in a step."""
+
+    kind: str  # of `COLLECTIVES`
+    shape: str  # of its result on a device, without layout
+    size: int  # bytes of that
+    group: int  # devices that take part
+    times: int  # runs in a step
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends in one run, by a ring algorithm."""
+        others = (self.group - 1) / self.group
+        return (
+            self.size
+            * {
+                "all-reduce": 2 * others,
+                "all-gather": others,
+                "all-to-all": others,
+                "reduce-scatter": self.group - 1,  # the result is a share of what was there
+                "collective-permute": 1,
+            }[self.kind]
+        )
+
+
+class Program:
+    """A compiled program.
+
+    Args:
+      text: of the whole module.
+      devices: that it is compiled for; the group of a collective that names none.
+
+    Raises:
+      ValueError: the text has no ENTRY computation.
+    """
+
+    def __init__(self, text: str, devices: int = 1):
+        self.devices = devices
+        self.computations, self.entry = _split(text)
+
+    def _walk(self, computation: str, times: int = 1) -> Iterator[tuple[Operation, int]]:
+        """All operations that run under a computation, and how often; fusions are opened."""
+        for operation in self.computations.get(computation, ()):
+            yield operation, times
+            if operation.opcode in COLLECTIVES or operation.opcode == "reduce":
+                continue  # calls only the sum of two numbers
+            inner = times * (_trips(operation) if operation.opcode == "while" else 1)
+            for name in operation.called():
+                yield from self._walk(name, inner)
+
+    def collectives(self) -> list[Collective]:
+        """All exchanges of a step; one that is started and awaited counts once."""
+        found = []
+        groups = {}
+        for operation, times in self._walk(self.entry):
+            kind = operation.opcode.removesuffix("-start").removesuffix("-done")
+            if kind not in COLLECTIVES:
+                continue
+            if operation.opcode.endswith("-start"):
+                groups[kind] = _group(operation.rest, self.devices)  # its end names none
+                continue
+            group = _group(operation.rest, groups.get(kind, self.devices))
+            shape = ", ".join(
+                f"{dtype}[{sizes}]" for dtype, sizes in _ARRAY.findall(operation.shape)
+            )
+            found.append(Collective(kind, shape, _bytes(operation.shape), group, times))
+        return found
+
+    def cycles(self, computation: str = "") -> int:
+        """Sum of the compiler's `estimated_cycles` over the operations that run one by one.
+
+        An operation with an estimate, usually a fusion, counts with it and is not opened. A loop
+        counts its body and condition as often as the compiler knows it to run (once where it does
+        not), a conditional its longest branch, a call what it calls. Nothing else has an estimate:
+        collectives, and copies that run beside the computation, count nothing.
+        """
+        total = 0
+        for operation in self.computations.get(computation or self.entry, ()):
+            inside = [self.cycles(name) for name in operation.called()]
+            estimate = _CYCLES.search(operation.rest)
+            if operation.opcode == "while":
+                total += _trips(operation) * sum(inside)
+            elif operation.opcode == "conditional":
+                total += max(inside, default=0)
+            elif estimate:
+                total += int(estimate[1])
+            elif operation.opcode in ("call", "async-start"):
+                total += sum(inside)
+        return total
+
+
+def _split(text: str) -> tuple[dict[str, list[Operation]], str]:
+    """Returns the operations of each computation, and the name of ENTRY."""
+    computations, entry, current = {}, "", []
+    for line in text.splitlines():
+        if not line.startswith(" "):
+            header = _HEADER.match(line)
+            if header:
+                current = computations.setdefault(header[2], [])
+                entry = header[2] if header[1] else entry
+        elif operation := _OPERATION.match(line):
+            current.append(Operation(*operation.groups()))
+    if not entry:
+        raise ValueError("no compiled program: the text has no ENTRY computation")
+    return computations, entry
+
+
+def _trips(operation: Operation) -> int:
+    found = _TRIPS.search(operation.rest)
+    return int(found[1]) if found else 1
+
+
+def _bytes(shape: str) -> int:
+    """Bytes of all arrays in the text of a shape, without padding."""
+    total = 0
+    for dtype, sizes in _ARRAY.findall(shape):
+        bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
+        total += math.ceil(bits * math.prod(int(n) for n in sizes.split(",") if n) / 8)
+    return total
+
+
+def _group(rest: str, default: int) -> int:
+    """Devices of a group, of the three ways in which HLO writes `replica_groups`."""
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        return len(found[1].split(","))
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
+        return int(found[1])
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
+    return default

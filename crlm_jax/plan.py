@@ -1,0 +1,319 @@
+"""Plans a training on Cloud TPU with no TPU at hand: memory, FLOPs, communication, time, cost.
+
+    python -m crlm_jax.plan --config configs/cross_pre.py:scale=paper \\
+        --topology v5e:2x2,v5e:16x16,v6e:4x4,v5p:2x2x1 --out plan
+    python -m crlm_jax.plan --config configs/cross_pre.py --topology cpu --measure
+
+The train step of `crlm_jax.train`, the very one that a run takes, is compiled ahead of time by the
+TPU compiler for each topology, and its report is read; nothing runs. So every figure is a compiler
+estimate. Weights change no cost and are random here. The compiler is PyPI's libtpu
+(`pip install 'crlm_jax[plan]'`).
+
+Weak scaling keeps the batch of a chip, that of the configuration on the first topology; strong
+scaling keeps the configuration's batch, where the chips can share it evenly.
+"""
+
+import argparse
+import copy
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.experimental import topologies
+
+from crlm_jax import chips, networks, parallel, plan_cost, plan_report, train
+from crlm_jax import main as main_command
+from crlm_jax.chips import Chip
+from crlm_jax.commands import tell
+from crlm_jax.config import Config, ConfigError, validate
+from crlm_jax.hlo import Program
+
+# The TPU library asks a virtual machine of Google's which TPU it has, and complains without one.
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+class PlanError(ValueError):
+    """What was asked for cannot be planned."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a step is compiled for. `chip` is None on the CPU."""
+
+    name: str
+    chip: Chip | None
+    shape: tuple[int, ...]
+    devices: Sequence[jax.Device]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The networks and the state of a configuration, to be compiled for any topology."""
+
+    config: Config
+    networks: networks.Networks
+    state: train.TrainState
+
+
+def find_target(name: str) -> Target:
+    """Returns the devices of a topology such as v5e:2x2, which need not be there, or of `cpu`.
+
+    Raises:
+      PlanError: the topology is not known, or the TPU compiler is not installed.
+    """
+    if name == "cpu":
+        return Target(name, None, (1,), jax.devices("cpu")[:1])
+    try:
+        chip, shape = chips.parse(name)
+    except ValueError as error:
+        raise PlanError(str(error)) from None
+    if importlib.util.find_spec("libtpu") is None:
+        raise PlanError(
+            f"topology {name}: the TPU compiler is not installed; pip install 'crlm_jax[plan]'"
+        )
+    for variable, value in _NO_TPU.items():
+        os.environ.setdefault(variable, value)
+    options = dict(chip.options)
+    if max(shape) == 1:  # a host has four chips unless it is said otherwise
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    try:
+        found = topologies.get_topology_desc(name, "tpu", **options)
+    except jax.errors.JaxRuntimeError as error:
+        raise PlanError(f"topology {name}: the TPU compiler refuses it: {error}") from error
+    return Target(name, chip, shape, found.devices)
+
+
+def make_step(config: Config) -> Step:
+    """Builds networks and state on the CPU, with random weights: they change no cost."""
+    config = copy.deepcopy(config)
+    config.critic.weights = config.transunet.weights = "random"
+    validate(config)
+    return Step(config, *train.create_state(config, parallel.make_mesh(jax.devices("cpu")[:1])))
+
+
+def compile_step(step: Step, target: Target, batch: int) -> jax.stages.Compiled:
+    """Compiles the train step for a global batch of so many slices.
+
+    Raises:
+      jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED where it does not fit the chip's memory.
+    """
+    mesh, size = parallel.make_mesh(target.devices), step.config.data.image_size
+    everywhere, split = parallel.replicated(mesh), parallel.split_by_batch(mesh)
+
+    def described(shape, dtype, sharding):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    state = jax.tree.map(lambda x: described(x.shape, x.dtype, everywhere), step.state)
+    slices = described((batch, size, size, 1), jnp.uint8, split)
+    photometric = described((batch, 6), jnp.float32, split)
+    # The number of steps enters the learning rate alone.
+    train_step = train.make_train_step(step.config, step.networks, mesh, steps=1000)
+    inputs = {"image": slices, "mask": slices, "photometric": photometric}
+    return train_step.lower(state, inputs).compile()
+
+
+def read(compiled: jax.stages.Compiled, target: Target, batch: int) -> dict[str, Any]:
+    """Returns the compiler's report of a step, per chip: bytes, FLOPs, cycles, collectives."""
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    program = Program(compiled.as_text(), len(target.devices))
+    kinds = {}
+    for one in program.collectives():
+        kind = kinds.setdefault(one.kind, {"count": 0, "bytes": 0, "sent_bytes": 0.0})
+        kind["count"] += one.times
+        kind["bytes"] += one.times * one.size
+        kind["sent_bytes"] += one.times * one.sent
+    parts = {
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "aliased": memory.alias_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "code": memory.generated_code_size_in_bytes,
+    }
+    total = sum(parts.values()) - 2 * parts["aliased"]  # outputs in the place of arguments
+    return {
+        "topology": target.name,
+        "chip": target.chip.name if target.chip else "cpu",
+        "chips": len(target.devices),
+        "batch": batch,
+        "memory_bytes": parts | {"total": total},
+        "flops": cost["flops"],
+        "bytes_accessed": cost["bytes accessed"],
+        "cycles": program.cycles(),
+        "collectives": kinds,
+    }
+
+
+def largest_batch(fits: Callable[[int], bool], start: int) -> int:
+    """The largest n that fits, 0 for none: doubled from `start`, then bisected.
+
+    Args:
+      fits: whether a batch of n slices a chip fits; false for all above one that does not.
+      start: 1 or more.
+    """
+    good, bad = 0, start
+    while fits(bad):
+        good, bad = bad, 2 * bad
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good
+
+
+def _too_large(error: jax.errors.JaxRuntimeError) -> str:
+    """Returns what the compiler says of a step beyond the chip's memory; raises another error."""
+    text = " ".join(str(error).split())
+    if "RESOURCE_EXHAUSTED" not in text:
+        raise error
+    return text[:300]
+
+
+def fits_chip(step: Step, target: Target) -> Callable[[int], bool]:
+    """Builds the question for `largest_batch`: does a batch of n slices a chip fit its memory?"""
+
+    def fits(n: int) -> bool:
+        batch = n * len(target.devices)
+        try:
+            row = read(compile_step(step, target, batch), target, batch)
+        except jax.errors.JaxRuntimeError as error:
+            _too_large(error)
+            return False
+        tell(f"{target.name}: {n} slices a chip, {row['memory_bytes']['total'] / 2**30:.2f} GiB")
+        return row["memory_bytes"]["total"] <= target.chip.hbm_bytes
+
+    return fits
+
+
+def measure(step: Step, compiled: jax.stages.Compiled, batch: int, runs: int = 5) -> dict[str, Any]:
+    """Runs a step compiled for the CPU; returns what its report is to be compared with.
+
+    `step_seconds` is the median of the runs after a first; `matmul_flops`, 1/s, what this CPU
+    reaches in a product of float32 matrices; `argument_bytes` the sizes of the arrays put in.
+    """
+    size, rng = step.config.data.image_size, np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, size, size, 1), np.uint8)
+    photometric = np.repeat(np.float32([[1, 1, 1, 0, 0, 0]]), batch, 0)
+    mesh = parallel.make_mesh(jax.devices("cpu")[:1])
+    inputs = {"image": images, "mask": images // 128, "photometric": photometric}
+    inputs = parallel.to_global(inputs, mesh)
+    state, seconds = jax.tree.map(jnp.copy, step.state), []  # the step uses its state up
+    used = sum(x.nbytes for x in jax.tree.leaves((state, inputs)))
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled(state, inputs))
+        seconds.append(time.perf_counter() - start)
+    return {
+        "argument_bytes": used,
+        "step_seconds": float(np.median(seconds[1:])),
+        "matmul_flops": _matmul_flops(),
+    }
+
+
+def _matmul_flops(n: int = 1024, runs: int = 5) -> float:
+    """FLOP/s of the CPU in products of float32 matrices, n by n, the best of the runs."""
+    a = jax.device_put(np.ones((n, n), np.float32), jax.devices("cpu")[0])
+    product, seconds = jax.jit(jnp.matmul), []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        seconds.append(time.perf_counter() - start)
+    return 2 * n**3 / min(seconds[1:])
+
+
+def make_plan(
+    config: Config, names: Sequence[str], slices: int, *, largest: bool, measured: bool
+) -> list[dict[str, Any]]:
+    """Compiles the step for every topology; returns a row for each scaling that is possible.
+
+    A row is what `read` and `plan_cost.add_times` return, or has `refused`, the compiler's words,
+    where the step does not fit the memory.
+    """
+    targets = [find_target(name) for name in names]  # a wrong one shows before the first compile
+    step, rows = make_step(config), []
+    batch = config.train.batch_size
+    if batch % len(targets[0].devices):
+        raise PlanError(
+            f"train.batch_size = {batch} cannot be shared evenly by the "
+            f"{len(targets[0].devices)} chips of {targets[0].name}, the first topology"
+        )
+    share = batch // len(targets[0].devices)
+    for target in targets:
+        count = len(target.devices)
+        scalings = {share * count: ["weak"]}
+        if batch % count == 0:
+            scalings.setdefault(batch, []).append("strong")
+        for size, scaling in scalings.items():
+            row = {"scaling": scaling, "topology": target.name, "batch": size, "chips": count}
+            tell(f"{target.name}: compiling the step of {size} slices")
+            start = time.perf_counter()
+            try:
+                compiled = compile_step(step, target, size)
+            except jax.errors.JaxRuntimeError as error:
+                rows.append(row | {"refused": _too_large(error)})
+                continue
+            found = read(compiled, target, size)
+            row |= plan_cost.add_times(found, target.chip, target.shape, config, slices)
+            row["compile_seconds"] = time.perf_counter() - start
+            if measured and target.chip is None:
+                row["measured"] = measure(step, compiled, size)
+            if largest and target.chip and "weak" in scaling:
+                row["largest_batch_per_chip"] = largest_batch(fits_chip(step, target), share)
+            rows.append(row)
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; exits with 1 and one line where there is no plan."""
+    parser = argparse.ArgumentParser(
+        prog="python -m crlm_jax.plan",
+        description="Plan a training on Cloud TPU, by the TPU compiler, with no TPU at hand. Any "
+        "field of the configuration can be set, as --config.train.batch_size=64.",
+    )
+    add = parser.add_argument
+    add("--config", required=True, help="file, such as configs/cross_pre.py:scale=paper")
+    add("--topology", required=True, help="comma-separated, such as v5e:2x2,v6e:4x4; or cpu")
+    add("--out", type=Path, help="folder for plan.md, plan.json and plan.png")
+    add("--slices", type=int, help="of the training (default: those of the paper's cohort)")
+    add("--largest-batch", action="store_true", help="find it for each topology; compiles often")
+    add("--measure", action="store_true", help="with cpu: run the step and compare")
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, overrides = parser.parse_known_args(words)
+    jax.config.update("jax_platforms", "cpu")  # the networks are built there, whatever is here
+    words_left = main_command._parse_flags(["plan", f"--config={args.config}", *overrides])[1:]
+    try:
+        if words_left:
+            raise PlanError(f"{words_left[0]!r} is not a flag; see --help")
+        config = flags.FLAGS.config
+        config.data.conditions = tuple(",".join(config.data.conditions).split(","))
+        if args.slices is not None and args.slices < 1:
+            raise PlanError(f"--slices {args.slices}: must be 1 or more")
+        if args.out:
+            plan_report.check_out(args.out)
+        slices = args.slices or plan_cost.paper_slices(config)
+        names = list(dict.fromkeys(args.topology.split(",")))
+        options = {"largest": args.largest_batch, "measured": args.measure}
+        rows = make_plan(validate(config), names, slices, **options)
+        origin = "--slices" if args.slices else plan_report.PAPER_SLICES
+        plan = plan_report.describe(config, args.config, rows, slices, origin)
+        plan_report.show(plan)
+        if args.out:
+            command = "python -m crlm_jax.plan " + " ".join(words)
+            plan_report.write(plan | {"command": command}, args.out)
+    except (PlanError, ConfigError, OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+        sys.exit("error: " + " ".join(str(error).split())[:2000])
+
+
+if __name__ == "__main__":
+    main()

@@ -67,16 +67,12 @@ def _nnunet(config: Config) -> None:
 
 
 def _laptop_nnunet(config: Config) -> None:
-    """One depth less, since 112 has no more halvings, a quarter of the width, and few steps.
+    """A momentum of 0.99 would remember a third of the few hundred steps.
 
-    A momentum of 0.99 remembers a third of the few hundred steps; and of slices without tumour it
-    would need many more than there are. So the rate and the slices are those of all methods here.
+    And of slices without tumour it would need many more than there are.
     """
-    config.segmenter.widths = (8, 16, 32, 64, 128)
-    config.optimizer.learning_rate, config.optimizer.momentum = 0.1, 0.9
+    config.optimizer.momentum = 0.9
     config.data.train_slices, config.train.foreground = "tumour", 0.0
-    config.train.batch_size, config.train.steps = 8, 0
-    config.train.checkpoint_every = 100
 
 
 def _transunet(config: Config) -> None:
@@ -99,8 +95,6 @@ def _laptop_transunet(config: Config) -> None:
     config.transunet = TransUNet(
         resnet_width=8, resnet_units=(1, 1, 1), hidden=64, layers=2, heads=4, mlp=128
     )
-    config.optimizer.learning_rate = 0.1
-    config.train.batch_size, config.train.epochs = 8, 26
 
 
 def _segan(config: Config) -> None:

@@ -35,14 +35,17 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2, *, saves: bool = True):
-        for broken in filter(_is_broken, folder.glob("*/metrics/metrics")):
-            if not broken.parts[-3].isdecimal():  # a save in progress, or what a kill left of it
-                continue
-            # Orbax reads the measurements of all checkpoints, and would open none of them.
-            error = CheckpointError(f"{broken}: not a whole file of this version")
-            if not saves:
-                raise error
-            _move_out(folder, int(broken.parts[-3]), error)
+        # Orbax reads the measurements of all checkpoints, and would open none of them.
+        broken = {
+            int(file.parts[-3]): CheckpointError(f"{file}: not a whole file of this version")
+            for file in folder.glob("*/metrics/metrics")
+            # Other names are of a save in progress, or what a kill left of it.
+            if file.parts[-3].isdecimal() and _is_broken(file)
+        }
+        if saves:
+            _move_out(folder, broken)
+        elif broken:
+            raise next(iter(broken.values()))
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             folder.resolve(),
@@ -124,8 +127,7 @@ class Checkpoints:
             except CheckpointError as error:
                 unreadable[step] = error
                 continue
-            for bad, error in unreadable.items():
-                _move_out(Path(self._checkpointer.directory), bad, error)
+            _move_out(Path(self._checkpointer.directory), unreadable)
             self._checkpointer.reload()
             return step, parts
         if unreadable:
@@ -160,13 +162,18 @@ def _is_broken(metrics: Path) -> bool:
         return True
 
 
-def _move_out(folder: Path, step: int, error: CheckpointError) -> None:
-    """Moves a checkpoint out of the folder, with a warning; nothing is deleted."""
+def _move_out(folder: Path, unreadable: Mapping[int, CheckpointError]) -> None:
+    """Moves checkpoints out of the folder, with a warning; nothing is deleted.
+
+    Called by all processes of a run, which have all looked before the first moves anything.
+    """
+    multihost_utils.sync_global_devices("looked at checkpoints")
     if jax.process_index() == 0:
-        target = _free(folder.parent / f"unreadable_{step}")
-        logging.warning("%s; it is now %s, and an earlier one counts", error, target)
-        (folder / str(step)).rename(target)
-    multihost_utils.sync_global_devices(f"moved {step}")
+        for step, error in unreadable.items():
+            target = _free(folder.parent / f"unreadable_{step}")
+            logging.warning("%s; it is now %s, and an earlier one counts", error, target)
+            (folder / str(step)).rename(target)
+    multihost_utils.sync_global_devices("moved unreadable checkpoints")
 
 
 def _free(path: Path) -> Path:

@@ -12,7 +12,7 @@ from configs import common
 from configs.methods import METHODS
 from crlm_jax import evaluate, export, main, networks, parallel, predict, train
 from crlm_jax.checkpoint import Checkpoints
-from crlm_jax.config import Config, ConfigError, validate
+from crlm_jax.config import Config, ConfigError, to_json, validate
 from crlm_jax.log import TrainLog
 from crlm_jax.metrics import Counts, overlap
 from crlm_jax.models.port import WeightsError
@@ -39,7 +39,7 @@ def small_config(method: str) -> Config:
     config.train.epochs, config.train.batch_size, config.train.steps = 1, 6, STEPS
     config.train.log_every = config.train.checkpoint_every = STEPS // 2
     config.evaluation.attribution_steps, config.evaluation.resamples = 0, 9
-    config.evaluation.batch_size = 6
+    config.evaluation.batch_size = 1  # as prediction's, so that both are one program
     return config
 
 
@@ -95,8 +95,6 @@ def test_each_method_learns_its_batch_resumes_evaluates_and_predicts(
     counts = Counts()
     counts.add(prediction[1:], reference[1:])
     assert overlap(counts)["dsc"] > 0.9
-    if method in SMALL:  # test_export.py has the others
-        export.export_run(resumed, tmp_path / "exported", "both")
 
 
 def stop_at(step: int, add):
@@ -106,6 +104,24 @@ def stop_at(step: int, add):
         return add(self, now, *others)
 
     return stopping
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_the_comparators_can_be_exported(method, tmp_path):
+    """The segmenters that test_export.py does not have, trained for a moment."""
+    config, mesh = small_config(method), parallel.make_mesh()
+    structure, state = train.create_state(config, mesh)
+    step = train.make_train_step(config, structure, mesh, STEPS)
+    batch = parallel.to_global(make_batch(size=SIDE, slices=6), mesh)
+    for _ in range(STEPS // 2):
+        state, _ = step(state, batch)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(to_json(config), encoding="utf-8")
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        checkpoints.save(1, train.segmenter_part(state), None)
+    exported = export.export_run(run, tmp_path / "exported", "both")
+    assert {export.STABLEHLO, export.ONNX} <= set(exported["files"])
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -111,15 +111,15 @@ class CaseResult:
                 for who in READERS
                 for number, lesion in enumerate(found[who], start=1)
             )
+            dsc = metrics.overlap(counts)["dsc"]
             facts = (
                 ("condition", self.case.condition),
-                ("DSC", f"{metrics.overlap(counts)['dsc']:.2f}"),
+                ("DSC", f"{dsc:.2f}"),
                 ("HD95 mm", f"{surfaces.values()['hd95']:.0f}"),
                 ("lesions found", f"{len(pairs)} of {len(found['reference'])}"),
             )
-            order = metrics.overlap(counts)["dsc"]
             layers = _layers(masks, probability, attribution)
-            self._view(image, volume, layers, marks, facts, order, ct_window).save(view)
+            self._view(image, volume, layers, marks, facts, dsc, ct_window).save(view)
 
     def _lesion_row(
         self, image: int, who: str, number: int, lesion: lesions.Lesion, partner: int | None

@@ -75,6 +75,15 @@ def to_csv(rows: Iterable[Iterable[object]]) -> str:
     return text.getvalue()
 
 
+def to_markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Returns a table in Markdown, without a last line end."""
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
 def check_new(out: Path, force: bool, error: type[Exception]) -> None:
     """Raises `error` where a file cannot be written, or is there and was not given up (`force`)."""
     if not out.parent.is_dir():

@@ -259,16 +259,26 @@ def run(config: Config, workdir: Path) -> dict | None:
     return summary
 
 
+def flagged_config() -> Config:
+    """Returns the configuration that the flags give.
+
+    Raises:
+      ConfigError: `--config` is missing.
+    """
+    config = _CONFIG.value
+    if config is None:
+        raise ConfigError("--config is missing, such as --config configs/cross_pre.py")
+    # The flag library splits numbers at commas, as in loss.stages=1,2, but not words.
+    config.data.conditions = tuple(",".join(config.data.conditions).split(","))
+    return config
+
+
 def main(argv: list[str]) -> None:
     """Entry point after the flags are parsed."""
     if len(argv) > 1:
         sys.exit(f"error: {argv[1]!r} is not a flag; fields are set as --config.field=value")
     try:
-        config = _CONFIG.value
-        if config is None:
-            raise ConfigError("--config is missing, such as --config configs/cross_pre.py")
-        # The flag library splits numbers at commas, as in loss.stages=1,2, but not words.
-        config.data.conditions = tuple(",".join(config.data.conditions).split(","))
+        config = flagged_config()
         preemption.exit_when_told()
         if _DISTRIBUTED.value:
             parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
@@ -306,7 +316,7 @@ def _check_names(argv: list[str]) -> None:
             )
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; a wrong field of the config is one line that lists the right ones."""
     try:
         _check_names(argv)
@@ -322,4 +332,4 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags)

@@ -73,7 +73,7 @@ def create_critic(config: Config) -> nnx.Module | None:
     return critic
 
 
-def create(config: Config) -> tuple[Networks, nnx.State, nnx.State, nnx.State | None]:
+def create_networks(config: Config) -> tuple[Networks, nnx.State, nnx.State, nnx.State | None]:
     """Builds both networks with the weights that training starts from.
 
     Returns:

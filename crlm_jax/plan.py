@@ -27,7 +27,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jax.experimental import topologies
 
 from crlm_jax import chips, networks, parallel, plan_cost, plan_report, train
@@ -291,12 +290,11 @@ def main(argv: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     args, overrides = parser.parse_known_args(words)
     jax.config.update("jax_platforms", "cpu")  # the networks are built there, whatever is here
-    words_left = main_command._parse_flags(["plan", f"--config={args.config}", *overrides])[1:]
+    words_left = main_command.parse_flags(["plan", f"--config={args.config}", *overrides])[1:]
     try:
         if words_left:
             raise PlanError(f"{words_left[0]!r} is not a flag; see --help")
-        config = flags.FLAGS.config
-        config.data.conditions = tuple(",".join(config.data.conditions).split(","))
+        config = main_command.flagged_config()
         if args.slices is not None and args.slices < 1:
             raise PlanError(f"--slices {args.slices}: must be 1 or more")
         if args.out:

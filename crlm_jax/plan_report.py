@@ -15,7 +15,7 @@ from rich.table import Table
 from crlm_jax.chips import CHIPS
 from crlm_jax.commands import print_table
 from crlm_jax.config import Config, to_json
-from crlm_jax.files import check_folder, whole_folder
+from crlm_jax.files import check_folder, to_markdown, whole_folder
 
 MARKDOWN, JSON, PNG = "plan.md", "plan.json", "plan.png"
 PAPER_SLICES = "the tumour slices of the paper's training patients, less those validated on"
@@ -210,9 +210,7 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
 
 def _markdown_table(columns: Columns, rows: Sequence[Row]) -> str:
     used = _used(columns, rows)
-    lines = [" | ".join(used), " | ".join("---" for _ in used)]
-    lines += [" | ".join(cell(row) for cell in used.values()) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)
+    return to_markdown(used, [[cell(row) for cell in used.values()] for row in rows])
 
 
 def markdown(plan: Row) -> str:

@@ -166,6 +166,8 @@ def main(argv: list[str] | None = None) -> None:
             if not 0 <= args.index < len(runs):
                 raise ConfigError(f"--index {args.index}: the runs are 0 to {len(runs) - 1}")
             return run_one(runs[args.index])
+        if args.paper_data:  # before the runs, not after them
+            study_tables.check_paper_data(runs)
         words = ["--study", args.study, "--workdir", str(args.workdir), "--index"]
         failed = run_all(runs, [sys.executable, "-m", "crlm_jax.study", *words])
         print(study_tables.write(runs, args.workdir, paper=args.paper_data))

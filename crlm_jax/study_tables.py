@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from crlm_jax import metrics, paper_results, report, stats, study_figures, viewer
 from crlm_jax.config import Config, ConfigError
-from crlm_jax.files import own_names, to_csv, write_whole
+from crlm_jax.files import own_names, to_csv, to_markdown, write_whole
 from crlm_jax.viewer import CaseView
 
 HEADER = ("experiment", "system", "condition", "seeds", "n", "DSC", "IoU", "recall", "precision",
@@ -170,9 +170,9 @@ def write(runs: Sequence[_StudyRun], workdir: Path, *, paper: bool = False) -> P
     Raises:
       ConfigError: `paper`, but a run is on the phantom.
     """
+    if paper:
+        check_paper_data(runs)
     found = collect(runs)
-    if paper and (wrong := [run.name for run in runs if run.config.data.cohort == "phantom"]):
-        raise ConfigError(f"--paper-data: {wrong[0]} is on the phantom, not on the paper's data")
     tables = [
         ("Results by the paper's protocol", HEADER, result_rows(found, paper=paper)),
         ("Compared with the first system of the experiment", PAIRED, paired_rows(found)),
@@ -199,6 +199,12 @@ def write(runs: Sequence[_StudyRun], workdir: Path, *, paper: bool = False) -> P
     return workdir / "tables.html"
 
 
+def check_paper_data(runs: Sequence[_StudyRun]) -> None:
+    """Raises ConfigError where a run is on the phantom, which is not the paper's data."""
+    if wrong := [run.name for run in runs if run.config.data.cohort == "phantom"]:
+        raise ConfigError(f"--paper-data: {wrong[0]} is on the phantom, not on the paper's data")
+
+
 def _pictures(found: Mapping[str, Systems], mark: str) -> Iterator[tuple[str, Figure]]:
     """Yields the subsets of stages, an experiment and condition each, and the contours of all."""
     shown = {}
@@ -223,11 +229,7 @@ def _pictures(found: Mapping[str, Systems], mark: str) -> Iterator[tuple[str, Fi
 def _markdown(tables: Sequence[tuple], warnings: Sequence[str], missing: Sequence[tuple]) -> str:
     lines = [f"**{warning}**\n" for warning in warnings]
     for title, header, rows in tables:
-        lines += [f"## {title}\n", "| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
-        lines += [
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
-        ]
-        lines.append("")
+        lines += [f"## {title}\n", to_markdown(header, rows), ""]
     if missing:
         lines += ["## Missing\n", *(f"- {name}: {state}" for name, state in missing), ""]
     return "\n".join(lines)

@@ -22,14 +22,14 @@ from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from crlm_jax import evaluate, losses, networks, parallel
+from crlm_jax import evaluate, losses, parallel
 from crlm_jax.checkpoint import Checkpoints
 from crlm_jax.config import Config, Loss
 from crlm_jax.data import pipeline
 from crlm_jax.data.slices import Slices
 from crlm_jax.log import TrainLog
 from crlm_jax.models.inputs import network_input
-from crlm_jax.networks import Networks
+from crlm_jax.networks import Networks, create_networks, create_segmenter, evaluation_graph
 from crlm_jax.preemption import Notice, Preempted
 
 Terms = dict[str, jax.Array]
@@ -53,7 +53,7 @@ Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Terms]]
 
 def learning_rate(config: Config, steps: int) -> optax.Schedule:
     """The learning rate as a function of the number of updates done, of `steps` in all."""
-    start, optimizer = config.optimizer.learning_rate, config.optimizer
+    optimizer, start = config.optimizer, config.optimizer.learning_rate
     if optimizer.schedule == "polynomial":
         return optax.polynomial_schedule(start, 0.0, power=0.9, transition_steps=steps)
     if optimizer.schedule == "halved":
@@ -67,14 +67,13 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
 
     `steps` is the number of updates in all, by which the learning rate falls.
     """
-    optimizer = config.optimizer
-    clip = optax.clip_by_global_norm(optimizer.clip_norm) if optimizer.clip_norm else None
+    optimizer, limit = config.optimizer, config.optimizer.clip_norm
     if optimizer.name == "adam":
         direction = optax.scale_by_adam(b1=optimizer.momentum)
     else:
         direction = optax.trace(optimizer.momentum, nesterov=optimizer.nesterov)
     return optax.chain(
-        clip or optax.identity(),
+        optax.clip_by_global_norm(limit) if limit else optax.identity(),
         optax.add_decayed_weights(optimizer.weight_decay),
         direction,
         optax.scale_by_learning_rate(learning_rate(config, steps)),
@@ -87,7 +86,7 @@ def create_state(config: Config, mesh: Mesh) -> tuple[Networks, TrainState]:
     Raises:
       port.WeightsError: weights that the configuration names cannot be had, or do not fit.
     """
-    structure, params, batch_stats, critic = networks.create(config)
+    structure, params, batch_stats, critic = create_networks(config)
     optimizer = make_optimizer(config, steps=1)  # its state does not depend on them
     adversarial = critic is not None and config.critic.update == "adversarial"
     state = TrainState(
@@ -139,11 +138,12 @@ def _loss(
     """Returns the total, its terms, and the segmenter's new batch statistics."""
     loss = config.loss
     heads, batch_stats = _segment(networks, params, state, image, config.train.seed)
-    weights, masks = losses.head_weights(len(heads), loss.heads), []
-    for logits in heads:
-        masks.append(losses.mask_of(logits, mask))
-    parts = [part for part in zip(weights, heads, masks, strict=True) if part[0]]
-    dice = losses.DICE[loss.dice]
+    weights, dice = losses.head_weights(len(heads), loss.heads), losses.DICE[loss.dice]
+    parts = [
+        (weight, logits, losses.mask_of(logits, mask))
+        for weight, logits in zip(weights, heads, strict=True)
+        if weight
+    ]
     terms = {
         "bce": sum(weight * losses.bce(logits, y) for weight, logits, y in parts),
         "dice": sum(weight * dice(logits, y) for weight, logits, y in parts),
@@ -332,8 +332,8 @@ def load_best(config: Config, workdir: Path, mesh: Mesh) -> tuple[nnx.GraphDef, 
     none = FileNotFoundError(f"{folder}: no complete checkpoint; train the run first")
     if not folder.is_dir():  # to look into it would make it
         raise none
-    segmenter = networks.create_segmenter(config)
-    graph = networks.evaluation_graph(segmenter)
+    segmenter = create_segmenter(config)
+    graph = evaluation_graph(segmenter)
     params, batch_stats = nnx.state(segmenter, nnx.Param), nnx.state(segmenter, nnx.BatchStat)
     like = jax.device_put(
         {"segmenter": {"params": params, "batch_stats": batch_stats}}, parallel.replicated(mesh)

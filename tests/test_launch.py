@@ -51,7 +51,7 @@ def parse(arguments: list[str]) -> tuple[Config, dict]:
     """Parses flags as `crlm_jax.main` does; returns the config and the other flags."""
     with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["main", *arguments])  # the overrides of a config are read there
-        assert len(main._parse_flags(sys.argv)) == 1, "all are flags"
+        assert len(main.parse_flags(sys.argv)) == 1, "all are flags"
         config = main._CONFIG.value
         config.data.conditions = tuple(",".join(config.data.conditions).split(","))
         names = ("workdir", "distributed", "coordinator", "processes", "process")

@@ -1,5 +1,6 @@
 """What is measured of one test case, and what the report's viewer shows of it."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from crlm_jax import lesions, metrics
 from crlm_jax.data import volumes
 from crlm_jax.data.cohort import Case
+from crlm_jax.lesions import Lesion
 from crlm_jax.metrics import Counts, LesionScores, Volumes
 from crlm_jax.recist import TimePoint
 from crlm_jax.surfaces import Surfaces
@@ -26,9 +28,40 @@ class Attribution:
     map: np.ndarray
 
 
-@dataclass
+@dataclass(frozen=True)
 class CaseResult:
-    """What was measured of one case, its images pooled.
+    """What was measured of one case."""
+
+    patient: str
+    condition: str
+    row: dict[str, Any]  # its line of `cases.csv`; `_paper` is None without tumour slices
+    lesion_rows: list[dict[str, Any]]  # its lines of `lesions.csv`
+    points: dict[str, list[TimePoint]]  # by reader, one an image
+    empty_prediction: bool
+    empty_reference: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what JSON can hold, for another process."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "CaseResult":
+        """Returns what `to_json` was called on; JSON knows no tuples."""
+        points = {who: [_point(**point) for point in values["points"][who]] for who in READERS}
+        return cls(**values | {"points": points})
+
+
+def _point(lesions: list[dict[str, Any]], slice_spacing: float) -> TimePoint:
+    found = (
+        Lesion(**x | {"centre": tuple(x["centre"]), "ends": tuple(map(tuple, x["ends"]))})
+        for x in lesions
+    )
+    return TimePoint(tuple(found), slice_spacing)
+
+
+@dataclass
+class Measurement:
+    """Measures one case, image by image, and pools them.
 
     The paper's protocol pools the slices with tumour at the size that the network sees; all else is
     clinical: every slice of the volumes, at their own resolution.
@@ -45,10 +78,10 @@ class CaseResult:
     points: dict[str, list[TimePoint]] = field(default_factory=lambda: {who: [] for who in READERS})
     lesion_rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def row(self) -> dict[str, Any]:
-        """Returns its line of `cases.csv`; the `_paper` cells stay empty without tumour slices."""
+    def result(self) -> CaseResult:
+        """Returns what was measured."""
         paper = metrics.overlap(self.paper) if self.tumour_slices else {}
-        return {
+        row = {
             "patient": self.case.patient,
             "condition": self.case.condition,
             "slices": self.slices,
@@ -59,6 +92,15 @@ class CaseResult:
             **self.scores.values(),
             **self.tumour.values(),
         }
+        return CaseResult(
+            patient=self.case.patient,
+            condition=self.case.condition,
+            row=row,
+            lesion_rows=self.lesion_rows,
+            points=self.points,
+            empty_prediction=self.clinical.empty_prediction,
+            empty_reference=self.clinical.empty_reference,
+        )
 
     def measure(
         self,

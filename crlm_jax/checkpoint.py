@@ -15,11 +15,18 @@ import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from crlm_jax import __version__
+
+SCHEMA = 1  # raise it when what a checkpoint holds changes
 _METRIC = "validation_dsc"
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read, or is of another network."""
+
+
+class NewerCheckpoint(CheckpointError):
+    """A checkpoint is whole, but of a version of crlm_jax that is newer than this one."""
 
 
 class Checkpoints:
@@ -97,7 +104,11 @@ class Checkpoints:
         metrics = None if validation_dsc is None else {_METRIC: validation_dsc}
         try:
             self._checkpointer.save_checkpointables_async(
-                step, dict(parts), metrics=metrics, force=True
+                step,
+                dict(parts),
+                metrics=metrics,
+                force=True,
+                custom_metadata={"schema": SCHEMA, "crlm_jax": __version__},
             )
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise self._unsaved(error) from error
@@ -119,11 +130,14 @@ class Checkpoints:
 
         Raises:
           CheckpointError: there are checkpoints, but none can be read; nothing is moved then.
+          NewerCheckpoint: the first that can be read is of a newer version; nothing is moved then.
         """
         unreadable: dict[int, CheckpointError] = {}
         for step in sorted((c.step for c in self._checkpointer.checkpoints), reverse=True):
             try:
                 parts = self.load(step, like)
+            except NewerCheckpoint:
+                raise
             except CheckpointError as error:
                 unreadable[step] = error
                 continue
@@ -139,19 +153,33 @@ class Checkpoints:
 
         Raises:
           CheckpointError: naming the folder of the checkpoint and the remedy.
+          NewerCheckpoint: likewise.
         """
         self._checkpointer.wait()
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), dict(like)
         )
         try:
+            self._check_schema(step)
             return self._checkpointer.load_checkpointables(step, abstract)
+        except NewerCheckpoint:
+            raise
         except Exception as error:  # Orbax and TensorStore raise many kinds
             reason = error.__cause__ or error
             raise CheckpointError(
                 f"{self._checkpointer.directory / str(step)}: not a whole checkpoint of this "
                 f"network ({reason}); give another --workdir, or move the folder away"
             ) from error
+
+
+    def _check_schema(self, step: int) -> None:
+        about = self._checkpointer.checkpointables_metadata(step).custom_metadata
+        if about["schema"] > SCHEMA:
+            raise NewerCheckpoint(
+                f"{self._checkpointer.directory / str(step)}: written by crlm_jax "
+                f"{about['crlm_jax']} in a form that crlm_jax {__version__} does not know; update "
+                "crlm_jax, or give another --workdir"
+            )
 
 
 def _is_broken(metrics: Path) -> bool:

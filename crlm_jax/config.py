@@ -31,6 +31,8 @@ class Data:
     validation_fraction: float = 0.2  # of the training patients
     split_seed: int = 0  # the same split under every training seed
     cache: str = "~/.cache/crlm_jax"  # prepared slices, the phantom, compiled programs
+    # Of several processes: False: each has a cache of its own, and all prepare the data at once.
+    cache_shared: bool = True
     workers: int = 0  # processes that read and augment; 0: threads of this process
 
 
@@ -166,7 +168,9 @@ class Config:
 
 
 # These say how a run is carried out, not what it computes.
-_NOT_THE_EXPERIMENT = ("name", "data.cache", "data.workers", "train.log_every", "train.keep")
+_NOT_THE_EXPERIMENT = (
+    "name", "data.cache", "data.cache_shared", "data.workers", "train.log_every", "train.keep",
+)  # fmt: skip
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 Every case is measured twice. The paper's protocol (`_paper`) pools the slices with tumour at the
 size that the network sees. The clinical protocol takes every slice of the volume, at the image's
 own resolution, in 3D.
+
+Each of several processes takes cases of its own, on its own devices; what they measured is
+gathered, so that all of them hold the results of every case.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from crlm_jax import metrics, networks, parallel
-from crlm_jax.case_results import Attribution, CaseResult
+from crlm_jax.case_results import Attribution, CaseResult, Measurement
 from crlm_jax.config import Config
 from crlm_jax.data import pipeline
 from crlm_jax.data.slices import Slices
@@ -46,23 +49,24 @@ def _probabilities(
     segment: Segment,
     variables: dict[str, nnx.State],
     mesh: Mesh,
-    indices: np.ndarray | None = None,
+    indices: np.ndarray,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yields (record, probability (S, S) float32, reference (S, S) bool), in order."""
     batches = pipeline.evaluation_batches(
         slices.source(split),
-        batch_size=config.evaluation.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        batch_size=config.evaluation.batch_size // jax.process_count(),
         indices=indices,
     )
     for batch in batches:
-        share = parallel.to_global(batch, mesh)
-        probability = parallel.to_host(segment(variables, share["image"]))
-        names = ("record", "valid", "mask")
-        record, valid, mask = (parallel.to_host(share[name]) for name in names)
-        for i in np.flatnonzero(valid):
-            yield int(record[i]), probability[i], mask[i, ..., 0] > 0
+        image = jax.device_put(batch["image"], parallel.split_by_batch(mesh))
+        probability = jax.device_get(segment(variables, image))
+        for i in np.flatnonzero(batch["valid"]):
+            yield int(batch["record"][i]), probability[i], batch["mask"][i, ..., 0] > 0
+
+
+def _own_records(index: np.ndarray) -> np.ndarray:
+    """The records of the cases that are this process's share, in order."""
+    return np.flatnonzero(np.isin(index["case"], parallel.share(np.unique(index["case"]))))
 
 
 def validation_dsc(
@@ -72,17 +76,23 @@ def validation_dsc(
     variables: dict[str, nnx.State],
     mesh: Mesh,
 ) -> float | None:
-    """Mean DSC of the validation cases by the paper's protocol; None: no slice has tumour."""
+    """Mean DSC of the validation cases by the paper's protocol; None: no slice has tumour.
+
+    `segment`, `variables` and `mesh` as in `evaluate_cases`.
+    """
     index = slices.index("validation")
-    indices = np.flatnonzero(index["tumour"])
-    if not len(indices):
-        return None
+    own = _own_records(index)
     counts: dict[int, metrics.Counts] = {}
-    stream = _probabilities(config, slices, "validation", segment, variables, mesh, indices)
+    stream = _probabilities(
+        config, slices, "validation", segment, variables, mesh, own[index["tumour"][own]]
+    )
     for record, probability, reference in stream:
         case = counts.setdefault(int(index["case"][record]), metrics.Counts())
         case.add(probability > config.evaluation.threshold, reference)
-    return float(np.mean([metrics.overlap(c)["dsc"] for c in counts.values()]))
+    found = {case: metrics.overlap(c)["dsc"] for case, c in counts.items()}
+    # By case, so that the sum does not depend on who measured which.
+    scores = sorted(pair for share in parallel.gather(list(found.items())) for pair in share)
+    return float(np.mean([dsc for _, dsc in scores])) if scores else None
 
 
 def evaluate_cases(
@@ -101,25 +111,28 @@ def evaluate_cases(
     Args:
       config: the experiment.
       slices: of the cohort.
-      segment: from `make_segment`; with `variables` and `mesh`.
+      segment: from `make_segment`; with `variables` and `mesh`, of this process's devices.
+      variables: `params` and `batch_stats`.
+      mesh: of this process's devices.
       views: folder for the viewer's files, one an image, made if absent; None: none are written.
       attribute: tells where the segmenter looked in a slice; None: no attribution is shown.
     """
     index = slices.index("test")
-    results: dict[int, CaseResult] = {}
+    own = _own_records(index)
+    measured: dict[int, Measurement] = {}
     pending: list[np.ndarray] = []
     if views is not None:
         views.mkdir(exist_ok=True)
     with futures.ThreadPoolExecutor(1) as measuring:
         last: futures.Future | None = None
-        stream = _probabilities(config, slices, "test", segment, variables, mesh)
+        stream = _probabilities(config, slices, "test", segment, variables, mesh, own)
         for record, probability, reference in stream:
             case, image = int(index["case"][record]), int(index["image"][record])
-            result = results.setdefault(case, CaseResult(slices.cases[case]))
-            result.slices += 1
+            about = measured.setdefault(case, Measurement(slices.cases[case]))
+            about.slices += 1
             if index["tumour"][record]:
-                result.tumour_slices += 1
-                result.paper.add(probability > config.evaluation.threshold, reference)
+                about.tumour_slices += 1
+                about.paper.add(probability > config.evaluation.threshold, reference)
             pending.append(probability)
             end = record + 1 == len(index)
             if not end and (case, image) == tuple(index[["case", "image"]][record + 1]):
@@ -130,7 +143,7 @@ def evaluate_cases(
             if last is not None:
                 last.result()
             last = measuring.submit(
-                result.measure,
+                about.measure,
                 image,
                 volume,
                 config.evaluation.threshold,
@@ -140,7 +153,9 @@ def evaluate_cases(
             )
         if last is not None:
             last.result()
-    return [results[case] for case in sorted(results)]
+    found = [[case, about.result().to_json()] for case, about in measured.items()]
+    everyone = {case: values for share in parallel.gather(found) for case, values in share}
+    return [CaseResult.from_json(everyone[case]) for case in sorted(everyone)]
 
 
 def _look(

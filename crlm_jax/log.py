@@ -1,6 +1,8 @@
-"""`train.jsonl`: the terms of the loss, the speed and the validation DSC, one line a log step."""
+"""`train.jsonl`: losses, speed, memory and the validation DSC, one line a log step."""
 
 import json
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -57,11 +59,10 @@ class TrainLog:
                 raise NonFiniteLoss(self._describe(step, terms, rows))
         means = {k: float(np.mean([t[k] for _, t, _ in window])) for k in window[0][1]}
         elapsed, self._since = time.perf_counter() - self._since, time.perf_counter()
-        means["slices_per_second"] = round(len(window) * self._batch_size / elapsed, 2)
-        self._write({"step": window[-1][0], **means})
-        shown = {k: v for k, v in means.items() if k not in ("grad_norm", "slices_per_second")}
-        text = " ".join(f"{name} {value:.3f}" for name, value in shown.items())
-        return f"{text} {means['slices_per_second']:.1f} slices/s"
+        speed = round(len(window) * self._batch_size / elapsed, 2)
+        self._write({"step": window[-1][0], **means, "slices_per_second": speed, **_peak_memory()})
+        text = " ".join(f"{k} {value:.3f}" for k, value in means.items() if k != "grad_norm")
+        return f"{text} {speed:.1f} slices/s"
 
     def validation(self, step: int, dsc: float | None) -> None:
         """Writes the mean DSC of the validation patients; None: there are none with a tumour."""
@@ -86,6 +87,17 @@ class TrainLog:
             f"{', '.join(sorted(set(where)))}; the checkpoints before it are kept. Look at these "
             "images, or lower --config.optimizer.learning_rate"
         )
+
+
+def _peak_memory() -> dict[str, int]:
+    """The most that was in use so far, MiB: by this process, and on the fullest of its devices."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, Linux in KiB
+    memory = {"host_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20}
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [found["peak_bytes_in_use"] for found in stats if found]  # None on the CPU
+    if peaks:
+        memory["device_peak_mib"] = max(peaks) >> 20
+    return memory
 
 
 def _ordered(terms: dict[str, jax.Array]) -> dict[str, float]:

@@ -10,27 +10,16 @@ import difflib
 import json
 import re
 import sys
+import traceback
 from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from ml_collections import config_flags
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.panel import Panel
-from rich.table import Table
 
-from crlm_jax import (
-    __version__,
-    attribution,
-    evaluate,
-    parallel,
-    preemption,
-    report,
-    results,
-    train,
-)
+from crlm_jax import attribution, evaluate, parallel, preemption, report, results, train
 from crlm_jax.checkpoint import CheckpointError
 from crlm_jax.config import Config, ConfigError, differences, flatten, from_json, to_json, validate
 from crlm_jax.data import phantom, slices
@@ -39,6 +28,7 @@ from crlm_jax.data.volumes import VolumeError
 from crlm_jax.files import write_whole
 from crlm_jax.log import NonFiniteLoss
 from crlm_jax.models.port import WeightsError
+from crlm_jax.run_card import console, describe_data, describe_run, show_card, show_results
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File of the experiment, such as configs/cross_pre.py:scale=paper."
@@ -48,13 +38,14 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0; empty: found.")
 _PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes; 0: found.")
 _PROCESS = flags.DEFINE_integer("process", -1, "Which process this is; -1: found.")
+_LOST_AFTER = flags.DEFINE_integer(
+    "lost_after", parallel.LOST_AFTER, "Seconds of silence after which a process counts as lost.", 1
+)
 
 _USER_ERRORS = (
     ConfigError, CohortError, VolumeError, WeightsError, NonFiniteLoss, CheckpointError, OSError,
     ValueError,
 )  # fmt: skip
-# A log file has no width of its own; the table of results needs this much.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 class WorkdirError(ValueError):
@@ -87,8 +78,15 @@ def open_workdir(config: Config, workdir: Path) -> bool:
 
 
 def prepare(config: Config) -> slices.Slices:
-    """Reads the cohort, or makes the phantom, and cuts it into slices; once for all processes."""
-    if not parallel.is_main():
+    """Reads the cohort, or makes the phantom, and cuts it into slices.
+
+    Where the processes share the cache the main one does it for all; else all do it at once.
+
+    Raises:
+      ValueError: the slices of another process are not those of the main one.
+    """
+    wait = config.data.cache_shared
+    if wait and not parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
     cache = Path(config.data.cache).expanduser()
     if config.data.cohort == "phantom":
@@ -111,94 +109,23 @@ def prepare(config: Config) -> slices.Slices:
         train_slices=config.data.train_slices,
         cache=cache,
     )
-    if parallel.is_main():
+    if wait and parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
-    return prepared
-
-
-def describe_data(prepared: slices.Slices) -> dict[str, dict]:
-    """Patients, images and slices of each split, for the run card and `data.json`."""
-    description = {}
-    for split in ("train", "validation", "test"):
-        cases = [case for case in prepared.cases if case.split == split]
-        index = prepared.index(split)
-        description[split] = {
-            "patients": sorted({case.patient for case in cases}),
-            "images": sum(len(case.images) for case in cases),
-            "slices": len(index),
-            "tumour_slices": int(index["tumour"].sum()),
-        }
-    return description
-
-
-def run_card(
-    config: Config, workdir: Path, data: dict[str, dict], state: train.TrainState, steps: int
-) -> list[tuple[str, str]]:
-    """Says what is about to happen: data, model, critic, devices, steps, files."""
-
-    def count(tree) -> str:
-        return f"{sum(x.size for x in jax.tree.leaves(tree)):,}"
-
-    splits = "; ".join(
-        f"{name} {len(split['patients'])} patients, {split['slices']:,} slices "
-        f"({split['tumour_slices']:,} with tumour)"
-        for name, split in data.items()
-    )
-    critic = "none: no stage is constrained"
-    if state.critic is not None:
-        stages = ", ".join(map(str, config.loss.stages))
-        critic = (
-            f"{config.critic.name}, weights {config.critic.weights}, {config.critic.update}; "
-            f"stages {stages}; {count(state.critic)} numbers"
+    digests = parallel.gather(prepared.digest)
+    if others := [i for i, digest in enumerate(digests) if digest != digests[0]]:
+        raise ValueError(
+            f"data.cohort = {config.data.cohort!r}: process {', '.join(map(str, others))} found "
+            "other images or masks there than process 0; copy the cohort again"
         )
-    devices = jax.devices()
-    return [
-        ("experiment", f"{config.name}, {config.method}, {config.scale} scale, "
-                       f"seed {config.train.seed}, crlm_jax {__version__}"),
-        ("data", f"{config.data.cohort}: {', '.join(config.data.conditions)}"),
-        ("split", splits),
-        ("segmenter", f"{config.segmenter.name}, widths {config.segmenter.widths}; "
-                      f"{count(state.params)} parameters"),
-        ("critic", critic),
-        ("devices", f"{len(devices)} × {devices[0].device_kind}, "
-                    f"{jax.process_count()} process(es), {config.train.precision}"),
-        ("training", f"{steps:,} steps of {config.train.batch_size} slices at "
-                     f"{config.data.image_size} × {config.data.image_size}; "
-                     f"{'Adam' if config.optimizer.name == 'adam' else 'SGD'}, learning rate "
-                     f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"),
-        ("files", f"{workdir}: config.json, data.json, train.jsonl, checkpoints/, cases.csv, "
-                  "lesions.csv, results.json, views/, figures/, report.html"),
-    ]  # fmt: skip
-
-
-def show_card(config: Config, card: list[tuple[str, str]]) -> None:
-    """Prints the run card."""
-    grid = Table.grid(padding=(0, 2))
-    for name, text in card:
-        grid.add_row(f"[dim]{name}", text)
-    console.print(Panel(grid, title="crlm_jax", title_align="left"))
-    for warning in report.warnings(config):
-        console.print(f"[bold yellow]{warning}")
-
-
-def show_results(config: Config, summary: dict) -> None:
-    """Prints the table of results."""
-    phantom_mark = " (PHANTOM)" if summary["data"] == "phantom" else ""
-    table = Table(
-        title=f"test patients{phantom_mark}: mean (95 % CI)", title_justify="left", box=SIMPLE_HEAD
-    )
-    for name in report.HEADER:
-        table.add_column(name)
-    for row in report.result_rows(summary):
-        table.add_row(*row)
-    console.print(table)
+    return prepared
 
 
 def keep_records(config: Config, workdir: Path, data: dict[str, dict], digest: str) -> None:
     """Writes `config.json` and `data.json`, or checks that a run goes on with the same data.
 
     Raises:
-      WorkdirError: the slices are not those that the run was started with.
+      WorkdirError: the slices are not those that the run was started with, or the processes do not
+        share the folder.
     """
     path, text = workdir / "data.json", json.dumps({"digest": digest, **data}, indent=2) + "\n"
     if path.exists() and path.read_text(encoding="utf-8") != text:
@@ -210,10 +137,40 @@ def keep_records(config: Config, workdir: Path, data: dict[str, dict], digest: s
         workdir.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
         write_whole(workdir / "config.json", to_json(config))
+    seen = parallel.all_see(workdir / "config.json")
+    if others := [i for i, sees in enumerate(seen) if not sees]:
+        raise WorkdirError(
+            f"{workdir}: process {', '.join(map(str, others))} does not see what process 0 wrote "
+            "there; give a --workdir on a disk that all processes share"
+        )
+
+
+def measure(config: Config, prepared: slices.Slices, workdir: Path, mesh: Mesh):
+    """Evaluates the best checkpoint; returns the test cases' results and the checkpoint's step."""
+    graph, variables, step = train.load_best(config, workdir, mesh)
+    own = parallel.make_mesh(jax.local_devices())
+    variables = parallel.to_local(variables, own)
+    attribute = None
+    if steps := config.evaluation.attribution_steps:
+        attribute = attribution.make_attribute(graph, variables, steps)
+    measured = evaluate.evaluate_cases(
+        config,
+        prepared,
+        evaluate.make_segment(graph, own, mirror=config.evaluation.mirror),
+        variables,
+        own,
+        views=workdir / "views",
+        attribute=attribute,
+    )
+    return measured, step
 
 
 def run(config: Config, workdir: Path) -> dict | None:
-    """Runs one experiment to its report; returns the summary, None if it was finished before."""
+    """Runs one experiment to its report.
+
+    Returns:
+      The summary; None if the run was finished before, and in all processes but the main one.
+    """
     validate(config)
     if open_workdir(config, workdir):
         console.print(f"{workdir} is finished: see {workdir / 'report.html'}")
@@ -226,36 +183,22 @@ def run(config: Config, workdir: Path) -> dict | None:
     data = describe_data(prepared)
     keep_records(config, workdir, data, prepared.digest)
     steps = train.total_steps(config, data["train"]["slices"])
-    card = run_card(config, workdir, data, state, steps)
+    card = describe_run(config, workdir, data, state, steps)
     if parallel.is_main():
         show_card(config, card)
     train.fit(config, prepared, workdir, mesh, networks, state)
-    graph, variables, step = train.load_best(config, workdir, mesh)
-    segment = evaluate.make_segment(graph, mesh, mirror=config.evaluation.mirror)
-    attribute = None
-    if config.evaluation.attribution_steps:
-        attribute = attribution.make_attribute(
-            graph, variables, config.evaluation.attribution_steps
-        )
-    measured = evaluate.evaluate_cases(
-        config,
-        prepared,
-        segment,
-        variables,
-        mesh,
-        views=workdir / "views" if parallel.is_main() else None,
-        attribute=attribute,
-    )
+    measured, step = measure(config, prepared, workdir, mesh)
+    if not parallel.is_main():
+        return None
+    why = "the best on the validation patients"
+    if not data["validation"]["tumour_slices"]:
+        why = "the last: no validation patient has a tumour slice to choose by"
+    card.append(("checkpoint", f"step {step}, {why}"))
     summary = results.summarise(config, measured)
-    if parallel.is_main():
-        why = "the best on the validation patients"
-        if not data["validation"]["tumour_slices"]:
-            why = "the last: no validation patient has a tumour slice to choose by"
-        card.append(("checkpoint", f"step {step}, {why}"))
-        results.write_results(workdir, measured, summary, card)
-        path = report.write_report([workdir], workdir / "report.html")
-        show_results(config, summary)
-        console.print(f"report: {path}")
+    results.write_results(workdir, measured, summary, card)
+    path = report.write_report([workdir], workdir / "report.html")
+    show_results(config, summary)
+    console.print(f"report: {path}")
     return summary
 
 
@@ -281,16 +224,17 @@ def main(argv: list[str]) -> None:
         config = flagged_config()
         preemption.exit_when_told()
         if _DISTRIBUTED.value:
-            parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+            parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _LOST_AFTER.value)
         parallel.use_compile_cache(config.data.cache)
         run(config, Path(_WORKDIR.value or f"runs/{config.name}"))
     except preemption.Preempted as told:
         console.print(str(told))
         sys.exit(preemption.EXIT_CODE)
-    except _USER_ERRORS as error:
-        if logging.level_debug():
-            raise
-        sys.exit(f"error: {_root(error)}")
+    except Exception as error:
+        if isinstance(error, _USER_ERRORS) and not logging.level_debug():
+            parallel.leave(f"error: {_root(error)}", error, _LOST_AFTER.value)
+        traceback.print_exc()
+        parallel.leave(1, error, _LOST_AFTER.value)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -2,10 +2,18 @@
 
 The batch is split over every device of every process and the state is copied to each of them;
 `jax.jit` does the rest. One CPU, eight GPUs and a TPU pod run the same program.
+
+Training is one computation of all processes; in evaluation each takes cases of its own, on its own
+devices, and what they measured is gathered.
 """
 
+import json
+import os
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -13,21 +21,50 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
+LOST_AFTER = 60  # seconds
+_REPORT = 3600  # seconds; the others wait for the main process, which writes the report
 
 
-def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
+def start(
+    coordinator: str = "", processes: int = 0, process: int = -1, lost_after: int = LOST_AFTER
+) -> None:
     """Joins the processes of one run; before any other use of JAX.
+
+    A process that dies or is cut off takes the others down after `lost_after` seconds: JAX ends
+    them (SIGABRT) with a message that names its number.
 
     Args:
       coordinator: `host:port` of process 0; empty: found by JAX (SLURM, Kubernetes, Cloud TPU).
       processes: how many there are; 0: found by JAX.
       process: which of them this one is; -1: found by JAX.
+      lost_after: seconds of silence after which a process counts as lost.
     """
     jax.distributed.initialize(
         coordinator_address=coordinator or None,
         num_processes=processes or None,
         process_id=process if process >= 0 else None,
+        heartbeat_timeout_seconds=lost_after,
+        shutdown_timeout_seconds=_REPORT,
     )
+
+
+def leave(code: int | str, error: Exception, lost_after: int) -> NoReturn:
+    """Ends this process because of an error, as `sys.exit(code)` does.
+
+    Among several, at once: these may be in the middle of a computation with it, so that it cannot
+    wait for them to end together. They are told that it is gone. But where the error is that they
+    could not be reached, JAX says which is lost within `lost_after` seconds, and ends this process.
+    """
+    if jax.process_count() == 1:
+        sys.exit(code)
+    if isinstance(code, str):
+        print(f"process {jax.process_index()}: {code}", file=sys.stderr)
+    sys.stdout.flush()
+    if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+        print(f"a lost process is named within {lost_after} s:", file=sys.stderr, flush=True)
+        time.sleep(lost_after + 10)
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def use_compile_cache(cache: str) -> None:
@@ -77,9 +114,51 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def to_host(array: jax.Array) -> np.ndarray:
-    """Returns the whole array in every process's memory, whoever computed its parts."""
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+def to_local(tree: Any, mesh: Mesh) -> Any:
+    """Returns a replicated tree as it lies on this process's own devices; nothing is moved.
+
+    Args:
+      tree: of arrays that every device holds as a whole.
+      mesh: of this process's devices.
+    """
+
+    def local(array: jax.Array) -> jax.Array:
+        copies = [shard.data for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(array.shape, replicated(mesh), copies)
+
+    return jax.tree.map(local, tree)
+
+
+def share(items: Sequence[Any]) -> Sequence[Any]:
+    """Returns which of the items this process is to do; all of them where it is alone."""
+    return items[jax.process_index() :: jax.process_count()]
+
+
+def gather(value: Any) -> list[Any]:
+    """Returns what every process has for `value`, process 0 first; called by all of them.
+
+    It goes through JSON: a tuple becomes a list.
+    """
+    text = json.dumps(value)
+    if jax.process_count() == 1:
+        return [json.loads(text)]
+    mine = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(mine.size))
+    padded = np.pad(mine, (0, int(sizes.max()) - mine.size))
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def all_see(path: Path, patience: float = 90.0) -> list[bool]:
+    """Returns which processes see a file that the main one has written; called by all of them.
+
+    A network file system may remember for a minute that there was none.
+    """
+    gather(None)  # the main process has come to here, and so has written it
+    end = time.monotonic() + patience
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.5)
+    return gather(path.exists())
 
 
 def is_main() -> bool:

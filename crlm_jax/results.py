@@ -41,7 +41,7 @@ def summarise(config: Config, results: Sequence[CaseResult]) -> dict[str, Any]:
     """
     conditions = {}
     for condition in config.data.conditions:
-        chosen = [r for r in results if r.case.condition == condition]
+        chosen = [r for r in results if r.condition == condition]
         conditions[condition] = _summarise_condition(config, chosen)
     return {
         "data": "phantom" if config.data.cohort == "phantom" else "cohort",
@@ -55,7 +55,7 @@ def summarise(config: Config, results: Sequence[CaseResult]) -> dict[str, Any]:
 
 
 def _summarise_condition(config: Config, results: Sequence[CaseResult]) -> dict[str, Any]:
-    rows = [r.row() for r in results]
+    rows = [r.row for r in results]
     means = {
         name: stats.bootstrap_mean(
             np.array([row[name] for row in rows if row[name] is not None]),
@@ -63,7 +63,7 @@ def _summarise_condition(config: Config, results: Sequence[CaseResult]) -> dict[
         )
         for name in MEANS
     }
-    empty = [(r.clinical.empty_prediction, r.clinical.empty_reference) for r in results]
+    empty = [(r.empty_prediction, r.empty_reference) for r in results]
     return means | {
         "sums": {name: sum(row[name] for row in rows) for name in SUMS},
         "agreement": {
@@ -74,7 +74,7 @@ def _summarise_condition(config: Config, results: Sequence[CaseResult]) -> dict[
         "empty_prediction": sum(p and not r for p, r in empty),
         "empty_reference": sum(r and not p for p, r in empty),
         "both_empty": sum(p and r for p, r in empty),
-        "without_tumour_slices": sum(r.tumour_slices == 0 for r in results),
+        "without_tumour_slices": sum(row["tumour_slices"] == 0 for row in rows),
     }
 
 
@@ -105,9 +105,9 @@ def responses(results: Sequence[CaseResult]) -> dict[str, dict[str, dict[str, Re
       By sequence (such as `dwi`, of `pre_dwi` and `post_dwi`), patient and reader.
     """
     points = {
-        (r.case.patient, r.case.condition): {who: r.points[who][0] for who in READERS}
+        (r.patient, r.condition): {who: r.points[who][0] for who in READERS}
         for r in results
-        if len(r.case.images) == 1
+        if len(r.points["reference"]) == 1
     }
     found: dict[str, dict[str, dict[str, Response]]] = {}
     for patient, condition in points:
@@ -148,7 +148,7 @@ def write_results(
 
     `card` has the lines of the run card, which the report shows.
     """
-    _write_table(workdir / "cases.csv", [result.row() for result in results])
+    _write_table(workdir / "cases.csv", [result.row for result in results])
     _write_table(workdir / "lesions.csv", [row for r in results for row in r.lesion_rows])
     rows = [
         {

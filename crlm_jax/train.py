@@ -269,7 +269,8 @@ def fit(
     """
     steps = total_steps(config, len(slices.source("train")))
     train_step = make_train_step(config, networks, mesh, steps)
-    segment = evaluate.make_segment(networks.segmenter_eval, mesh)
+    own = parallel.make_mesh(jax.local_devices())
+    segment = evaluate.make_segment(networks.segmenter_eval, own)
     with Checkpoints(workdir / "checkpoints", config.train.keep) as checkpoints, Notice() as notice:
         start, found = checkpoints.resume(_parts(state)) or (0, None)
         if found:
@@ -291,8 +292,8 @@ def fit(
                 checkpoints.save(step, _parts(state), None)  # complete when this block is left
                 raise Preempted(f"told to stop: step {step} of {steps} is saved; start it again")
             if save:
-                variables = segmenter_part(state)["segmenter"]
-                dsc = evaluate.validation_dsc(config, slices, segment, variables, mesh)
+                variables = parallel.to_local(segmenter_part(state)["segmenter"], own)
+                dsc = evaluate.validation_dsc(config, slices, segment, variables, own)
                 log.validation(step, dsc)
                 checkpoints.save(step, _parts(state), dsc)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import SimpleITK as sitk
 
-from crlm_jax import evaluate, main, parallel, results
+from crlm_jax import evaluate, parallel, results, run_card
 from crlm_jax.config import Config, to_json
 from crlm_jax.data import slices
 from crlm_jax.data.cohort import read_cohort
@@ -91,7 +91,7 @@ def make_run(
     summary = results.summarise(config, measured)
     results.write_results(folder, measured, summary, [("data", "x")])
     (folder / "config.json").write_text(to_json(config))
-    data = {"digest": prepared.digest, **main.describe_data(prepared)}
+    data = {"digest": prepared.digest, **run_card.describe_data(prepared)}
     (folder / "data.json").write_text(json.dumps(data))
     (folder / "train.jsonl").write_text(
         '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5, "validation_dsc": 0.3}\n{"step": 3, "lo'

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crlm_jax.checkpoint import CheckpointError, Checkpoints
+from crlm_jax import checkpoint
+from crlm_jax.checkpoint import CheckpointError, Checkpoints, NewerCheckpoint
 
 
 def state(value: float) -> dict:
@@ -101,6 +102,24 @@ def test_where_none_can_be_read_nothing_is_moved(tmp_path):
     ):
         checkpoints.resume(other)
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["1", "2"]
+
+
+def test_of_a_newer_version_is_said_and_nothing_is_moved(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, state(1), None)
+        monkeypatch.setattr(checkpoint, "SCHEMA", checkpoint.SCHEMA + 1)
+        monkeypatch.setattr(checkpoint, "__version__", "9.8")
+        checkpoints.save(2, state(2), None)
+        checkpoints.save(3, state(3), None)
+    monkeypatch.undo()
+    truncate(tmp_path / "c" / "3")  # a damaged one does not hide the newer one before it
+    newer = r"c/2: written by crlm_jax 9\.8 in a form .* update crlm_jax, or give another"
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        with pytest.raises(NewerCheckpoint, match=newer):
+            checkpoints.resume(state(0))
+        with pytest.raises(NewerCheckpoint, match=newer):
+            checkpoints.load(2, state(0))
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["2", "3"]
 
 
 def truncate(checkpoint: Path) -> None:

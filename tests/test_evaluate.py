@@ -34,7 +34,7 @@ def measured(known):
 
 
 def test_both_protocols_of_known_cases(measured):
-    rows = {row["patient"]: row for row in (r.row() for r in measured)}
+    rows = {row["patient"]: row for row in (r.row for r in measured)}
     assert set(rows) == {"half", "missed", "clean"}
     for suffix in ("", "_paper"):
         assert rows["half"]["recall" + suffix] == pytest.approx(0.5)
@@ -67,7 +67,7 @@ def test_the_csv_leaves_an_undefined_cell_empty(known, measured, tmp_path):
 
 
 def test_distances_lesions_and_volumes_of_known_cases(measured):
-    rows = {row["patient"]: row for row in (r.row() for r in measured)}
+    rows = {row["patient"]: row for row in (r.row for r in measured)}
     half, missed, clean = (rows[name] for name in ("half", "missed", "clean"))
     assert half["hd"] == pytest.approx(8 * 1.5)  # the missing half is 8 pixels wide
     assert (half["lesions_found"], half["lesion_sensitivity"]) == (1, 1.0)
@@ -128,7 +128,7 @@ def test_padding_of_the_last_batch_changes_nothing(known, measured, batch_size):
     config, prepared = known
     config.evaluation.batch_size = batch_size
     again = evaluate_bright(config, prepared)
-    assert [r.row() for r in again] == [r.row() for r in measured]
+    assert [r.row for r in again] == [r.row for r in measured]
 
 
 def test_without_validation_patients_there_is_no_validation_dsc(known):

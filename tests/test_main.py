@@ -1,26 +1,24 @@
 import csv
 import json
-import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
+from multiprocessing import Process
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 from crlm_jax import main, parallel, train
 from crlm_jax.checkpoint import Checkpoints
-from crlm_jax.config import Config, flatten
 from crlm_jax.log import NonFiniteLoss, read_log
 from crlm_jax.metrics import LESION, VOLUME
 from crlm_jax.surfaces import SURFACE
 from tests.cohorts import make_cohort, tiny_config
+from tests.processes import PATIENCE, assert_same_weights, command, final_state, fork, logged
 
 FILES = {
     "config.json", "data.json", "train.jsonl", "checkpoints", "cases.csv", "lesions.csv",
@@ -153,28 +151,6 @@ def test_a_non_finite_loss_stops_with_step_terms_and_cases(cohort, cache, tmp_pa
         assert step > 1
 
 
-def flags(config: Config) -> list[str]:
-    """The command line that makes this config out of any experiment."""
-    lines = []
-    for name, value in flatten(config).items():
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        lines.append(f"--config.{name}={text}")
-    return lines
-
-
-def command(config: Config, workdir: Path) -> list[str]:
-    start = [sys.executable, "-m", "crlm_jax.main", "--config", "configs/pre_dwi.py"]
-    return [*start, "--workdir", str(workdir), *flags(config)]
-
-
-def final_state(config: Config, workdir: Path):
-    mesh = parallel.make_mesh(1)
-    _, state = train.create_state(config, mesh)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        step, parts = checkpoints.resume(train._parts(state))
-        return step, train._with_parts(state, parts)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -199,77 +175,47 @@ def test_a_wrong_command_line_is_one_clear_line(arguments, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def wait_until_it_trains(process: Process, log: Path) -> None:
+    """Waits until the log, which a start writes anew, is written to a second time."""
+    end, seen = time.monotonic() + PATIENCE, [read_log(log)]
+    while len(seen) < 3:
+        assert process.is_alive()
+        assert time.monotonic() < end
+        lines = read_log(log)
+        seen += [lines] if lines != seen[-1] else []
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
-def test_killed_runs_end_with_the_same_bits(cohort, cache, tmp_path):
+def test_a_run_killed_twenty_times_ends_with_the_same_bits(cohort, cache, tmp_path):
     """kill -9 at random moments, start again: the parameters of an undisturbed run."""
     config = tiny_config(cohort, cache)
-    config.train.epochs = 12
+    config.train.steps, config.train.checkpoint_every = 300, 10
+    config.evaluation.attribution_steps = 0
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    subprocess.run(command(config, undisturbed), check=True, capture_output=True)
-    kills, rng = 0, random.Random(0)
-    for _ in range(12):
-        process = subprocess.Popen(
-            command(config, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.time() + 300
-        # Only once it trains is there something to lose.
-        while not read_log(killed / "train.jsonl") and process.poll() is None:
-            assert time.time() < deadline
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0, 1.0) if kills < 3 else 0)
-        if process.poll() is None and kills < 3:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        if process.wait() == 0:
-            break
-    assert kills == 3
-    assert (killed / "report.html").exists()
-    (step, one), (last, other) = final_state(config, undisturbed), final_state(config, killed)
-    assert step == last
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    whole = fork(config, undisturbed)
+    whole.join(PATIENCE)
+    assert whole.exitcode == 0
+    rng, reached = random.Random(0), set()
+    for kill in range(20):
+        process = fork(config, killed)
+        if kill % 4 == 3:  # at any moment, in its start too
+            time.sleep(rng.uniform(0, 4))
+        else:
+            wait_until_it_trains(process, killed / "train.jsonl")
+            time.sleep(rng.uniform(0, 0.4))
+        process.kill()
+        process.join(PATIENCE)
+        assert process.exitcode == -signal.SIGKILL
+        reached |= {line["step"] for line in read_log(killed / "train.jsonl")[-1:]}
+    assert len(reached) > 10
+    last = fork(config, killed)
+    last.join(PATIENCE)
+    assert last.exitcode == 0
+    assert_same_weights(config, undisturbed, killed, 0)
     assert (undisturbed / "cases.csv").read_bytes() == (killed / "cases.csv").read_bytes()
-    logs = [
-        [{k: v for k, v in line.items() if k != "slices_per_second"} for line in read_log(path)]
-        for path in (undisturbed / "train.jsonl", killed / "train.jsonl")
-    ]
-    assert logs[0] == logs[1]
-
-
-@pytest.mark.slow
-def test_two_processes_train_the_same_model_as_one(cohort, cache, tmp_path):
-    config = tiny_config(cohort, cache)
-    config.optimizer.learning_rate = 1e-3
-    subprocess.run(command(config, tmp_path / "one"), check=True, capture_output=True)
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    pair = [
-        subprocess.Popen(
-            [
-                *command(config, tmp_path / "two"),
-                *("--distributed", f"--coordinator=localhost:{port}"),
-                *("--processes=2", f"--process={i}"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    outputs = [process.communicate(timeout=600)[0] for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], outputs
-    (_, one), (_, two) = (
-        final_state(config, tmp_path / "one"),
-        final_state(config, tmp_path / "two"),
-    )
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
-    losses = [
-        [line["loss"] for line in read_log(tmp_path / name / "train.jsonl") if "loss" in line]
-        for name in ("one", "two")
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert logged(undisturbed) == logged(killed)
+    assert {p.name for p in killed.iterdir()} == {p.name for p in undisturbed.iterdir()} == FILES
 
 
 @pytest.mark.slow

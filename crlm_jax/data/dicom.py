@@ -20,6 +20,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from crlm_jax.data.dicom_diffusion import choose_images
 from crlm_jax.data.dicom_files import choose_series, find_series, is_dicom, read_file, sound
 from crlm_jax.data.geometry import Geometry, VolumeError, check_size
+from crlm_jax.data.headers import check_deflated
 
 __all__ = ["Series", "find_series", "is_dicom", "read_series"]
 
@@ -78,6 +79,7 @@ def read_series(
     path = Path(path)
     uid, files = choose_series(path, series)
     name = f"{path}: series {uid}"
+    check_deflated(files)  # pydicom keeps what it has inflated as long as the headers
     headers = [read_file(file, stop_before_pixels=True) for file in files]
     for header in headers:
         with sound(header.filename):

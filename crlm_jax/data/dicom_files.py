@@ -12,6 +12,7 @@ import pydicom
 from pydicom.uid import UID
 
 from crlm_jax.data.geometry import VolumeError
+from crlm_jax.data.headers import check_deflated
 
 _LISTED = 20  # series that a message lists
 
@@ -112,8 +113,13 @@ def choose_series(path: Path, series: str | None) -> tuple[str, list[Path]]:
 
 
 def read_file(path: Path, **options: object) -> pydicom.FileDataset:
-    """Reads a file; `options` are those of `pydicom.dcmread`. VolumeError where it is damaged."""
+    """Reads a file; `options` are those of `pydicom.dcmread`.
+
+    Raises:
+      VolumeError: it is damaged, or deflated and would fill the memory.
+    """
     with sound(path):
+        check_deflated([path])
         # Without `force`, files that begin with the data themselves, as old exports do, are lost.
         return pydicom.dcmread(path, force=True, **options)
 

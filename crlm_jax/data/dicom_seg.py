@@ -20,7 +20,9 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from crlm_jax.data.dicom import OFF_GRID, Series, is_dicom
+from crlm_jax.data.dicom_files import read_file
 from crlm_jax.data.geometry import Geometry, VolumeError, plain
+from crlm_jax.data.headers import check_deflated
 from crlm_jax.files import write_whole
 
 FRACTION = 0.5  # a voxel of a FRACTIONAL segment counts from here: occupancy or probability
@@ -58,10 +60,8 @@ def is_segmentation(path: Path) -> bool:
     if not path.is_file() or not is_dicom(path):
         return False
     try:
-        header = pydicom.dcmread(
-            path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"]
-        )
-    except Exception:  # a damaged file; whoever reads it will say so
+        header = read_file(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+    except VolumeError:  # a damaged file; whoever reads it will say so
         return False
     kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
     return kind in _SEGMENTATIONS
@@ -250,6 +250,7 @@ _UNREADABLE = (
 def _open(path: Path) -> hd.seg.Segmentation:
     if not path.is_file():
         raise VolumeError(f"{path}: file not found; correct the path")
+    check_deflated([path])
     try:
         return hd.seg.segread(path)
     except Exception as error:  # damage shows as any error at all

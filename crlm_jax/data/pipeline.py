@@ -112,27 +112,20 @@ def train_batches(
 
 
 def evaluation_batches(
-    source: Source,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    indices: Sequence[int] | np.ndarray | None = None,
+    source: Source, *, batch_size: int, indices: Sequence[int] | np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """Returns this process's share of all records (or of `indices`), once and in order.
+    """Returns all records (or those of `indices`), once and in order.
 
-    Every process gives the same number of batches; the places beyond the last record repeat it and
-    have `valid` False.
+    The places beyond the last record repeat it and have `valid` False.
 
     Returns:
       An iterator over dicts: `image` and `mask` uint8 (b, S, S, 1), `record` int32 (b,), the index
       into the source, `valid` bool (b,).
     """
-    mine = _share(batch_size, process_index, process_count)
     order = _indices(range(len(source)) if indices is None else indices, len(source))
 
     def load(step: int) -> Batch:
-        places = np.arange(step * batch_size, (step + 1) * batch_size)[mine]
+        places = np.arange(step * batch_size, (step + 1) * batch_size)
         records = order[np.minimum(places, len(order) - 1)].tolist()
         pairs = [source.pixels(record) for record in records]
         return _batch(records, pairs) | {"valid": places < len(order)}

@@ -25,7 +25,7 @@ from crlm_jax.data.geometry import (
     check_same_grid,
     check_size,
 )
-from crlm_jax.data.headers import check_text_header
+from crlm_jax.data.headers import check_deflated, check_text_header
 from crlm_jax.data.nifti import check_nifti
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")  # of images, besides DICOM
@@ -266,6 +266,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     if name.endswith((".nii", ".nii.gz")):
         check_nifti(path)
     check_text_header(path)
+    check_deflated([path])  # ITK takes DICOM by any name, also by one that is not taken for it here
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -293,7 +294,7 @@ def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry]:
             "volume that is to be segmented (for DWI: one b-value) by itself"
         )
     geometry = Geometry(size, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    if path.name.lower().endswith(_PICTURES):  # a picture's resolution is of no meaning
+    if len(size) == 2 and path.name.lower().endswith(_PICTURES):  # its resolution means nothing
         geometry = Geometry(size, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
     array = array.copy()  # the view dies with the image
     return (array[None] if len(size) == 2 else array), geometry

@@ -8,6 +8,8 @@ PyTorch's, as {"weight": (1, 0)} of a linear layer. Nothing is loaded by halves:
 that is missing, left over, or of another shape or type stops the load with a `WeightsError`.
 """
 
+import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -72,7 +74,6 @@ def critic_tensors(weights: str) -> tuple[dict[str, np.ndarray], str]:
         import huggingface_hub  # here, since only this branch needs it and it starts slowly
 
         path = huggingface_hub.hf_hub_download(IMAGENET_REPOSITORY, "model.safetensors")
-        return load_safetensors(path), path
     except Exception as error:  # the hub client raises many kinds, all with the same three remedies
         reason = " ".join(str(error).split()) or type(error).__name__
         raise WeightsError(
@@ -80,6 +81,31 @@ def critic_tensors(weights: str) -> tuple[dict[str, np.ndarray], str]:
             f"hub ({reason}). Three ways out: run once with network, or copy the Hugging Face "
             f"cache here (HF_HOME); or give {_OTHER_WEIGHTS}; or use {_RANDOM_WEIGHTS}"
         ) from error
+    _check_hash(Path(path))
+    return load_safetensors(path), path
+
+
+def _check_hash(path: Path) -> None:
+    """Compares a large file of the hub's cache with its SHA-256, which names it there.
+
+    The cache holds `snapshots/COMMIT/NAME` as a link to `blobs/SHA256`. Where it does not (a system
+    without links, a small file under another hash) nothing is known and nothing checked.
+
+    Raises:
+      WeightsError: the file is not the one that its name says.
+    """
+    # Only this link is followed: the blob may be one too, to a store that is named by Xet's hash.
+    blob = path.readlink() if path.is_symlink() else path
+    expected = blob.name
+    if blob.parent.name != "blobs" or not re.fullmatch("[0-9a-f]{64}", expected):
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise WeightsError(
+            f"{path.resolve()}: cut off or changed (its SHA-256 is {found[:12]}…, not "
+            f"{expected[:12]}…); delete this file, so that it is fetched again"
+        )
 
 
 def load_torch(

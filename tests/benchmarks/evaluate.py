@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from scipy import ndimage
 
-from crlm_jax import evaluate, main, parallel, report, results
+from crlm_jax import evaluate, parallel, report, results, run_card
 from crlm_jax.config import Config, to_json
 from crlm_jax.data import slices
 from crlm_jax.data.cohort import read_cohort
@@ -83,7 +83,7 @@ def run(folder: Path, cases: int, shape: tuple[int, int, int]) -> None:
     summary, _ = timed("means and bootstraps", lambda: results.summarise(config, measured))
     results.write_results(workdir, measured, summary, [])
     (workdir / "config.json").write_text(to_json(config))
-    (workdir / "data.json").write_text(json.dumps(main.describe_data(prepared)))
+    (workdir / "data.json").write_text(json.dumps(run_card.describe_data(prepared)))
     path, _ = timed("report", lambda: report.write_report([workdir], workdir / "report.html"))
     print(f"report.html: {path.stat().st_size / 1e6:.1f} MB")
     lesions = sum(len(result.lesion_rows) for result in measured)

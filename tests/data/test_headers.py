@@ -7,10 +7,12 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from crlm_jax.data import volumes
+from crlm_jax.data import dicom, dicom_seg, headers, volumes
 from crlm_jax.data.geometry import MOST_VOXELS
 from crlm_jax.data.volumes import VolumeError
 from tests.data import dicoms
@@ -75,6 +77,87 @@ def test_a_dicom_that_claims_to_be_huge(tmp_path):
     refused_without_memory(
         tmp_path / "ct", f"its header claims 65535 × 65535 × 6 .* {MOST_VOXELS:,}"
     )
+
+
+# Deflated DICOM
+
+
+def deflate(path: Path, more: int = 0, *, preamble: bool = True) -> int:
+    """Deflates a DICOM file, with so many zeros before the pixels; returns its size inflated."""
+    header = pydicom.dcmread(path)
+    if more:
+        header.add_new((0x0009, 0x0010), "LO", "ZEROS")
+        header.add_new((0x0009, 0x1000), "OB", bytes(more))
+    header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    header.save_as(path)
+    size = len(pydicom.dcmread(path).buffer.getvalue())
+    if not preamble:
+        path.write_bytes(path.read_bytes()[132:])
+    return size
+
+
+def zeros_beyond(monkeypatch) -> int:
+    """Sets the limit to 1 MiB; returns more zeros than `refused_without_memory` lets pass."""
+    monkeypatch.setattr(headers, "_MOST_INFLATED", 2**20)
+    return 2**26
+
+
+def test_a_deflated_series_is_read(tmp_path, monkeypatch):
+    files = dicoms.write_series(tmp_path / "ct")
+    plain = volumes.read_image(tmp_path / "ct").voxels
+    total = sum(deflate(file) for file in files)
+    np.testing.assert_array_equal(volumes.read_image(tmp_path / "ct").voxels, plain)
+    monkeypatch.setattr(headers, "_MOST_INFLATED", total)
+    np.testing.assert_array_equal(volumes.read_image(tmp_path / "ct").voxels, plain)
+    # Its files fill the memory together, since pydicom keeps what it has inflated.
+    monkeypatch.setattr(headers, "_MOST_INFLATED", total - 1)
+    with pytest.raises(VolumeError, match=f"5.dcm: a deflated .* {total - 1:,} bytes with those b"):
+        volumes.read_image(tmp_path / "ct")
+
+
+@pytest.mark.parametrize("preamble", [True, False])
+def test_a_deflated_dicom_that_would_fill_the_memory(tmp_path, monkeypatch, preamble):
+    file = dicoms.write_series(tmp_path / "ct")[2]
+    deflate(file, zeros_beyond(monkeypatch), preamble=preamble)
+    assert file.stat().st_size < 2**18
+    refused_without_memory(file, "a deflated DICOM file that would fill more than 1,048,576 bytes;")
+    with pytest.raises(VolumeError, match=r"002\.dcm: a deflated .* store it uncompressed"):
+        volumes.read_image(tmp_path / "ct")
+    unreadable = []
+    assert len(dicom.find_series(tmp_path, unreadable)[dicoms.uid(1)]) == 5
+    assert unreadable == [file]
+
+
+def test_a_deflated_dicom_that_only_itk_takes_for_one(tmp_path, monkeypatch):
+    file = dicoms.write_series(tmp_path, names=[f".{number}.png" for number in range(6)])[0]
+    zeros = zeros_beyond(monkeypatch)
+    assert volumes.read_image(file).voxels.shape == (1, 12, 16)
+    deflate(file, zeros)
+    refused_without_memory(file, "a deflated DICOM file")
+
+
+def test_a_deflated_segmentation_that_would_fill_the_memory(tmp_path, monkeypatch):
+    sources = dicoms.write_series(tmp_path / "ct")
+    path = tmp_path / "seg.dcm"
+    dicoms.write_segments(path, sources, {"Tumor_1": np.ones(dicoms.SHAPE, bool)})
+    like = volumes.read_image(tmp_path / "ct")
+    deflate(path)
+    assert dicom_seg.is_segmentation(path)
+    assert volumes.read_mask(path, None, like).all()
+    deflate(path, zeros_beyond(monkeypatch))
+    assert not dicom_seg.is_segmentation(path)
+    with pytest.raises(VolumeError, match=r"seg\.dcm: a deflated DICOM file"):
+        volumes.read_mask(path, None, like)
+
+
+def test_a_deflated_dicom_that_is_cut_off(tmp_path, monkeypatch):
+    files = dicoms.write_series(tmp_path / "ct")
+    deflate(files[0], zeros_beyond(monkeypatch))
+    deflate(files[1])
+    for file in files[:2]:
+        file.write_bytes(file.read_bytes()[:-100])
+    refused_without_memory(files[0], "a deflated DICOM file")  # measured up to there
+    refused_without_memory(files[1], "not a DICOM file, or cut off or damaged")
 
 
 # Files that a header names

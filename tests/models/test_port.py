@@ -1,7 +1,11 @@
+import hashlib
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import save as safetensors_bytes
 from safetensors.numpy import save_file
 
 from crlm_jax.models import port
@@ -153,6 +157,58 @@ def test_imagenet_comes_from_the_hub(monkeypatch, tmp_path):
     assert asked == [("timm/resnet50.tv_in1k", "model.safetensors")]
     assert source == str(file)
     assert "conv1.weight" in tensors
+
+
+def cached(hub: Path, name: str | None = None) -> tuple[Path, Path]:
+    """Weights as the hub's cache holds them: the link in a snapshot, and the blob."""
+    content = safetensors_bytes(random_tensors(resnet(1)))
+    blob = hub / "blobs" / (name or hashlib.sha256(content).hexdigest())
+    link = hub / "snapshots" / "0123abc" / "model.safetensors"
+    for path in (blob, link):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(content)
+    link.symlink_to(Path("../../blobs") / blob.name)
+    return link, blob
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut off"])
+def test_imagenet_weights_are_compared_with_their_hash(monkeypatch, tmp_path, damage):
+    link, blob = cached(tmp_path / "hub")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(link))
+    assert "conv1.weight" in port.critic_tensors("imagenet")[0]
+
+    content = blob.read_bytes()
+    # A weight changed is a file as whole as before.
+    blob.write_bytes(content[:-4] + b"\0\0\0\0" if damage == "changed" else content[:-4])
+    found = hashlib.sha256(blob.read_bytes()).hexdigest()
+    with pytest.raises(port.WeightsError, match=r"cut off or changed.*delete this file") as caught:
+        port.critic_tensors("imagenet")
+    message = str(caught.value)
+    assert message.startswith(str(blob.resolve()))
+    assert found[:12] in message
+    assert blob.name[:12] in message
+
+
+def test_imagenet_weights_in_a_shared_store_of_other_hashes(monkeypatch, tmp_path):
+    link, blob = cached(tmp_path / "models--timm--resnet50")
+    store = tmp_path / "blobs" / "ab" / ("ab" * 32)
+    store.parent.mkdir(parents=True)
+    blob.rename(store)
+    blob.symlink_to(store)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(link))
+    assert "conv1.weight" in port.critic_tensors("imagenet")[0]
+
+    store.write_bytes(store.read_bytes() + b"\0")
+    with pytest.raises(port.WeightsError, match="cut off or changed") as caught:
+        port.critic_tensors("imagenet")
+    assert str(caught.value).startswith(str(store))  # without it the link leads nowhere
+
+
+@pytest.mark.parametrize("name", ["ab" * 20, "AB" * 32, "etag"])
+def test_imagenet_weights_without_a_known_hash_are_taken(monkeypatch, tmp_path, name):
+    link, _ = cached(tmp_path / "hub", name)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(link))
+    assert "conv1.weight" in port.critic_tensors("imagenet")[0]
 
 
 @pytest.mark.parametrize("failure", [OSError("no route to host"), RuntimeError("401\n\nUnauth")])

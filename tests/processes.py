@@ -1,0 +1,152 @@
+"""The command in processes of its own: started, watched, stopped, and what their runs hold."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app
+
+from crlm_jax import main, parallel, train
+from crlm_jax.checkpoint import Checkpoints
+from crlm_jax.config import Config, flatten
+from crlm_jax.log import read_log
+
+PATIENCE = 300  # seconds, for anything to happen
+
+
+def flags(config: Config) -> list[str]:
+    """The command line that makes this config out of any experiment."""
+    lines = []
+    for name, value in flatten(config).items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        lines.append(f"--config.{name}={text}")
+    return lines
+
+
+def command(config: Config, workdir: Path) -> list[str]:
+    start = [sys.executable, "-m", "crlm_jax.main", "--config", "configs/pre_dwi.py"]
+    return [*start, "--workdir", str(workdir), *flags(config)]
+
+
+class Run:
+    """The processes of one run on this machine.
+
+    Args:
+      config: the experiment.
+      workdir: of the run; what the processes print goes to files beside it.
+      count: of processes.
+      devices: of each.
+      arguments: further ones, by process.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        count: int = 1,
+        devices: int = 1,
+        arguments: Sequence[Sequence[str]] = (),
+    ):
+        self._outputs = [workdir.with_name(f"{workdir.name}_{i}.txt") for i in range(count)]
+        self._log = workdir / "train.jsonl"
+        several = ["--distributed", f"--coordinator=localhost:{_port()}", f"--processes={count}"]
+        self.processes = []
+        for i, output in enumerate(self._outputs):
+            words = [*several, f"--process={i}"] if count > 1 else []
+            with output.open("w", encoding="utf-8") as file:
+                self.processes.append(
+                    subprocess.Popen(
+                        [*command(config, workdir), *words, *(arguments[i] if arguments else ())],
+                        stdout=file,
+                        stderr=subprocess.STDOUT,
+                        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
+                    )
+                )
+
+    def outputs(self) -> list[str]:
+        return [output.read_text(encoding="utf-8") for output in self._outputs]
+
+    def wait_for_step(self, step: int) -> bool:
+        """Waits for the log of this step; returns whether the run still goes on."""
+        end = time.monotonic() + PATIENCE
+        while not any(line["step"] >= step for line in read_log(self._log)):
+            if any(process.poll() is not None for process in self.processes):
+                return False
+            assert time.monotonic() < end, self.outputs()
+            time.sleep(0.02)
+        return True
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        for process in self.processes:
+            process.send_signal(number)
+
+    def end(self) -> list[int]:
+        """Waits for the end of all processes; returns their exit codes."""
+        end = time.monotonic() + PATIENCE
+        try:
+            return [process.wait(max(1, end - time.monotonic())) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+
+def fork(config: Config, workdir: Path) -> multiprocessing.Process:
+    """Starts the command in a process that has imported it already, which saves seconds."""
+    words = command(config, workdir)[3:]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["crlm_jax.main"])
+    process = context.Process(target=_main, args=(["main", *words], str(workdir) + ".txt"))
+    process.start()
+    return process
+
+
+def _main(argv: list[str], output: str) -> None:
+    with open(output, "a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = argv
+    app.run(main.main, argv, main.parse_flags)
+
+
+def _port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def final_state(config: Config, workdir: Path) -> tuple[int, train.TrainState]:
+    """The newest checkpoint of a run, and its step."""
+    _, state = train.create_state(config, parallel.make_mesh(1))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step, parts = checkpoints.resume(train._parts(state))
+        return step, train._with_parts(state, parts)
+
+
+def assert_same_weights(config: Config, one: Path, other: Path, tolerance: float) -> None:
+    """Compares the segmenters in the newest checkpoints of two runs; 0: the whole states, by bits.
+
+    The optimiser's momentum is a sum of gradients, in which float32 rounding decides some ReLUs.
+    """
+    (step, a), (last, b) = final_state(config, one), final_state(config, other)
+    assert step == last
+    if tolerance:
+        a, b = train.segmenter_part(a), train.segmenter_part(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=tolerance, atol=tolerance)
+
+
+def logged(workdir: Path) -> list[dict]:
+    """The lines of `train.jsonl`, without those numbers that time and machine decide."""
+    measured = ("slices_per_second", "host_peak_mib", "device_peak_mib")
+    return [
+        {k: v for k, v in line.items() if k not in measured}
+        for line in read_log(workdir / "train.jsonl")
+    ]

@@ -171,7 +171,6 @@ class Checkpoints:
                 f"network ({reason}); give another --workdir, or move the folder away"
             ) from error
 
-
     def _check_schema(self, step: int) -> None:
         about = self._checkpointer.checkpointables_metadata(step).custom_metadata
         if about["schema"] > SCHEMA:

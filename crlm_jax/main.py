@@ -41,6 +41,9 @@ _PROCESS = flags.DEFINE_integer("process", -1, "Which process this is; -1: found
 _LOST_AFTER = flags.DEFINE_integer(
     "lost_after", parallel.LOST_AFTER, "Seconds of silence after which a process counts as lost.", 1
 )
+_PROFILE = flags.DEFINE_integer(
+    "profile", 0, "Steps of the training to trace into profile/, for xprof; 0: none.", 0
+)
 
 _USER_ERRORS = (
     ConfigError, CohortError, VolumeError, WeightsError, NonFiniteLoss, CheckpointError, OSError,
@@ -165,8 +168,8 @@ def measure(config: Config, prepared: slices.Slices, workdir: Path, mesh: Mesh):
     return measured, step
 
 
-def run(config: Config, workdir: Path) -> dict | None:
-    """Runs one experiment to its report.
+def run(config: Config, workdir: Path, profile: int = 0) -> dict | None:
+    """Runs one experiment to its report; traces `profile` of its training steps.
 
     Returns:
       The summary; None if the run was finished before, and in all processes but the main one.
@@ -186,7 +189,7 @@ def run(config: Config, workdir: Path) -> dict | None:
     card = describe_run(config, workdir, data, state, steps)
     if parallel.is_main():
         show_card(config, card)
-    train.fit(config, prepared, workdir, mesh, networks, state)
+    train.fit(config, prepared, workdir, mesh, networks, state, profile)
     measured, step = measure(config, prepared, workdir, mesh)
     if not parallel.is_main():
         return None
@@ -226,7 +229,7 @@ def main(argv: list[str]) -> None:
         if _DISTRIBUTED.value:
             parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _LOST_AFTER.value)
         parallel.use_compile_cache(config.data.cache)
-        run(config, Path(_WORKDIR.value or f"runs/{config.name}"))
+        run(config, Path(_WORKDIR.value or f"runs/{config.name}"), _PROFILE.value)
     except preemption.Preempted as told:
         console.print(str(told))
         sys.exit(preemption.EXIT_CODE)

@@ -9,6 +9,7 @@ One step, after Xia et al., Cancer Imaging 26:10 (2025):
     critic     ← ascent on the same distance, only where critic.update = "adversarial"
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from crlm_jax.log import TrainLog
 from crlm_jax.models.inputs import network_input
 from crlm_jax.networks import Networks, create_networks, create_segmenter, evaluation_graph
 from crlm_jax.preemption import Notice, Preempted
+from crlm_jax.profiling import Profiler
 
 Terms = dict[str, jax.Array]
 
@@ -257,11 +259,18 @@ def total_steps(config: Config, slices: int) -> int:
 
 
 def fit(
-    config: Config, slices: Slices, workdir: Path, mesh: Mesh, networks: Networks, state: TrainState
+    config: Config,
+    slices: Slices,
+    workdir: Path,
+    mesh: Mesh,
+    networks: Networks,
+    state: TrainState,
+    profile: int = 0,
 ) -> None:
     """Trains from `state` (used up), or goes on where the newest checkpoint in `workdir` stands.
 
-    Writes `workdir/checkpoints` and `workdir/train.jsonl`.
+    Writes `workdir/checkpoints` and `workdir/train.jsonl`, and traces `profile` of the steps into
+    `workdir/profile`.
 
     Raises:
       NonFiniteLoss: naming step, terms and cases; the checkpoints stay.
@@ -271,18 +280,22 @@ def fit(
     train_step = make_train_step(config, networks, mesh, steps)
     own = parallel.make_mesh(jax.local_devices())
     segment = evaluate.make_segment(networks.segmenter_eval, own)
-    with Checkpoints(workdir / "checkpoints", config.train.keep) as checkpoints, Notice() as notice:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", config.train.keep))
+        notice = stack.enter_context(Notice())
         start, found = checkpoints.resume(_parts(state)) or (0, None)
         if found:
             state = _with_parts(state, found)
+        profiler = stack.enter_context(Profiler(workdir / "profile", profile, start))
         batches = _batches(config, slices, start)
         log = TrainLog(workdir / "train.jsonl", start, config, slices)
         bar = tqdm(range(start + 1, steps + 1), "train", steps, initial=start, unit="step",
                    disable=not parallel.is_main())  # fmt: skip
         for step in bar:
-            batch = next(batches)
-            records = batch.pop("record")
-            state, terms = train_step(state, parallel.to_global(batch, mesh))
+            with profiler.step(step):
+                batch = next(batches)
+                records = batch.pop("record")
+                state, terms = train_step(state, parallel.to_global(batch, mesh))
             log.add(step, terms, records)
             told = notice.reached(step)
             save = told or step % config.train.checkpoint_every == 0 or step == steps

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from multiprocessing import Process
 from pathlib import Path
 
 import numpy as np
@@ -175,22 +174,15 @@ def test_a_wrong_command_line_is_one_clear_line(arguments, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def wait_until_it_trains(process: Process, log: Path) -> None:
-    """Waits until the log, which a start writes anew, is written to a second time."""
-    end, seen = time.monotonic() + PATIENCE, [read_log(log)]
-    while len(seen) < 3:
-        assert process.is_alive()
-        assert time.monotonic() < end
-        lines = read_log(log)
-        seen += [lines] if lines != seen[-1] else []
-        time.sleep(0.01)
+def last_step(workdir: Path) -> int:
+    return max((line["step"] for line in read_log(workdir / "train.jsonl")), default=0)
 
 
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_with_the_same_bits(cohort, cache, tmp_path):
     """kill -9 at random moments, start again: the parameters of an undisturbed run."""
     config = tiny_config(cohort, cache)
-    config.train.steps, config.train.checkpoint_every = 300, 10
+    config.train.steps, config.train.checkpoint_every = 200, 4
     config.evaluation.attribution_steps = 0
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     whole = fork(config, undisturbed)
@@ -198,16 +190,20 @@ def test_a_run_killed_twenty_times_ends_with_the_same_bits(cohort, cache, tmp_pa
     assert whole.exitcode == 0
     rng, reached = random.Random(0), set()
     for kill in range(20):
-        process = fork(config, killed)
+        process, target = fork(config, killed), last_step(killed) + rng.randint(1, 8)
         if kill % 4 == 3:  # at any moment, in its start too
             time.sleep(rng.uniform(0, 4))
-        else:
-            wait_until_it_trains(process, killed / "train.jsonl")
-            time.sleep(rng.uniform(0, 0.4))
+            target = 0
+        end = time.monotonic() + PATIENCE
+        while last_step(killed) < target:
+            assert process.is_alive()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.join(PATIENCE)
         assert process.exitcode == -signal.SIGKILL
-        reached |= {line["step"] for line in read_log(killed / "train.jsonl")[-1:]}
+        reached.add(last_step(killed))
     assert len(reached) > 10
     last = fork(config, killed)
     last.join(PATIENCE)

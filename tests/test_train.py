@@ -7,12 +7,14 @@ import pytest
 from flax import nnx
 
 from configs.methods import METHODS
-from crlm_jax import parallel, train
+from crlm_jax import main, parallel, train
 from crlm_jax.config import Config
+from crlm_jax.log import TrainLog, read_log
 from crlm_jax.metrics import Counts, overlap
 from crlm_jax.models import port
 from crlm_jax.models.resnet import ResNet50
 from crlm_jax.models.unetpp import UNetPlusPlus
+from tests.cohorts import make_cohort, tiny_config
 from tests.fixtures import recipe
 from tests.models import parity
 
@@ -192,6 +194,60 @@ def test_bfloat16_computes_near_float32_and_keeps_parameters_in_float32():
     }
     assert coarse["loss"] == pytest.approx(exact["loss"], rel=0.05)
     assert coarse["loss"] != exact["loss"]
+
+
+class OnDevice:
+    """A number on the device that nobody may wait for, until it is free."""
+
+    free = False
+
+    def __init__(self, array: jax.Array):
+        self._array = array
+
+    def __getattr__(self, name: str):
+        assert OnDevice.free, f"the loop asked for {name} between two log lines"
+        return getattr(self._array, name)
+
+    def __float__(self) -> float:
+        assert OnDevice.free, "the loop waited for the device between two log lines"
+        return float(self._array)
+
+
+def test_the_loop_waits_for_the_device_only_to_log(tmp_path, monkeypatch):
+    """No transfer that was not asked for, and no term of the loss is read before its log line."""
+    cohort = make_cohort(tmp_path / "cohort")
+    config = tiny_config(cohort, tmp_path / "cache")
+    config.train.steps, config.train.log_every, config.train.checkpoint_every = 7, 3, 7
+    slices, mesh = main.prepare(config), parallel.make_mesh(1)
+    monkeypatch.setattr(parallel, "make_mesh", lambda *_: mesh)
+    networks, state = train.create_state(config, mesh)
+    make_train_step, flush, flushes = train.make_train_step, TrainLog.flush, []
+
+    def make_watched(*args):
+        step = make_train_step(*args)
+
+        def watched(state, batch):
+            state, terms = step(state, batch)
+            return state, {name: OnDevice(value) for name, value in terms.items()}
+
+        return watched
+
+    def flush_watched(log):
+        flushes.append(len(log._window))
+        with monkeypatch.context() as patch:
+            patch.setattr(OnDevice, "free", True)
+            return flush(log)
+
+    monkeypatch.setattr(train, "make_train_step", make_watched)
+    monkeypatch.setattr(TrainLog, "flush", flush_watched)
+    with jax.transfer_guard("disallow"):
+        train.fit(config, slices, tmp_path / "run", mesh, networks, state, profile=2)
+    assert flushes == [3, 3, 1]
+    lines = [line for line in read_log(tmp_path / "run" / "train.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == [3, 6, 7]
+    assert all(line["host_peak_mib"] > 100 for line in lines)
+    assert all(line["slices_per_second"] > 0 for line in lines)
+    assert list((tmp_path / "run" / "profile").glob("plugins/profile/*/*.xplane.pb"))
 
 
 @pytest.mark.slow

@@ -71,6 +71,8 @@ def use_compile_cache(cache: str) -> None:
     """Keeps compiled programs in the cache folder (`data.cache`), for the next process."""
     path = Path(cache).expanduser() / "xla"
     jax.config.update("jax_compilation_cache_dir", str(path))
+    # All of them: a run also compiles dozens of small ones, which take seconds together.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def make_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:

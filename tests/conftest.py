@@ -14,7 +14,7 @@ _CACHE = os.environ.get(
     "CRLM_JAX_TEST_CACHE", str(Path.home() / ".cache" / "crlm_jax" / "test-xla")
 )
 jax.config.update("jax_compilation_cache_dir", _CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # Grain's worker processes read absl flags, which pytest never parses.
 if not flags.FLAGS.is_parsed():

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint.path import step as steps
 
 from crlm_jax import __version__
 
@@ -42,12 +44,12 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2, *, saves: bool = True):
-        # Orbax reads the measurements of all checkpoints, and would open none of them.
+        # Orbax reads times and measurements of all checkpoints, and would open none of them.
         broken = {
-            int(file.parts[-3]): CheckpointError(f"{file}: not a whole file of this version")
-            for file in folder.glob("*/metrics/metrics")
+            int(checkpoint.name): CheckpointError(f"{file}: not a whole file of this version")
+            for checkpoint in folder.glob("*")
             # Other names are of a save in progress, or what a kill left of it.
-            if file.parts[-3].isdecimal() and _is_broken(file)
+            if checkpoint.name.isdecimal() and (file := _broken_file(checkpoint))
         }
         if saves:
             _move_out(folder, broken)
@@ -181,12 +183,24 @@ class Checkpoints:
             )
 
 
-def _is_broken(metrics: Path) -> bool:
-    """Whether a file with a checkpoint's measurements is not as `save` wrote it."""
+def _broken_file(checkpoint: Path) -> Path | None:
+    """The file of a checkpoint that is not as `save` wrote it; None: times and metrics are whole.
+
+    There need be neither file.
+    """
+    metrics = checkpoint / "metrics" / "metrics"
     try:
-        return not isinstance(json.loads(metrics.read_text(encoding="utf-8"))[_METRIC], float)
+        if metrics.exists() and not isinstance(
+            json.loads(metrics.read_text(encoding="utf-8"))[_METRIC], float
+        ):
+            return metrics
     except (OSError, ValueError, KeyError, TypeError):
-        return True
+        return metrics
+    try:
+        str(steps.Metadata(int(checkpoint.name), epath.Path(checkpoint)).commit_timestamp)
+    except Exception:  # Orbax raises many kinds: a wrong type, a year that is none
+        return checkpoint / "_CHECKPOINT_METADATA"
+    return None
 
 
 def _move_out(folder: Path, unreadable: Mapping[int, CheckpointError]) -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -102,6 +103,22 @@ def test_where_none_can_be_read_nothing_is_moved(tmp_path):
     ):
         checkpoints.resume(other)
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"performance_metrics": 1}, {"commit_timestamp_nsecs": 10**30}, None]
+)
+def test_a_checkpoint_with_damaged_metadata_does_not_hide_the_others(tmp_path, damage):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(step), 0.5)
+    file = tmp_path / "c" / "2" / "_CHECKPOINT_METADATA"
+    file.write_text(json.dumps([1] if damage is None else json.loads(file.read_text()) | damage))
+    with pytest.raises(CheckpointError, match=r"c/2/_CHECKPOINT_METADATA: not a whole file"):
+        Checkpoints(tmp_path / "c", saves=False)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.resume(state(0))[0] == checkpoints.best == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "unreadable_2"]
 
 
 def test_of_a_newer_version_is_said_and_nothing_is_moved(tmp_path, monkeypatch):

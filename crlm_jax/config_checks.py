@@ -1,5 +1,6 @@
 """What makes the values of a configuration wrong: choices, ranges, and what depends on others."""
 
+import re
 from typing import Any
 
 _CHOICES = {
@@ -111,9 +112,18 @@ def _critic_problems(values: dict[str, Any]) -> list[str]:
     ]
 
 
+def path_problem(name: str, path: str) -> str | None:
+    """What is wrong with the address of an object store, which would be taken for a folder."""
+    if not re.match("[a-z0-9]{2,}:/", path):
+        return None
+    return f"{name} = {path!r}: mount the bucket and give its folder (see launch/README.md)"
+
+
 def _ranges(values: dict[str, Any]) -> list[str]:
     """Lists, fractions and windows."""
     found = []
+    for name in ("data.cohort", "data.cache", "critic.weights", "transunet.weights"):
+        found += filter(None, [path_problem(name, values[name])])
     conditions, window = values["data.conditions"], values["data.ct_window"]
     if not conditions or len(set(conditions)) < len(conditions):
         found.append(f"data.conditions = {conditions!r}: one or more, different")

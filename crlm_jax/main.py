@@ -22,6 +22,7 @@ from ml_collections import config_flags
 from crlm_jax import attribution, evaluate, parallel, preemption, report, results, train
 from crlm_jax.checkpoint import CheckpointError
 from crlm_jax.config import Config, ConfigError, differences, flatten, from_json, to_json, validate
+from crlm_jax.config_checks import path_problem
 from crlm_jax.data import phantom, slices
 from crlm_jax.data.cohort import CohortError, read_cohort
 from crlm_jax.data.volumes import VolumeError
@@ -175,6 +176,8 @@ def run(config: Config, workdir: Path, profile: int = 0) -> dict | None:
       The summary; None if the run was finished before, and in all processes but the main one.
     """
     validate(config)
+    if problem := path_problem("--workdir", str(workdir)):
+        raise WorkdirError(problem)
     if open_workdir(config, workdir):
         console.print(f"{workdir} is finished: see {workdir / 'report.html'}")
         return None
@@ -226,6 +229,9 @@ def main(argv: list[str]) -> None:
     try:
         config = flagged_config()
         preemption.exit_when_told()
+        given = [f for f in (_COORDINATOR, _PROCESSES, _PROCESS) if f.value != f.default]
+        if given and not _DISTRIBUTED.value:
+            raise ValueError(f"--{given[0].name} is of several processes: give --distributed too")
         if _DISTRIBUTED.value:
             parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _LOST_AFTER.value)
         parallel.use_compile_cache(config.data.cache)

@@ -38,14 +38,25 @@ def start(
       processes: how many there are; 0: found by JAX.
       process: which of them this one is; -1: found by JAX.
       lost_after: seconds of silence after which a process counts as lost.
+
+    Raises:
+      ValueError: what is not given is not found.
     """
-    jax.distributed.initialize(
-        coordinator_address=coordinator or None,
-        num_processes=processes or None,
-        process_id=process if process >= 0 else None,
-        heartbeat_timeout_seconds=lost_after,
-        shutdown_timeout_seconds=_REPORT,
-    )
+    if coordinator:
+        print(f"waiting for all processes to join at {coordinator}", file=sys.stderr, flush=True)
+    try:
+        jax.distributed.initialize(
+            coordinator_address=coordinator or None,
+            num_processes=processes or None,
+            process_id=process if process >= 0 else None,
+            heartbeat_timeout_seconds=lost_after,
+            shutdown_timeout_seconds=_REPORT,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed: {error} Where SLURM, Kubernetes or Cloud TPU do not say it, give "
+            "--coordinator=HOST:PORT, --processes=N and --process=I, from 0"
+        ) from error
 
 
 def leave(code: int | str, error: Exception, lost_after: int) -> NoReturn:

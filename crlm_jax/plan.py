@@ -155,20 +155,46 @@ def read(compiled: jax.stages.Compiled, target: Target, batch: int) -> dict[str,
     }
 
 
-def largest_batch(fits: Callable[[int], bool], start: int) -> int:
-    """The largest n that fits, 0 for none: doubled from `start`, then bisected.
+def largest_batch(
+    memory: Callable[[int], int | None], limit: int, start: int, used: int | None
+) -> int:
+    """The largest n whose memory is within the limit, 0 for none.
+
+    Memory is nearly a line over n, so that few have to be compiled.
 
     Args:
-      fits: whether a batch of n slices a chip fits; false for all above one that does not.
-      start: 1 or more.
+      memory: bytes of a batch of n slices a chip; None: refused, and so are all above it.
+      limit: bytes of a chip.
+      start: an n of which this is known already.
+      used: its `memory`.
     """
-    good, bad = 0, start
-    while fits(bad):
-        good, bad = bad, 2 * bad
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if fits(middle) else (good, middle)
-    return good
+    fitting, beyond = {0: 0}, 0
+    n, found = start, used
+    while True:
+        if found is None or found > limit:
+            beyond = n
+        else:
+            fitting[n] = found
+        good = max(fitting)
+        if beyond == good + 1:
+            return good
+        n = _promising(fitting, beyond, limit)
+        found = memory(n)
+
+
+def _promising(fitting: dict[int, int], beyond: int, limit: int) -> int:
+    """Where the line through the last two that fit meets the limit, within what is not known yet.
+
+    `beyond` is the smallest that did not fit, 0 as long as all did.
+    """
+    if len(fitting) == 1:
+        return beyond // 2
+    last, good = sorted(fitting)[-2:]
+    slope = max((fitting[good] - fitting[last]) / (good - last), 1)
+    guess = max(good + int((limit - fitting[good]) / slope), good + 1)
+    if beyond and guess >= beyond:
+        return (good + beyond) // 2
+    return min(guess, 16 * good)
 
 
 def _too_large(error: jax.errors.JaxRuntimeError) -> str:
@@ -179,20 +205,21 @@ def _too_large(error: jax.errors.JaxRuntimeError) -> str:
     return text[:300]
 
 
-def fits_chip(step: Step, target: Target) -> Callable[[int], bool]:
-    """Builds the question for `largest_batch`: does a batch of n slices a chip fit its memory?"""
+def chip_memory(step: Step, target: Target) -> Callable[[int], int | None]:
+    """Builds the question for `largest_batch`: the bytes of a batch of n slices a chip."""
 
-    def fits(n: int) -> bool:
+    def memory(n: int) -> int | None:
         batch = n * len(target.devices)
         try:
             row = read(compile_step(step, target, batch), target, batch)
         except jax.errors.JaxRuntimeError as error:
-            _too_large(error)
-            return False
-        tell(f"{target.name}: {n} slices a chip, {row['memory_bytes']['total'] / 2**30:.2f} GiB")
-        return row["memory_bytes"]["total"] <= target.chip.hbm_bytes
+            tell(f"{target.name}: {n} slices a chip: {_too_large(error)}")
+            return None
+        total = row["memory_bytes"]["total"]
+        tell(f"{target.name}: {n} slices a chip, {total / 2**30:.2f} GiB")
+        return total
 
-    return fits
+    return memory
 
 
 def measure(step: Step, compiled: jax.stages.Compiled, batch: int, runs: int = 5) -> dict[str, Any]:
@@ -257,18 +284,22 @@ def make_plan(
             row = {"scaling": scaling, "topology": target.name, "batch": size, "chips": count}
             tell(f"{target.name}: compiling the step of {size} slices")
             start = time.perf_counter()
+            used = None
             try:
                 compiled = compile_step(step, target, size)
             except jax.errors.JaxRuntimeError as error:
-                rows.append(row | {"refused": _too_large(error)})
-                continue
-            found = read(compiled, target, size)
-            row |= plan_cost.add_times(found, target.chip, target.shape, config, slices)
-            row["compile_seconds"] = time.perf_counter() - start
-            if measured and target.chip is None:
-                row["measured"] = measure(step, compiled, size)
+                row["refused"] = _too_large(error)
+            else:
+                found = read(compiled, target, size)
+                used = found["memory_bytes"]["total"]
+                row |= plan_cost.add_times(found, target.chip, target.shape, config, slices)
+                row["compile_seconds"] = time.perf_counter() - start
+                if measured and target.chip is None:
+                    row["measured"] = measure(step, compiled, size)
             if largest and target.chip and "weak" in scaling:
-                row["largest_batch_per_chip"] = largest_batch(fits_chip(step, target), share)
+                row["largest_batch_per_chip"] = largest_batch(
+                    chip_memory(step, target), target.chip.hbm_bytes, share, used
+                )
             rows.append(row)
     return rows
 

@@ -151,16 +151,25 @@ def test_the_slices_are_those_of_the_papers_cohort():
         plan_cost.paper_slices(config)
 
 
-@pytest.mark.parametrize(("limit", "start"), [(0, 4), (1, 4), (3, 4), (4, 4), (37, 4), (1000, 1)])
-def test_the_largest_batch_is_found_in_few_compiles(limit, start):
+@pytest.mark.parametrize("most", [0, 1, 3, 4, 5, 37, 1000])
+@pytest.mark.parametrize("padded", [1, 8])
+@pytest.mark.parametrize("start", [1, 4])
+def test_the_largest_batch_is_found_in_few_compiles(most, padded, start):
+    """Memory of 100 a slice over a base of 150, or in lumps of eight slices."""
     asked = []
 
-    def fits(n):
+    def memory(n):
         asked.append(n)
-        return n <= limit
+        used = 150 + 100 * -(-n // padded) * padded
+        return used if n < 2 * most else None
 
-    assert plan.largest_batch(fits, start) == limit
-    assert len(asked) == len(set(asked)) <= 21
+    limit = 150 + 100 * most
+    wanted = max(n for n in range(most + 1) if n == 0 or (memory(n) or limit + 1) <= limit)
+    first = memory(start)
+    asked.clear()
+    assert plan.largest_batch(memory, limit, start, first) == wanted
+    assert len(asked) == len(set(asked)) <= (5 if padded == 1 else 12)
+    assert start not in asked
 
 
 def test_a_batch_beyond_the_memory_does_not_fit_and_other_errors_show(monkeypatch):
@@ -170,11 +179,12 @@ def test_a_batch_beyond_the_memory_does_not_fit_and_other_errors_show(monkeypatc
         raise jax.errors.JaxRuntimeError(message)
 
     monkeypatch.setattr(plan, "compile_step", refuse)
-    fits = plan.fits_chip(None, plan.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4))
-    assert not fits(1)
+    target = plan.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4)
+    memory = plan.chip_memory(None, target)
+    assert memory(1) is None
     message = "INTERNAL: a fault of the compiler"
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        fits(1)
+        memory(1)
 
 
 def bare_config(**changes) -> Config:

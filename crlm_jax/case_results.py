@@ -102,6 +102,13 @@ class Measurement:
             empty_reference=self.clinical.empty_reference,
         )
 
+    def add_slice(self, prediction: np.ndarray, reference: np.ndarray, *, tumour: bool) -> None:
+        """Counts a slice, by the paper's protocol if it has tumour; masks (S, S) bool."""
+        self.slices += 1
+        if tumour:
+            self.tumour_slices += 1
+            self.paper.add(prediction, reference)
+
     def measure(
         self,
         image: int,

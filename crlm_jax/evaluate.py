@@ -129,16 +129,12 @@ def evaluate_cases(
         for record, probability, reference in stream:
             case, image = int(index["case"][record]), int(index["image"][record])
             about = measured.setdefault(case, Measurement(slices.cases[case]))
-            about.slices += 1
-            if index["tumour"][record]:
-                about.tumour_slices += 1
-                about.paper.add(probability > config.evaluation.threshold, reference)
+            found = probability > config.evaluation.threshold
+            about.add_slice(found, reference, tumour=index["tumour"][record])
             pending.append(probability)
-            end = record + 1 == len(index)
-            if not end and (case, image) == tuple(index[["case", "image"]][record + 1]):
+            if not _ends_image(index, record):
                 continue
-            volume = np.stack(pending)
-            first = record + 1 - len(pending)
+            volume, first = np.stack(pending), record + 1 - len(pending)
             pending = []
             if last is not None:
                 last.result()
@@ -153,9 +149,17 @@ def evaluate_cases(
             )
         if last is not None:
             last.result()
-    found = [[case, about.result().to_json()] for case, about in measured.items()]
-    everyone = {case: values for share in parallel.gather(found) for case, values in share}
+    own_results = [[case, about.result().to_json()] for case, about in measured.items()]
+    everyone = {case: values for share in parallel.gather(own_results) for case, values in share}
     return [CaseResult.from_json(everyone[case]) for case in sorted(everyone)]
+
+
+def _ends_image(index: np.ndarray, record: int) -> bool:
+    """Whether a record is the last of its image."""
+    if record + 1 == len(index):
+        return True
+    place, following = index[["case", "image"]][record : record + 2]
+    return place != following
 
 
 def _look(

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from crlm_jax import attribution, evaluate, parallel, preemption, report, results, train
+from crlm_jax.case_results import CaseResult
 from crlm_jax.checkpoint import CheckpointError
 from crlm_jax.config import Config, ConfigError, differences, flatten, from_json, to_json, validate
 from crlm_jax.config_checks import path_problem
@@ -149,7 +150,9 @@ def keep_records(config: Config, workdir: Path, data: dict[str, dict], digest: s
         )
 
 
-def measure(config: Config, prepared: slices.Slices, workdir: Path, mesh: Mesh):
+def measure(
+    config: Config, prepared: slices.Slices, workdir: Path, mesh: Mesh
+) -> tuple[list[CaseResult], int]:
     """Evaluates the best checkpoint; returns the test cases' results and the checkpoint's step."""
     graph, variables, step = train.load_best(config, workdir, mesh)
     own = parallel.make_mesh(jax.local_devices())
@@ -179,7 +182,8 @@ def run(config: Config, workdir: Path, profile: int = 0) -> dict | None:
     if problem := path_problem("--workdir", str(workdir)):
         raise WorkdirError(problem)
     if open_workdir(config, workdir):
-        console.print(f"{workdir} is finished: see {workdir / 'report.html'}")
+        if parallel.is_main():
+            console.print(f"{workdir} is finished: see {workdir / 'report.html'}")
         return None
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.train.batch_size, mesh, "train.batch_size")

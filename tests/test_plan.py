@@ -4,12 +4,14 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
 
+from configs.cross_pre import get_config
 from crlm_jax import chips, hlo, plan, plan_cost, plan_report
-from crlm_jax.config import Config
+from crlm_jax.config import Config, differences, from_json
 from tests.test_train import small_config
 
 needs_libtpu = pytest.mark.skipif(
@@ -290,6 +292,24 @@ def test_a_chip_of_a_topology_is_one_device(name, count):
 def test_a_slice_that_cannot_be_is_refused():
     with pytest.raises(plan.PlanError, match="v5e:3x5: the TPU compiler refuses it"):
         plan.find_target("v5e:3x5")
+
+
+def test_the_documented_plan_scales_in_work_and_says_when_and_with_what():
+    docs = Path(__file__).parents[1] / "docs"
+    documented = json.loads((docs / "plan.json").read_text(encoding="utf-8"))
+    few, many = documented["rows"]
+    assert (few["topology"], few["chips"], few["batch"]) == ("v5e:2x2", 4, 16)
+    assert (many["topology"], many["chips"], many["batch"]) == ("v5e:16x16", 256, 1024)
+    assert many["flops"] == pytest.approx(few["flops"], rel=0.01)
+    config = from_json(json.dumps(documented["config"]), "docs/plan.json")
+    assert differences(config, get_config("scale=paper")) == []
+    text = (docs / "plan.md").read_text(encoding="utf-8")
+    assert documented["command"] in text
+    said = f"{documented['date']}; " + ", ".join(
+        f"{name} {version}" for name, version in documented["versions"].items()
+    )
+    assert said in text
+    assert text.count("compiler estimate") >= 3
 
 
 @needs_libtpu

@@ -145,13 +145,22 @@ def evaluate_cases(
                 config.evaluation.threshold,
                 config.data.ct_window,
                 _look(slices, first, volume, config, attribute),
-                None if views is None else views / f"{case:04d}_{image:03d}.npz",
+                None if views is None else views / _view_name(case, image),
             )
         if last is not None:
             last.result()
     own_results = [[case, about.result().to_json()] for case, about in measured.items()]
     everyone = {case: values for share in parallel.gather(own_results) for case, values in share}
     return [CaseResult.from_json(everyone[case]) for case in sorted(everyone)]
+
+
+def view_names(slices: Slices) -> list[str]:
+    """The names of all the viewer's files, one for each image of the test cases."""
+    return [_view_name(*pair) for pair in np.unique(slices.index("test")[["case", "image"]])]
+
+
+def _view_name(case: int, image: int) -> str:
+    return f"{case:04d}_{image:03d}.npz"
 
 
 def _ends_image(index: np.ndarray, record: int) -> bool:

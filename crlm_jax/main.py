@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -142,10 +143,15 @@ def keep_records(config: Config, workdir: Path, data: dict[str, dict], digest: s
         workdir.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
         write_whole(workdir / "config.json", to_json(config))
-    seen = parallel.all_see(workdir / "config.json")
+    check_shared(workdir, ["config.json"])
+
+
+def check_shared(folder: Path, names: Collection[str]) -> None:
+    """Raises WorkdirError where a process does not see files that others have written."""
+    seen = parallel.all_see(folder, names)
     if others := [i for i, sees in enumerate(seen) if not sees]:
         raise WorkdirError(
-            f"{workdir}: process {', '.join(map(str, others))} does not see what process 0 wrote "
+            f"{folder}: process {', '.join(map(str, others))} does not see what others wrote "
             "there; give a --workdir on a disk that all processes share"
         )
 
@@ -169,6 +175,7 @@ def measure(
         views=workdir / "views",
         attribute=attribute,
     )
+    check_shared(workdir / "views", evaluate.view_names(prepared))
     return measured, step
 
 
@@ -244,7 +251,8 @@ def main(argv: list[str]) -> None:
         console.print(str(told))
         sys.exit(preemption.EXIT_CODE)
     except Exception as error:
-        if isinstance(error, _USER_ERRORS) and not logging.level_debug():
+        known = isinstance(error, _USER_ERRORS) or parallel.is_cut_off(error)
+        if known and not logging.level_debug():
             parallel.leave(f"error: {_root(error)}", error, _LOST_AFTER.value)
         traceback.print_exc()
         parallel.leave(1, error, _LOST_AFTER.value)

@@ -7,11 +7,13 @@ Training is one computation of all processes; in evaluation each takes cases of 
 devices, and what they measured is gathered.
 """
 
+import faulthandler
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
 LOST_AFTER = 60  # seconds
+_FILE_SYSTEM = 90  # seconds
 _REPORT = 3600  # seconds; the others wait for the main process, which writes the report
 
 
@@ -42,6 +45,8 @@ def start(
     Raises:
       ValueError: what is not given is not found.
     """
+    # Its list of all threads would bury the message with which JAX ends a process.
+    faulthandler.disable()
     if coordinator:
         print(f"waiting for all processes to join at {coordinator}", file=sys.stderr, flush=True)
     try:
@@ -59,20 +64,26 @@ def start(
         ) from error
 
 
+def is_cut_off(error: Exception) -> bool:
+    """Whether a computation with the other processes failed because one could not be reached."""
+    signs = "Gloo|NCCL|UNAVAILABLE|ABORTED|heartbeat|connection"
+    return jax.process_count() > 1 and bool(re.search(signs, str(error), re.IGNORECASE))
+
+
 def leave(code: int | str, error: Exception, lost_after: int) -> NoReturn:
     """Ends this process because of an error, as `sys.exit(code)` does.
 
     Among several, at once: these may be in the middle of a computation with it, so that it cannot
-    wait for them to end together. They are told that it is gone. But where the error is that they
-    could not be reached, JAX says which is lost within `lost_after` seconds, and ends this process.
+    wait for them to end together. They are told that it is gone. But where it is this process that
+    is cut off, JAX says from whom within `lost_after` seconds, and ends it.
     """
     if jax.process_count() == 1:
         sys.exit(code)
     if isinstance(code, str):
         print(f"process {jax.process_index()}: {code}", file=sys.stderr)
     sys.stdout.flush()
-    if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
-        print(f"a lost process is named within {lost_after} s:", file=sys.stderr, flush=True)
+    if is_cut_off(error):
+        print(f"JAX names the lost process within {lost_after} s:", file=sys.stderr, flush=True)
         time.sleep(lost_after + 10)
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 1)
@@ -162,16 +173,20 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
-def all_see(path: Path, patience: float = 90.0) -> list[bool]:
-    """Returns which processes see a file that the main one has written; called by all of them.
+def all_see(folder: Path, names: Collection[str]) -> list[bool]:
+    """Returns which processes see these files of a folder, when all have come to this call.
 
-    A network file system may remember for a minute that there was none.
+    A network file system may take a minute to show one machine what another has written.
     """
-    gather(None)  # the main process has come to here, and so has written it
-    end = time.monotonic() + patience
-    while not path.exists() and time.monotonic() < end:
+    gather(None)
+    end = time.monotonic() + _FILE_SYSTEM
+    while not (seen := _sees(folder, names)) and time.monotonic() < end:
         time.sleep(0.5)
-    return gather(path.exists())
+    return gather(seen)
+
+
+def _sees(folder: Path, names: Collection[str]) -> bool:
+    return folder.is_dir() and set(names) <= {path.name for path in folder.iterdir()}
 
 
 def is_main() -> bool:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from crlm_jax import parallel
+from crlm_jax import main, parallel
 from crlm_jax.config import Config
 from tests.cohorts import make_cohort, tiny_config
 from tests.processes import Run, assert_same_weights, logged
@@ -95,8 +95,8 @@ def test_two_processes_on_separate_disks_give_the_results_of_one(config, one, tm
     run = Run(config, tmp_path / "run", 2, arguments=own)
     assert run.end() == [0, 0], run.outputs()
     assert_same_run(config, one, tmp_path / "run")
-    main, other = run.outputs()
-    assert "report: " in main
+    first, other = run.outputs()
+    assert "report: " in first
     assert not re.search("report: |test patients", other)
     assert all(list((cache / "slices").iterdir()) for cache in caches)
 
@@ -134,6 +134,7 @@ def test_a_lost_process_is_named_in_time_and_the_run_goes_on(config, one, tmp_pa
     named = "task was preempted/died" if lost == 0 else "Task 1 heartbeat timeout"
     assert named in said or "stopped sending heartbeats):\n1" in said, said
     assert "the leader" in said or lost
+    assert "Traceback" not in said
     if lost == 0:  # one restart will do
         return
     again = Run(config, workdir, 2)
@@ -159,6 +160,14 @@ def test_a_process_with_other_data_is_named(config, cohort, tmp_path):
 def test_alone_there_is_nothing_to_gather():
     assert parallel.gather({"a": (1, 2.5)}) == [{"a": [1, 2.5]}]
     assert parallel.share([3, 4, 5]) == [3, 4, 5]
+
+
+def test_a_folder_that_is_not_shared_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a").touch()
+    main.check_shared(tmp_path, ["a"])
+    monkeypatch.setattr(parallel, "_FILE_SYSTEM", 0)
+    with pytest.raises(main.WorkdirError, match="process 0 does not see what others wrote"):
+        main.check_shared(tmp_path, ["a", "b"])
 
 
 def test_the_copies_of_this_processs_devices_are_used_as_they_are():

@@ -175,7 +175,7 @@ class Checkpoints:
 
     def _check_schema(self, step: int) -> None:
         about = self._checkpointer.checkpointables_metadata(step).custom_metadata
-        if about["schema"] > SCHEMA:
+        if about and about["schema"] > SCHEMA:  # the first ones said nothing
             raise NewerCheckpoint(
                 f"{self._checkpointer.directory / str(step)}: written by crlm_jax "
                 f"{about['crlm_jax']} in a form that crlm_jax {__version__} does not know; update "

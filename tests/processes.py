@@ -143,6 +143,11 @@ def assert_same_weights(config: Config, one: Path, other: Path, tolerance: float
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=tolerance, atol=tolerance)
 
 
+def last_step(workdir: Path) -> int:
+    """The newest step in the log of a run; 0: none."""
+    return max((line["step"] for line in read_log(workdir / "train.jsonl")), default=0)
+
+
 def logged(workdir: Path) -> list[dict]:
     """The lines of `train.jsonl`, without those numbers that time and machine decide."""
     measured = ("slices_per_second", "host_peak_mib", "device_peak_mib")

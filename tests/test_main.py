@@ -17,7 +17,15 @@ from crlm_jax.log import NonFiniteLoss, read_log
 from crlm_jax.metrics import LESION, VOLUME
 from crlm_jax.surfaces import SURFACE
 from tests.cohorts import make_cohort, tiny_config
-from tests.processes import PATIENCE, assert_same_weights, command, final_state, fork, logged
+from tests.processes import (
+    PATIENCE,
+    assert_same_weights,
+    command,
+    final_state,
+    fork,
+    last_step,
+    logged,
+)
 
 FILES = {
     "config.json", "data.json", "train.jsonl", "checkpoints", "cases.csv", "lesions.csv",
@@ -180,10 +188,6 @@ def test_a_wrong_command_line_is_one_clear_line(arguments, words, tmp_path):
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
-
-
-def last_step(workdir: Path) -> int:
-    return max((line["step"] for line in read_log(workdir / "train.jsonl")), default=0)
 
 
 @pytest.mark.slow

@@ -32,13 +32,21 @@ class Attribution:
 class CaseResult:
     """What was measured of one case."""
 
-    patient: str
-    condition: str
     row: dict[str, Any]  # its line of `cases.csv`; `_paper` is None without tumour slices
     lesion_rows: list[dict[str, Any]]  # its lines of `lesions.csv`
     points: dict[str, list[TimePoint]]  # by reader, one an image
     empty_prediction: bool
     empty_reference: bool
+
+    @property
+    def patient(self) -> str:
+        """Who it is."""
+        return self.row["patient"]
+
+    @property
+    def condition(self) -> str:
+        """Under which it was imaged."""
+        return self.row["condition"]
 
     def to_json(self) -> dict[str, Any]:
         """Returns what JSON can hold, for another process."""
@@ -93,8 +101,6 @@ class Measurement:
             **self.tumour.values(),
         }
         return CaseResult(
-            patient=self.case.patient,
-            condition=self.case.condition,
             row=row,
             lesion_rows=self.lesion_rows,
             points=self.points,

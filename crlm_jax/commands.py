@@ -20,9 +20,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def make_console(width: int) -> Console:
+    """Returns a console for stdout, `width` characters wide where that is a file without width."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else width)
+
+
 def print_table(table: Table, width: int) -> None:
-    """Prints a table, `width` characters wide where stdout is a file, which has no width."""
-    Console(highlight=False, width=None if sys.stdout.isatty() else width).print(table)
+    """Prints a table, `width` characters wide where stdout is a file."""
+    make_console(width).print(table)
 
 
 def add_scan(parser: argparse.ArgumentParser, scan: str, b_value: str) -> None:

@@ -1,6 +1,7 @@
 """What makes the values of a configuration wrong: choices, ranges, and what depends on others."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 _CHOICES = {
@@ -43,6 +44,7 @@ _NOT_NEGATIVE = (
     "critic.clip",
     "optimizer.clip_norm",
 )
+_PATHS = ("data.cohort", "data.cache", "critic.weights", "transunet.weights")
 _CRITIC_STAGES = {"resnet50": 4, "segan": 7}
 
 
@@ -56,7 +58,12 @@ def problems(values: dict[str, Any]) -> list[str]:
             found.append(f"{name} = {value!r}: must be above 0")
         elif name in _NOT_NEGATIVE and value < 0:
             found.append(f"{name} = {value!r}: must be 0 or more")
-    return found or [*_segmenter_problems(values), *_critic_problems(values), *_ranges(values)]
+    return found or [
+        *_segmenter_problems(values),
+        *_critic_problems(values),
+        *path_problems({name: values[name] for name in _PATHS}),
+        *_ranges(values),
+    ]
 
 
 def _segmenter_problems(values: dict[str, Any]) -> list[str]:
@@ -112,18 +119,18 @@ def _critic_problems(values: dict[str, Any]) -> list[str]:
     ]
 
 
-def path_problem(name: str, path: str) -> str | None:
-    """What is wrong with the address of an object store, which would be taken for a folder."""
-    if not re.match("[a-z0-9]{2,}:/", path):
-        return None
-    return f"{name} = {path!r}: mount the bucket and give its folder (see launch/README.md)"
+def path_problems(paths: Mapping[str, str]) -> list[str]:
+    """Lists the addresses of object stores, which would be taken for folders, by their names."""
+    return [
+        f"{name} = {path!r}: mount the bucket and give its folder (see launch/README.md)"
+        for name, path in paths.items()
+        if re.match("[a-z0-9]{2,}:/", path)
+    ]
 
 
 def _ranges(values: dict[str, Any]) -> list[str]:
     """Lists, fractions and windows."""
     found = []
-    for name in ("data.cohort", "data.cache", "critic.weights", "transunet.weights"):
-        found += filter(None, [path_problem(name, values[name])])
     conditions, window = values["data.conditions"], values["data.ct_window"]
     if not conditions or len(set(conditions)) < len(conditions):
         found.append(f"data.conditions = {conditions!r}: one or more, different")

@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import jax
@@ -24,7 +24,7 @@ from crlm_jax import attribution, evaluate, parallel, preemption, report, result
 from crlm_jax.case_results import CaseResult
 from crlm_jax.checkpoint import CheckpointError
 from crlm_jax.config import Config, ConfigError, differences, flatten, from_json, to_json, validate
-from crlm_jax.config_checks import path_problem
+from crlm_jax.config_checks import path_problems
 from crlm_jax.data import phantom, slices
 from crlm_jax.data.cohort import CohortError, read_cohort
 from crlm_jax.data.volumes import VolumeError
@@ -118,9 +118,9 @@ def prepare(config: Config) -> slices.Slices:
     if wait and parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
     digests = parallel.gather(prepared.digest)
-    if others := [i for i, digest in enumerate(digests) if digest != digests[0]]:
+    if others := _numbers(digest != digests[0] for digest in digests):
         raise ValueError(
-            f"data.cohort = {config.data.cohort!r}: process {', '.join(map(str, others))} found "
+            f"data.cohort = {config.data.cohort!r}: process {others} found "
             "other images or masks there than process 0; copy the cohort again"
         )
     return prepared
@@ -148,12 +148,16 @@ def keep_records(config: Config, workdir: Path, data: dict[str, dict], digest: s
 
 def check_shared(folder: Path, names: Collection[str]) -> None:
     """Raises WorkdirError where a process does not see files that others have written."""
-    seen = parallel.all_see(folder, names)
-    if others := [i for i, sees in enumerate(seen) if not sees]:
+    if blind := _numbers(not seen for seen in parallel.all_see(folder, names)):
         raise WorkdirError(
-            f"{folder}: process {', '.join(map(str, others))} does not see what others wrote "
-            "there; give a --workdir on a disk that all processes share"
+            f"{folder}: process {blind} does not see what others wrote there; give a --workdir on "
+            "a disk that all processes share"
         )
+
+
+def _numbers(chosen: Iterable[bool]) -> str:
+    """The numbers of the chosen processes; empty: none is."""
+    return ", ".join(str(number) for number, here in enumerate(chosen) if here)
 
 
 def measure(
@@ -186,7 +190,7 @@ def run(config: Config, workdir: Path, profile: int = 0) -> dict | None:
       The summary; None if the run was finished before, and in all processes but the main one.
     """
     validate(config)
-    if problem := path_problem("--workdir", str(workdir)):
+    for problem in path_problems({"--workdir": str(workdir)}):
         raise WorkdirError(problem)
     if open_workdir(config, workdir):
         if parallel.is_main():

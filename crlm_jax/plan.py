@@ -26,10 +26,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
 
-from crlm_jax import chips, networks, parallel, plan_cost, plan_report, train
+from crlm_jax import chips, networks, parallel, plan_cost, plan_measure, plan_report, train
 from crlm_jax import main as main_command
 from crlm_jax.chips import Chip
 from crlm_jax.commands import tell
@@ -222,42 +221,6 @@ def chip_memory(step: Step, target: Target) -> Callable[[int], int | None]:
     return memory
 
 
-def measure(step: Step, compiled: jax.stages.Compiled, batch: int, runs: int = 5) -> dict[str, Any]:
-    """Runs a step compiled for the CPU; returns what its report is to be compared with.
-
-    `step_seconds` is the median of the runs after a first; `matmul_flops`, 1/s, what this CPU
-    reaches in a product of float32 matrices; `argument_bytes` the sizes of the arrays put in.
-    """
-    size, rng = step.config.data.image_size, np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, size, size, 1), np.uint8)
-    photometric = np.repeat(np.float32([[1, 1, 1, 0, 0, 0]]), batch, 0)
-    mesh = parallel.make_mesh(jax.devices("cpu")[:1])
-    inputs = {"image": images, "mask": images // 128, "photometric": photometric}
-    inputs = parallel.to_global(inputs, mesh)
-    state, seconds = jax.tree.map(jnp.copy, step.state), []  # the step uses its state up
-    used = sum(x.nbytes for x in jax.tree.leaves((state, inputs)))
-    for _ in range(runs + 1):
-        start = time.perf_counter()
-        state, _ = jax.block_until_ready(compiled(state, inputs))
-        seconds.append(time.perf_counter() - start)
-    return {
-        "argument_bytes": used,
-        "step_seconds": float(np.median(seconds[1:])),
-        "matmul_flops": _matmul_flops(),
-    }
-
-
-def _matmul_flops(n: int = 1024, runs: int = 5) -> float:
-    """FLOP/s of the CPU in products of float32 matrices, n by n, the best of the runs."""
-    a = jax.device_put(np.ones((n, n), np.float32), jax.devices("cpu")[0])
-    product, seconds = jax.jit(jnp.matmul), []
-    for _ in range(runs + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(product(a, a))
-        seconds.append(time.perf_counter() - start)
-    return 2 * n**3 / min(seconds[1:])
-
-
 def make_plan(
     config: Config, names: Sequence[str], slices: int, *, largest: bool, measured: bool
 ) -> list[dict[str, Any]]:
@@ -295,7 +258,9 @@ def make_plan(
                 row |= plan_cost.add_times(found, target.chip, target.shape, config, slices)
                 row["compile_seconds"] = time.perf_counter() - start
                 if measured and target.chip is None:
-                    row["measured"] = measure(step, compiled, size)
+                    row["measured"] = plan_measure.measure(
+                        step.state, config.data.image_size, compiled, size
+                    )
             if largest and target.chip and "weak" in scaling:
                 row["largest_batch_per_chip"] = largest_batch(
                     chip_memory(step, target), target.chip.hbm_bytes, share, used

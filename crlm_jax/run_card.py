@@ -1,26 +1,25 @@
 """What a run says of itself on the console: its card before it starts, its results at the end."""
 
-import sys
 from pathlib import Path
 
 import jax
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
 from crlm_jax import __version__, report, train
+from crlm_jax.commands import make_console
 from crlm_jax.config import Config
+from crlm_jax.data.cohort import SPLITS
 from crlm_jax.data.slices import Slices
 
-# A log file has no width of its own; the table of results needs this much.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+console = make_console(120)  # characters; the table of results needs as many
 
 
 def describe_data(prepared: Slices) -> dict[str, dict]:
     """Patients, images and slices of each split, for the run card and `data.json`."""
     description = {}
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         cases = [case for case in prepared.cases if case.split == split]
         index = prepared.index(split)
         description[split] = {

@@ -56,7 +56,7 @@ class Run:
         arguments: Sequence[Sequence[str]] = (),
     ):
         self._outputs = [workdir.with_name(f"{workdir.name}_{i}.txt") for i in range(count)]
-        self._log = workdir / "train.jsonl"
+        self._workdir = workdir
         several = ["--distributed", f"--coordinator=localhost:{_port()}", f"--processes={count}"]
         self.processes = []
         for i, output in enumerate(self._outputs):
@@ -77,7 +77,7 @@ class Run:
     def wait_for_step(self, step: int) -> bool:
         """Waits for the log of this step; returns whether the run still goes on."""
         end = time.monotonic() + PATIENCE
-        while not any(line["step"] >= step for line in read_log(self._log)):
+        while last_step(self._workdir) < step:
             if any(process.poll() is not None for process in self.processes):
                 return False
             assert time.monotonic() < end, self.outputs()

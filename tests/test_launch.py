@@ -52,8 +52,7 @@ def parse(arguments: list[str]) -> tuple[Config, dict]:
     with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["main", *arguments])  # the overrides of a config are read there
         assert len(main.parse_flags(sys.argv)) == 1, "all are flags"
-        config = main._CONFIG.value
-        config.data.conditions = tuple(",".join(config.data.conditions).split(","))
+        config = main.flagged_config()
         names = ("workdir", "distributed", "coordinator", "processes", "process")
         return validate(config), {name: flags.FLAGS[name].value for name in names}
 

@@ -19,8 +19,8 @@ from crlm_jax.surfaces import SURFACE
 from tests.cohorts import make_cohort, tiny_config
 from tests.processes import (
     PATIENCE,
+    Run,
     assert_same_weights,
-    command,
     final_state,
     fork,
     last_step,
@@ -234,17 +234,11 @@ def test_a_run_that_is_told_to_stop_saves_its_step_and_goes_on(
     config = tiny_config(cohort, cache)
     config.train.epochs, config.train.checkpoint_every = 400, 10**6
     workdir = tmp_path / "run"
-    process = subprocess.Popen(
-        command(config, workdir), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    deadline = time.time() + 300
-    while not read_log(workdir / "train.jsonl"):
-        assert process.poll() is None
-        assert time.time() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == 75
-    step = int(re.search(r"step (\d+) of \d+ is saved; start it again", process.stdout.read())[1])
+    run = Run(config, workdir)
+    assert run.wait_for_step(1)
+    run.stop(number)
+    assert run.processes[0].wait(timeout=60) == 75
+    step = int(re.search(r"step (\d+) of \d+ is saved; start it again", run.outputs()[0])[1])
     assert final_state(config, workdir)[0] == step
     assert not (workdir / "report.html").exists()
     steps = train.total_steps(

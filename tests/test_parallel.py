@@ -16,8 +16,8 @@ from crlm_jax.config import Config
 from tests.cohorts import make_cohort, tiny_config
 from tests.processes import Run, assert_same_weights, last_step, logged
 
-# Of one of two processes. Twenty, with `-k lost`, take eight minutes; the run is longer by them, and
-# with its length rounding grows beyond what the other tests allow between one process and two.
+# Of one of two processes. Twenty, with `-k lost`, take eight minutes; the run is longer by them,
+# and with its length rounding grows beyond what the other tests allow between one and two.
 KILLS = int(os.environ.get("CRLM_JAX_KILLS", "2"))
 CONDITIONS = ("pre_dwi", "pre_t2wi")
 

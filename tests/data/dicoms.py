@@ -7,9 +7,13 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import pydicom
+import pytest
+import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+from crlm_jax.data.geometry import VolumeError
 
 SHAPE = (6, 12, 16)  # slices, rows, columns
 SPACING = (2.5, 0.7, 0.8)  # mm: slices, rows, columns
@@ -197,3 +201,21 @@ def write_segments(
         change(written)
     written.save_as(path)
     return path
+
+
+def refuse(call, *parts: str) -> None:
+    """Asserts that a call fails in one line with all of these parts and nothing of the patient."""
+    with pytest.raises(VolumeError) as caught:
+        call()
+    message = str(caught.value)
+    for part in parts:
+        assert part in message
+    assert "\n" not in message
+    for private in ("Musterfrau", "Änne", "19610203"):
+        assert private not in message
+
+
+def by_simpleitk(folder: Path) -> sitk.Image:
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    return reader.Execute()

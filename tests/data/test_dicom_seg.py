@@ -22,13 +22,14 @@ from tests.data.dicoms import (
     SHAPE,
     SPACING,
     STUDY,
+    refuse,
     rotation,
     uid,
     voxels,
     write_segments,
     write_series,
 )
-from tests.data.test_dicom import refuse, siemens, write_diffusion
+from tests.data.test_dicom_diffusion import siemens, write_diffusion
 
 POOR = """
     PatientName PatientID PatientBirthDate PatientSex StudyID StudyDate StudyTime AccessionNumber

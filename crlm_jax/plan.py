@@ -16,10 +16,13 @@ scaling keeps the configuration's batch, where the chips can share it evenly.
 import argparse
 import copy
 import importlib.util
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,17 +207,52 @@ def _too_large(error: jax.errors.JaxRuntimeError) -> str:
     return text[:300]
 
 
-def chip_memory(step: Step, target: Target) -> Callable[[int], int | None]:
+def estimate(config: Config, name: str, batch: int, measured: bool = False) -> dict[str, Any]:
+    """Compiles the step of a configuration for a topology and a global batch.
+
+    Returns:
+      What `read` does and `compile_seconds`, for the CPU also `measured` if it is asked for; or
+      `refused`, the compiler's words, where the step does not fit the memory.
+    """
+    jax.config.update("jax_platforms", "cpu")  # this may be a process of its own
+    step, target, start = make_step(config), find_target(name), time.perf_counter()
+    try:
+        compiled = compile_step(step, target, batch)
+    except jax.errors.JaxRuntimeError as error:
+        return {"refused": _too_large(error)}
+    row = read(compiled, target, batch) | {"compile_seconds": time.perf_counter() - start}
+    if measured:
+        row["measured"] = plan_measure.measure(step.state, config.data.image_size, compiled, batch)
+    return row
+
+
+def apart(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
+    """Calls a function in a process of its own, and returns what it does.
+
+    The TPU compiler keeps some 2 GiB of every step that it compiled until its process ends.
+
+    Raises:
+      PlanError: the process was killed.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *args).result()
+        except BrokenProcessPool as error:
+            raise PlanError(
+                "the compiler was killed, probably for want of memory: the paper's step takes "
+                "some 7 GiB; free it, or plan a smaller one"
+            ) from error
+
+
+def chip_memory(config: Config, target: Target) -> Callable[[int], int | None]:
     """Builds the question for `largest_batch`: the bytes of a batch of n slices a chip."""
 
     def memory(n: int) -> int | None:
-        batch = n * len(target.devices)
-        try:
-            row = read(compile_step(step, target, batch), target, batch)
-        except jax.errors.JaxRuntimeError as error:
-            tell(f"{target.name}: {n} slices a chip: {_too_large(error)}")
+        found = apart(estimate, config, target.name, n * len(target.devices))
+        if "refused" in found:
+            tell(f"{target.name}: {n} slices a chip: {found['refused']}")
             return None
-        total = row["memory_bytes"]["total"]
+        total = found["memory_bytes"]["total"]
         tell(f"{target.name}: {n} slices a chip, {total / 2**30:.2f} GiB")
         return total
 
@@ -226,18 +264,16 @@ def make_plan(
 ) -> list[dict[str, Any]]:
     """Compiles the step for every topology; returns a row for each scaling that is possible.
 
-    A row is what `read` and `plan_cost.add_times` return, or has `refused`, the compiler's words,
-    where the step does not fit the memory.
+    A row is what `estimate` and `plan_cost.add_times` return.
     """
     targets = [find_target(name) for name in names]  # a wrong one shows before the first compile
-    step, rows = make_step(config), []
-    batch = config.train.batch_size
-    if batch % len(targets[0].devices):
+    batch, first, rows = config.train.batch_size, targets[0], []
+    if batch % len(first.devices):
         raise PlanError(
-            f"train.batch_size = {batch} cannot be shared evenly by the "
-            f"{len(targets[0].devices)} chips of {targets[0].name}, the first topology"
+            f"train.batch_size = {batch} cannot be shared evenly by the {len(first.devices)} "
+            f"chips of {first.name}, the first topology"
         )
-    share = batch // len(targets[0].devices)
+    share = batch // len(first.devices)
     for target in targets:
         count = len(target.devices)
         scalings = {share * count: ["weak"]}
@@ -246,24 +282,13 @@ def make_plan(
         for size, scaling in scalings.items():
             row = {"scaling": scaling, "topology": target.name, "batch": size, "chips": count}
             tell(f"{target.name}: compiling the step of {size} slices")
-            start = time.perf_counter()
-            used = None
-            try:
-                compiled = compile_step(step, target, size)
-            except jax.errors.JaxRuntimeError as error:
-                row["refused"] = _too_large(error)
-            else:
-                found = read(compiled, target, size)
-                used = found["memory_bytes"]["total"]
-                row |= plan_cost.add_times(found, target.chip, target.shape, config, slices)
-                row["compile_seconds"] = time.perf_counter() - start
-                if measured and target.chip is None:
-                    row["measured"] = plan_measure.measure(
-                        step.state, config.data.image_size, compiled, size
-                    )
+            row |= apart(estimate, config, target.name, size, measured and target.chip is None)
+            if "refused" not in row:
+                row = plan_cost.add_times(row, target.chip, target.shape, config, slices)
             if largest and target.chip and "weak" in scaling:
+                used = row.get("memory_bytes", {}).get("total")
                 row["largest_batch_per_chip"] = largest_batch(
-                    chip_memory(step, target), target.chip.hbm_bytes, share, used
+                    chip_memory(config, target), target.chip.hbm_bytes, share, used
                 )
             rows.append(row)
     return rows
@@ -285,7 +310,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--measure", action="store_true", help="with cpu: run the step and compare")
     words = list(sys.argv[1:] if argv is None else argv)
     args, overrides = parser.parse_known_args(words)
-    jax.config.update("jax_platforms", "cpu")  # the networks are built there, whatever is here
+    jax.config.update("jax_platforms", "cpu")  # nothing runs on an accelerator that is here
     words_left = main_command.parse_flags(["plan", f"--config={args.config}", *overrides])[1:]
     try:
         if words_left:

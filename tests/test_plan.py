@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -180,9 +181,11 @@ def test_a_batch_beyond_the_memory_does_not_fit_and_other_errors_show(monkeypatc
     def refuse(step, target, batch):
         raise jax.errors.JaxRuntimeError(message)
 
-    monkeypatch.setattr(plan, "compile_step", refuse)
     target = plan.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4)
-    memory = plan.chip_memory(None, target)
+    monkeypatch.setattr(plan, "apart", lambda function, *args: function(*args))
+    monkeypatch.setattr(plan, "find_target", lambda name: target)
+    monkeypatch.setattr(plan, "compile_step", refuse)
+    memory = plan.chip_memory(bare_config(), target)
     assert memory(1) is None
     message = "INTERNAL: a fault of the compiler"
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
@@ -205,6 +208,7 @@ def test_a_step_that_does_not_fit_is_told_and_the_others_are_planned(monkeypatch
 
     target = plan.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4)
     find = plan.find_target
+    monkeypatch.setattr(plan, "apart", lambda function, *args: function(*args))
     monkeypatch.setattr(plan, "compile_step", refuse_large)
     monkeypatch.setattr(plan, "find_target", lambda name: find(name) if name == "cpu" else target)
     rows = plan.make_plan(config, ["v5e:2x2", "cpu"], 100, largest=False, measured=False)
@@ -214,6 +218,12 @@ def test_a_step_that_does_not_fit_is_told_and_the_others_are_planned(monkeypatch
     assert "| v5e:2x2 | weak, strong | 8 | – |" in text
     assert "v5e:2x2, batch 8: RESOURCE_EXHAUSTED: exceeds available HBM (15.75G)" in text
     assert rows[1]["flops"] > 0
+
+
+def test_a_compiler_that_is_killed_is_one_error():
+    assert plan.apart(dict, [("process", "own")]) == {"process": "own"}
+    with pytest.raises(plan.PlanError, match="compiler was killed, probably for want of memory"):
+        plan.apart(os._exit, 137)
 
 
 def test_the_plan_of_the_cpu_agrees_with_a_measured_step():
@@ -240,7 +250,6 @@ def test_a_plan_needs_no_weights():
 def test_a_batch_that_the_first_topology_cannot_share_is_refused(monkeypatch):
     target = plan.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4)
     monkeypatch.setattr(plan, "find_target", lambda name: target)
-    monkeypatch.setattr(plan, "make_step", lambda config: None)
     with pytest.raises(plan.PlanError, match="6 cannot be shared evenly by the 4 chips"):
         plan.make_plan(small_config(train__batch_size=6), ["v5e:2x2"], 1, largest=False,
                        measured=False)  # fmt: skip

@@ -38,8 +38,10 @@ from crlm_jax.commands import tell
 from crlm_jax.config import Config, ConfigError, validate
 from crlm_jax.hlo import Program
 
-# The TPU library asks a virtual machine of Google's which TPU it has, and complains without one.
+# The TPU library asks a virtual machine of Google's which TPU it has, and complains without one;
+# it also lets one process alone have the TPU.
 _NO_TPU = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",

@@ -1,7 +1,8 @@
 """Checkpoints of a run: saved in the background, the latest few and the best kept.
 
 The only file that imports orbax. A checkpoint appears whole or not at all: Orbax writes it under
-a temporary name and renames it, so a run that is killed finds its last complete one.
+a temporary name and renames it, or marks it as complete in a bucket, so a run that is killed finds
+its last complete one.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint.path import step as steps
 
 from crlm_jax import __version__
+from crlm_jax.files import in_bucket
 
 SCHEMA = 1  # raise it when what a checkpoint holds changes
 _METRIC = "validation_dsc"
@@ -37,7 +39,7 @@ class Checkpoints:
     Use as a context manager: leaving it waits for the save in progress.
 
     Args:
-      folder: where they are; made if absent.
+      folder: where they are, on a disk or in a bucket; made if absent.
       keep: how many of the latest are kept, besides the one with the highest validation DSC.
       saves: whether this process saves; then what an interrupted save left is removed. A reader
         leaves it, since it may be the save in progress of a run that is training.
@@ -57,7 +59,7 @@ class Checkpoints:
             raise next(iter(broken.values()))
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
-            folder.resolve(),
+            folder if in_bucket(folder) else folder.resolve(),
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(keep),
@@ -143,7 +145,7 @@ class Checkpoints:
             except CheckpointError as error:
                 unreadable[step] = error
                 continue
-            _move_out(Path(self._checkpointer.directory), unreadable)
+            _move_out(self._checkpointer.directory, unreadable)
             self._checkpointer.reload()
             return step, parts
         if unreadable:

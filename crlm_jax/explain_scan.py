@@ -31,6 +31,7 @@ from crlm_jax.config import ConfigError, Data
 from crlm_jax.data import volumes
 from crlm_jax.data.geometry import VolumeError
 from crlm_jax.data.scans import find_scans
+from crlm_jax.files import locate
 from crlm_jax.segmenter import Prediction, Segmenter, load
 
 NEAR = 10.0  # mm, in the slice
@@ -79,7 +80,7 @@ def read_task(args: argparse.Namespace) -> Task:
     parallel.use_compile_cache(Data.cache)
     exact = dataclasses.replace(config.train, precision="float32")
     network = train.load_best(
-        dataclasses.replace(config, train=exact), args.run, parallel.make_mesh(1)
+        dataclasses.replace(config, train=exact), locate(args.run), parallel.make_mesh(1)
     )[:2]
     condition = segmenter.windowed_as(args.condition or scan.condition)
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)

@@ -38,7 +38,7 @@ from crlm_jax.commands import tell
 from crlm_jax.config import Config, ConfigError, read_run
 from crlm_jax.data import volumes
 from crlm_jax.export_onnx import ExportError, Function, check_onnx, require_onnx, to_onnx
-from crlm_jax.files import check_folder, whole_folder
+from crlm_jax.files import check_folder, locate, whole_folder
 from crlm_jax.models.inputs import network_input
 
 STABLEHLO, ONNX = "segmenter.stablehlo", "segmenter.onnx"
@@ -164,11 +164,11 @@ def _check_out(out: Path) -> None:
     check_folder(out, "|".join(names), PREPROCESSING, ExportError)
 
 
-def export_run(run: Path, out: Path, formats: str = "both") -> dict[str, Any]:
+def export_run(run: str | Path, out: Path, formats: str = "both") -> dict[str, Any]:
     """Writes the best segmenter of a run to a folder, which appears whole or not at all.
 
     Args:
-      run: folder of the run; nothing in it is changed.
+      run: folder of the run, or its address (`gs://`); nothing in it is changed.
       out: new, empty, or an earlier export, which is replaced.
       formats: "stablehlo", "onnx" or "both".
 
@@ -184,6 +184,7 @@ def export_run(run: Path, out: Path, formats: str = "both") -> dict[str, Any]:
     _check_out(out)
     if formats != "stablehlo":
         require_onnx()
+    run = locate(run)
     config = read_run(run)
     graph, variables, step = train.load_best(config, run, parallel.make_mesh(1))
     size, mirror, files = config.data.image_size, config.evaluation.mirror, {}

@@ -1,8 +1,9 @@
-"""Files and folders that appear whole or not at all, and what may be written over."""
+"""Files and folders: where they are, whole or not at all, and what may be written over."""
 
 import contextlib
 import csv
 import hashlib
+import importlib.util
 import io
 import itertools
 import os
@@ -13,6 +14,9 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+import fsspec
+from etils import epath
 
 # Names that Windows takes for devices, whatever ending follows.
 DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE | re.DOTALL)
@@ -52,9 +56,41 @@ def _alike(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
 
 
+def locate(path: str | Path) -> Path:
+    """Returns a path that can be used as it is: of this machine, or of a bucket (`gs://`).
+
+    Raises:
+      OSError: it is of another kind of store, or the bucket cannot be reached.
+    """
+    scheme = re.match("([a-z0-9]{2,}):/+", str(path))  # pathlib leaves one stroke of the two
+    if not scheme:
+        return Path(path)
+    address = f"{scheme[1]}://{str(path)[scheme.end() :]}"
+    if scheme[1] != "gs":
+        raise OSError(f"{address}: only gs:// is understood; mount the store and give its folder")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise OSError(f"{address}: needs gcsfs; pip install 'crlm_jax[gcs]'")
+    # Other processes write there too: what was once listed is asked for again.
+    fsspec.config.conf["gcs"] = {"use_listings_cache": False}
+    found = epath.Path(address)
+    try:
+        found.exists()
+    except Exception as error:  # of gcsfs, aiohttp and Google's authentication
+        raise OSError(f"{address}: the bucket cannot be reached ({error})") from error
+    return found
+
+
+def in_bucket(path: Path) -> bool:
+    """Whether a path that `locate` returned is of a bucket."""
+    return not isinstance(path, Path)
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file under a temporary name beside it, then renames it over `path`."""
     data = content.encode() if isinstance(content, str) else content
+    if in_bucket(path):  # there a file appears when all of it has arrived
+        path.write_bytes(data)
+        return
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -40,7 +40,8 @@ class TrainLog:
         self._since = time.perf_counter()
         if parallel.is_main():
             kept = [line for line in read_log(path) if line["step"] <= start]
-            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._text = "".join(json.dumps(line) + "\n" for line in kept)
+            write_whole(path, self._text)
 
     def add(self, step: int, terms: dict[str, jax.Array], records: np.ndarray) -> None:
         """Takes the terms of a step and the rows of its batch, without waiting for the device."""
@@ -72,8 +73,8 @@ class TrainLog:
 
     def _write(self, line: dict[str, Any]) -> None:
         if parallel.is_main():
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self._text += json.dumps(line) + "\n"
+            write_whole(self._path, self._text)  # nothing can be appended to a file of a bucket
 
     def _describe(self, step: int, terms: dict[str, float], rows: np.ndarray) -> str:
         index = self._slices.index("train")

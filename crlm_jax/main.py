@@ -24,11 +24,10 @@ from crlm_jax import attribution, evaluate, parallel, preemption, report, result
 from crlm_jax.case_results import CaseResult
 from crlm_jax.checkpoint import CheckpointError
 from crlm_jax.config import Config, ConfigError, differences, flatten, from_json, to_json, validate
-from crlm_jax.config_checks import path_problems
 from crlm_jax.data import phantom, slices
 from crlm_jax.data.cohort import CohortError, read_cohort
 from crlm_jax.data.volumes import VolumeError
-from crlm_jax.files import write_whole
+from crlm_jax.files import locate, write_whole
 from crlm_jax.log import NonFiniteLoss
 from crlm_jax.models.port import WeightsError
 from crlm_jax.run_card import console, describe_data, describe_run, show_card, show_results
@@ -183,15 +182,16 @@ def measure(
     return measured, step
 
 
-def run(config: Config, workdir: Path, profile: int = 0) -> dict | None:
+def run(config: Config, workdir: str | Path, profile: int = 0) -> dict | None:
     """Runs one experiment to its report; traces `profile` of its training steps.
+
+    `workdir` is a folder, or the address of one in a bucket (`gs://`).
 
     Returns:
       The summary; None if the run was finished before, and in all processes but the main one.
     """
     validate(config)
-    for problem in path_problems({"--workdir": str(workdir)}):
-        raise WorkdirError(problem)
+    workdir = locate(workdir)
     if open_workdir(config, workdir):
         if parallel.is_main():
             console.print(f"{workdir} is finished: see {workdir / 'report.html'}")
@@ -250,7 +250,7 @@ def main(argv: list[str]) -> None:
         if _DISTRIBUTED.value:
             parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _LOST_AFTER.value)
         parallel.use_compile_cache(config.data.cache)
-        run(config, Path(_WORKDIR.value or f"runs/{config.name}"), _PROFILE.value)
+        run(config, _WORKDIR.value or f"runs/{config.name}", _PROFILE.value)
     except preemption.Preempted as told:
         console.print(str(told))
         sys.exit(preemption.EXIT_CODE)

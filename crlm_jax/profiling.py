@@ -1,11 +1,13 @@
 """A trace of some training steps, for xprof: `xprof --logdir runs/NAME/profile`."""
 
 import contextlib
+import tempfile
 from pathlib import Path
 
 import jax
 
 from crlm_jax import parallel
+from crlm_jax.files import write_whole
 
 _SKIPPED = 2  # the first step of a process compiles, the second may still wait for it
 
@@ -25,7 +27,7 @@ class Profiler:
         self._folder = folder
         self._first = start + _SKIPPED + 1
         self._last = self._first + steps - 1 if steps and parallel.is_main() else 0
-        self._tracing = False
+        self._tracing: tempfile.TemporaryDirectory | None = None
 
     def __enter__(self) -> "Profiler":
         """Returns itself."""
@@ -41,12 +43,19 @@ class Profiler:
             self._stop()
             return contextlib.nullcontext()
         if step == self._first:
-            jax.profiler.start_trace(self._folder)
-            self._tracing = True
+            # Traced to this machine: the profiler knows no buckets.
+            self._tracing = tempfile.TemporaryDirectory()
+            jax.profiler.start_trace(self._tracing.name)
         return jax.profiler.StepTraceAnnotation("train", step_num=step)
 
     def _stop(self) -> None:
-        if self._tracing:
-            self._tracing = False
+        if not self._tracing:
+            return
+        with self._tracing as traced:
+            self._tracing = None
             (-jax.device_put(0.0)).block_until_ready()  # after all that the device has to do yet
             jax.profiler.stop_trace()
+            for file in filter(Path.is_file, Path(traced).rglob("*")):
+                target = self._folder / file.relative_to(traced)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, file.read_bytes())

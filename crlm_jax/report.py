@@ -11,6 +11,7 @@ import argparse
 import base64
 import csv
 import dataclasses
+import io
 import json
 import math
 import sys
@@ -25,7 +26,7 @@ from matplotlib.figure import Figure
 from crlm_jax import figures, metrics, overlay, recist, stats
 from crlm_jax.commands import printable
 from crlm_jax.config import Config, ConfigError, flatten, read_run
-from crlm_jax.files import own_names, write_whole
+from crlm_jax.files import locate, own_names, write_whole
 from crlm_jax.log import read_log
 from crlm_jax.viewer import CaseView, render, templates
 
@@ -75,16 +76,16 @@ def read(folder: Path) -> Run:
       ConfigError: the folder holds no run, or one that is not finished.
     """
     config = read_run(folder)
-    try:
-        summary = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{error.filename}: missing, so this run is not finished; start it again with the same "
-            "command, and it goes on"
-        ) from error
+    texts = []
+    for name in ("results.json", "cases.csv", "data.json"):
+        if not (folder / name).exists():
+            raise ConfigError(
+                f"{folder / name}: missing, so this run is not finished; start it again with the "
+                "same command, and it goes on"
+            )
+        texts.append((folder / name).read_text(encoding="utf-8"))
+    summary, data = json.loads(texts[0]), json.loads(texts[2])
+    rows = list(csv.DictReader(io.StringIO(texts[1])))
     if "card" not in summary:
         raise ConfigError(
             f"{folder / 'results.json'}: of an earlier version of crlm_jax; delete report.html in "
@@ -218,7 +219,8 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
     Raises:
       ConfigError: a folder holds no finished run.
     """
-    runs = [read(folder) for folder in folders]
+    runs = [read(locate(folder)) for folder in folders]
+    out = locate(out)
     alone = runs[0] if len(runs) == 1 else None
     keep = out.parent / "figures" if alone and out.parent == alone.folder else None
     if keep:

@@ -14,6 +14,7 @@ from crlm_jax import evaluate, lesions, parallel, train
 from crlm_jax.config import Config, ConfigError, read_run, to_json
 from crlm_jax.data import volumes
 from crlm_jax.data.geometry import Geometry
+from crlm_jax.files import locate
 
 # Slices that the network sees at once. On CPU the activations of one stay in cache, and a batch of
 # eight takes twice as long a slice.
@@ -133,7 +134,8 @@ def load(
     """Loads the best checkpoint of a run as a function from a SimpleITK image to a mask.
 
     Args:
-      run: folder of the run; nothing else is needed, and nothing in it is changed.
+      run: folder of the run, or its address (`gs://`); nothing else is needed, and nothing in it
+        is changed.
       tta: average the probabilities of the 8 flips and quarter turns of every slice.
       threshold: probability above which a voxel is tumour; None: that of the run.
       min_lesion_mm3: lesions of a smaller volume are dropped.
@@ -143,7 +145,7 @@ def load(
       ConfigError: the folder holds no run.
       FileNotFoundError: the run has no checkpoint.
     """
-    run = Path(run)
+    run = locate(run)
     config = read_run(run)
     mesh = parallel.make_mesh([device] if device else 1)
     graph, variables, step = train.load_best(config, run, mesh)

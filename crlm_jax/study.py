@@ -26,7 +26,7 @@ from rich.table import Table
 
 from crlm_jax import preemption, study_tables
 from crlm_jax.config import Config, ConfigError, validate
-from crlm_jax.files import write_whole
+from crlm_jax.files import locate, write_whole
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*/seed\d+")
@@ -157,6 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     try:
+        args.workdir = locate(args.workdir)
         runs = load_study(args.study, args.workdir)
         if args.list:
             return show(runs)

@@ -135,14 +135,15 @@ class CaseView:
         text = np.frombuffer(json.dumps(facts).encode(), np.uint8)  # json here may hold NaN
         file = io.BytesIO()
         np.savez_compressed(file, facts=text, grey=self.grey, **arrays)
-        write_whole(Path(path), file.getvalue())
+        write_whole(path, file.getvalue())
 
     @staticmethod
     def count_voxels(path: Path) -> int:
         """Returns how many voxels the image of a saved case has, without reading them."""
         with (
             _whole(path),
-            np.load(path, allow_pickle=False) as file,
+            path.open("rb") as opened,
+            np.load(opened, allow_pickle=False) as file,
             file.zip.open("grey.npy") as stream,
         ):
             np.lib.format.read_magic(stream)
@@ -156,7 +157,11 @@ class CaseView:
         Raises:
           ValueError: the file is cut off, or something else; nothing of it is ever executed.
         """
-        with _whole(path), np.load(path, allow_pickle=False) as file:
+        with (
+            _whole(path),
+            path.open("rb") as opened,
+            np.load(opened, allow_pickle=False) as file,
+        ):
             facts = json.loads(file["facts"].tobytes())
             layers = [
                 Layer(voxels=file[f"layer_{i}"], **layer) for i, layer in enumerate(facts["layers"])

@@ -45,6 +45,7 @@ class Run:
       count: of processes.
       devices: of each.
       arguments: further ones, by process.
+      outputs: folder of those files instead.
     """
 
     def __init__(
@@ -54,10 +55,16 @@ class Run:
         count: int = 1,
         devices: int = 1,
         arguments: Sequence[Sequence[str]] = (),
+        outputs: Path | None = None,
     ):
-        self._outputs = [workdir.with_name(f"{workdir.name}_{i}.txt") for i in range(count)]
+        folder = outputs or workdir.parent
+        self._outputs = [folder / f"{workdir.name}_{i}.txt" for i in range(count)]
         self._workdir = workdir
-        several = ["--distributed", f"--coordinator=localhost:{_port()}", f"--processes={count}"]
+        several = [
+            "--distributed",
+            f"--coordinator=localhost:{free_port()}",
+            f"--processes={count}",
+        ]
         self.processes = []
         for i, output in enumerate(self._outputs):
             words = [*several, f"--process={i}"] if count > 1 else []
@@ -116,7 +123,7 @@ def _main(argv: list[str], output: str) -> None:
     app.run(main.main, argv, main.parse_flags)
 
 
-def _port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return probe.getsockname()[1]

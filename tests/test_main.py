@@ -145,11 +145,6 @@ def test_a_folder_with_something_else_is_refused(cohort, cache, tmp_path):
     assert contents(tmp_path) == {"thesis.docx": b"years of work"}
 
 
-def test_the_address_of_a_bucket_is_not_taken_for_a_folder(cohort, cache):
-    with pytest.raises(main.WorkdirError, match="workdir = 's3:/bucket/run': mount the bucket"):
-        main.run(tiny_config(cohort, cache), Path("s3://bucket/run"))
-
-
 def test_a_non_finite_loss_stops_with_step_terms_and_cases(cohort, cache, tmp_path, one_device):
     config = tiny_config(cohort, cache)
     config.optimizer.learning_rate = 1e25

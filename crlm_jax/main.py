@@ -35,7 +35,9 @@ from crlm_jax.run_card import console, describe_data, describe_run, show_card, s
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File of the experiment, such as configs/cross_pre.py:scale=paper."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config.name> by default.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, also at gs://; runs/<config.name> by default."
+)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes of one run.")
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0; empty: found.")
 _PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes; 0: found.")

@@ -241,8 +241,8 @@ def apart(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]
             return pool.submit(function, *args).result()
         except BrokenProcessPool as error:
             raise PlanError(
-                "the compiler was killed, probably for want of memory: the paper's step takes "
-                "some 7 GiB; free it, or plan a smaller one"
+                "the compiler was killed, probably for want of memory: the paper's step takes up "
+                "to 12 GiB; free it, or plan a smaller one"
             ) from error
 
 

@@ -106,7 +106,8 @@ _NOTES = (
     "Transfer: the bytes that a chip sends (ring algorithm) over the bandwidth of the ports that "
     "the slice uses. Latency: 1 µs a hop, there and back, for each collective, a rule of thumb "
     "and not the compiler's. Neither is taken to overlap with computation.",
-    "Roofline: the least time that the peak and the memory bandwidth allow for FLOPs and bytes.",
+    "Roofline: the time that FLOPs take at the peak, or bytes at the memory's bandwidth. Bytes "
+    "count wherever they lie: a step of which much stays on the chip may take less.",
     "Of peak: of the bfloat16 peak. Where the configuration computes in float32, the TPU still "
     "multiplies in bfloat16 by default.",
     "Efficiency: images/s a chip, over that of the first row of the same chip and scaling.",

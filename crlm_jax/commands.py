@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from crlm_jax.data.cohort_rows import CONDITION
+from crlm_jax.files import ADDRESS
 
 
 def tell(text: str) -> None:
@@ -28,6 +30,13 @@ def make_console(width: int) -> Console:
 def print_table(table: Table, width: int) -> None:
     """Prints a table, `width` characters wide where stdout is a file."""
     make_console(width).print(table)
+
+
+def local_path(text: str) -> Path:
+    """The type of an argument that is a path of this machine; an address would be taken for one."""
+    if ADDRESS.match(text):
+        raise argparse.ArgumentTypeError(f"{text}: is not of this machine; give a path on its disk")
+    return Path(text)
 
 
 def add_scan(parser: argparse.ArgumentParser, scan: str, b_value: str) -> None:

@@ -1,8 +1,9 @@
 """What makes the values of a configuration wrong: choices, ranges, and what depends on others."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
+
+from crlm_jax.files import ADDRESS
 
 _CHOICES = {
     "data.train_slices": ("tumour", "all"),
@@ -124,7 +125,7 @@ def path_problems(paths: Mapping[str, str]) -> list[str]:
     return [
         f"{name} = {path!r}: mount the bucket and give its folder (see launch/README.md)"
         for name, path in paths.items()
-        if re.match("[a-z0-9]{2,}:/", path)
+        if ADDRESS.match(path)
     ]
 
 

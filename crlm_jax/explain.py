@@ -19,7 +19,7 @@ from pathlib import Path
 
 from crlm_jax.attribution import spread
 from crlm_jax.checkpoint import CheckpointError
-from crlm_jax.commands import add_scan, check_condition, tell
+from crlm_jax.commands import add_scan, check_condition, local_path, tell
 from crlm_jax.config import ConfigError
 from crlm_jax.data.cohort import CohortError
 from crlm_jax.data.geometry import VolumeError
@@ -98,9 +98,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--run", type=Path, required=True, help="folder of the run, such as runs/ct")
-    add("--image", type=Path, required=True, help="one scan: NIfTI, NRRD, MHA, PNG or DICOM folder")
-    add("--out", type=Path, required=True, help="folder: new, empty, or of earlier maps")
-    add("--mask", type=Path, help="reference, for the maps of the critic's stages")
+    add(
+        "--image",
+        type=local_path,
+        required=True,
+        help="one scan: NIfTI, NRRD, MHA, PNG or DICOM folder",
+    )
+    add("--out", type=local_path, required=True, help="folder: new, empty, or of earlier maps")
+    add("--mask", type=local_path, help="reference, for the maps of the critic's stages")
     add("--mask-label", type=lambda x: int(x) if x.isdigit() else x, metavar="N",
         help="the value of the mask that counts (default: any but 0)")  # fmt: skip
     add_scan(parser, "scan", "s/mm², of a DICOM diffusion series")

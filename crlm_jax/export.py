@@ -34,7 +34,7 @@ from jax import export as jax_export
 
 from crlm_jax import __version__, networks, parallel, report, train
 from crlm_jax.checkpoint import CheckpointError
-from crlm_jax.commands import tell
+from crlm_jax.commands import local_path, tell
 from crlm_jax.config import Config, ConfigError, read_run
 from crlm_jax.data import volumes
 from crlm_jax.export_onnx import ExportError, Function, check_onnx, require_onnx, to_onnx
@@ -220,7 +220,9 @@ def main(argv: list[str] | None = None) -> None:
         description="Write a trained segmenter, with its preprocessing, as StableHLO and ONNX.",
     )
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--out", type=Path, required=True, help="folder: new or an earlier export")
+    parser.add_argument(
+        "--out", type=local_path, required=True, help="folder: new or an earlier export"
+    )
     parser.add_argument(
         "--format",
         choices=("stablehlo", "onnx", "both"),

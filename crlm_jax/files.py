@@ -20,6 +20,7 @@ from etils import epath
 
 # Names that Windows takes for devices, whatever ending follows.
 DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE | re.DOTALL)
+ADDRESS = re.compile("([a-z0-9]{2,}):/+")  # of a store; pathlib leaves one stroke of the two
 _LONG = 120  # bytes of a name: file systems take 255, and endings and numbers come after it
 
 
@@ -62,7 +63,7 @@ def locate(path: str | Path) -> Path:
     Raises:
       OSError: it is of another kind of store, or the bucket cannot be reached.
     """
-    scheme = re.match("([a-z0-9]{2,}):/+", str(path))  # pathlib leaves one stroke of the two
+    scheme = ADDRESS.match(str(path))
     if not scheme:
         return Path(path)
     address = f"{scheme[1]}://{str(path)[scheme.end() :]}"
@@ -71,7 +72,7 @@ def locate(path: str | Path) -> Path:
     if importlib.util.find_spec("gcsfs") is None:
         raise OSError(f"{address}: needs gcsfs; pip install 'crlm_jax[gcs]'")
     # Other processes write there too: what was once listed is asked for again.
-    fsspec.config.conf["gcs"] = {"use_listings_cache": False}
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
     found = epath.Path(address)
     try:
         found.exists()

@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,7 +33,7 @@ from jax.experimental import topologies
 from crlm_jax import chips, networks, parallel, plan_cost, plan_measure, plan_report, train
 from crlm_jax import main as main_command
 from crlm_jax.chips import Chip
-from crlm_jax.commands import tell
+from crlm_jax.commands import local_path, tell
 from crlm_jax.config import Config, ConfigError, validate
 from crlm_jax.hlo import Program
 
@@ -306,7 +305,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--config", required=True, help="file, such as configs/cross_pre.py:scale=paper")
     add("--topology", required=True, help="comma-separated, such as v5e:2x2,v6e:4x4; or cpu")
-    add("--out", type=Path, help="folder for plan.md, plan.json and plan.png")
+    add("--out", type=local_path, help="folder for plan.md, plan.json and plan.png")
     add("--slices", type=int, help="of the training (default: those of the paper's cohort)")
     add("--largest-batch", action="store_true", help="find it for each topology; compiles often")
     add("--measure", action="store_true", help="with cpu: run the step and compare")

@@ -24,7 +24,7 @@ import jax
 
 from crlm_jax import parallel
 from crlm_jax.checkpoint import CheckpointError
-from crlm_jax.commands import add_scan, check_condition, printable, tell
+from crlm_jax.commands import add_scan, check_condition, local_path, printable, tell
 from crlm_jax.config import ConfigError, Data
 from crlm_jax.data.cohort import CohortError
 from crlm_jax.data.geometry import VolumeError
@@ -126,25 +126,32 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--run", type=Path, required=True, help="folder of the run, such as runs/ct")
     add(
         "--image",
-        type=Path,
+        type=local_path,
         required=True,
         help="NIfTI, NRRD, MHA, PNG, a DICOM folder or file, a folder of many, or a cohort.csv",
     )
     add(
         "--out",
-        type=Path,
+        type=local_path,
         required=True,
         help="mask: .nii.gz, .nii, .nrrd, .mha, .png or .dcm (DICOM-SEG); for many scans a folder "
         "or a path with {name}",
     )
     b_value = "s/mm², to take out of a DICOM diffusion series (default: 1000)"
     add_scan(parser, "scans", b_value)
-    add("--probability", type=Path, metavar="FILE", help="also write the map of probabilities")
+    add(
+        "--probability", type=local_path, metavar="FILE", help="also write the map of probabilities"
+    )
     add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
     add("--threshold", type=float, help="probability of tumour (default: that of the run)")
     add("--min-lesion-mm3", type=float, default=0.0, metavar="V", help="drop smaller lesions")
-    add("--overlay", type=Path, metavar="DIR", help="also draw every slice with a lesion")
-    add("--lesions", type=Path, metavar="CSV", help="list of lesions (default: beside the masks)")
+    add("--overlay", type=local_path, metavar="DIR", help="also draw every slice with a lesion")
+    add(
+        "--lesions",
+        type=local_path,
+        metavar="CSV",
+        help="list of lesions (default: beside the masks)",
+    )
     add(
         "--one-segment",
         action="store_true",

@@ -32,7 +32,7 @@ import numpy as np
 from rich.table import Table
 
 from crlm_jax import lesions
-from crlm_jax.commands import print_table, tell
+from crlm_jax.commands import local_path, print_table, tell
 from crlm_jax.data import dicom, volumes
 from crlm_jax.data.geometry import Geometry, VolumeError, check_same_grid
 from crlm_jax.files import to_csv, write_whole
@@ -299,14 +299,21 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     mask, image = "NIfTI, NRRD, MHA or DICOM-SEG", "of a DICOM-SEG: the series' folder or a file"
-    add("--pre", type=Path, required=True, metavar="MASK", help=f"before chemotherapy: {mask}")
-    add("--post", type=Path, required=True, metavar="MASK", help=f"after it: {mask}")
-    add("--pre-image", type=Path, metavar="IMAGE", help=image)
-    add("--post-image", type=Path, metavar="IMAGE", help=image)
+    add(
+        "--pre", type=local_path, required=True, metavar="MASK", help=f"before chemotherapy: {mask}"
+    )
+    add("--post", type=local_path, required=True, metavar="MASK", help=f"after it: {mask}")
+    add("--pre-image", type=local_path, metavar="IMAGE", help=image)
+    add("--post-image", type=local_path, metavar="IMAGE", help=image)
     add("--b-value", type=float, metavar="B", help="s/mm², of DICOM diffusion series with several")
     add("--label", help="of tumour: a number, or a pattern of DICOM-SEG labels (default: Tumor*)")
     add("--same-frame", action="store_true", help="registered: pair lesions by position")
-    add("--out", type=Path, metavar="FILE", help="also write .json (all lesions) or .csv (one row)")
+    add(
+        "--out",
+        type=local_path,
+        metavar="FILE",
+        help="also write .json (all lesions) or .csv (one row)",
+    )
     args = parser.parse_args(argv)
     if args.out and args.out.suffix not in (".json", ".csv"):
         parser.error(f"--out {args.out}: choose the ending .json or .csv")

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
-from crlm_jax.commands import print_table, tell
+from crlm_jax.commands import local_path, print_table, tell
 from crlm_jax.files import check_new, to_csv, write_whole
 from crlm_jax.patient_table import Patients, TableError, read_patients
 
@@ -339,7 +339,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="cohort")
     cohort = commands.add_parser("cohort", help="Table 1: two groups described and compared")
-    cohort.add_argument("table", type=Path, help="CSV: one row a patient, with a column 'patient'")
+    cohort.add_argument(
+        "table", type=local_path, help="CSV: one row a patient, with a column 'patient'"
+    )
     cohort.add_argument("--group", default="split", help="column of the groups (default split)")
     for kind, what in KINDS.items():
         what = what.replace("%", "%%")
@@ -349,7 +351,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--leave-out", "columns to pass over"),
     ):
         cohort.add_argument(flag, type=_names, default=[], metavar="A,B", help=what)
-    cohort.add_argument("--out", type=Path, help="write it too: a .csv or .md")
+    cohort.add_argument("--out", type=local_path, help="write it too: a .csv or .md")
     cohort.add_argument("--force", action="store_true", help="replace the file if it is there")
     return parser
 

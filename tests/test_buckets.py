@@ -1,7 +1,9 @@
 """Runs at gs://, against an emulator that keeps a bucket of Google's in memory."""
 
 import asyncio
+import importlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -203,3 +205,20 @@ def test_a_bucket_that_cannot_be_reached_is_one_clear_line():
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: gs://crlm/run: the bucket cannot be")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("predict", ["--run=runs/x", "--image=a.nii", "--out=gs://crlm/mask.nii"]),
+        ("export", ["--run=runs/x", "--out=s3://crlm/exported"]),
+        ("explain", ["--run=runs/x", "--image=gs://crlm/a.nii", "--out=explained"]),
+        ("data.tcia", ["--dicom=gs://crlm/dicom", "--out=crlm_ct"]),
+    ],
+)
+def test_what_a_bucket_cannot_hold_is_one_clear_line(command, words, capsys):
+    with pytest.raises(SystemExit) as code:
+        importlib.import_module(f"crlm_jax.{command}").main(words)
+    assert code.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"(gs|s3)://crlm/.*: is not of this machine; give a path on its disk", line)

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from crlm_jax.commands import print_table, tell
+from crlm_jax.commands import local_path, print_table, tell
 from crlm_jax.data import cohort_build, cohort_check, cohort_patterns
 from crlm_jax.data.cohort_rows import REQUIRED, CohortError, Row, read_rows
 from crlm_jax.files import check_new, to_csv, write_whole
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="check|build")
     check = commands.add_parser("check", help="read all images and masks; list every problem")
-    check.add_argument("cohort", type=Path, help="the cohort.csv")
+    check.add_argument("cohort", type=local_path, help="the cohort.csv")
     check.add_argument("--workers", type=int, default=2, help="images read at once (default 2)")
 
     build = commands.add_parser(
@@ -65,10 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         "{split} and any other {name} stand for part of one file or folder name ({name:REGEX} to "
         "be exact), * for any part and ** for any folders",
     )
-    layout.add_argument("--nnunet", metavar="DIR", type=Path, help="nnU-Net's raw data set")
-    layout.add_argument("--decathlon", metavar="DIR", type=Path, help="a Decathlon task")
+    layout.add_argument("--nnunet", metavar="DIR", type=local_path, help="nnU-Net's raw data set")
+    layout.add_argument("--decathlon", metavar="DIR", type=local_path, help="a Decathlon task")
     layout.add_argument(
-        "--released", metavar="DIR", type=Path, help="CRLM-GAN's released layout: images/, masks/0/"
+        "--released",
+        metavar="DIR",
+        type=local_path,
+        help="CRLM-GAN's released layout: images/, masks/0/",
     )
     build.add_argument("--masks", metavar="PATTERN", help="with --images; the same {names}")
     build.add_argument(
@@ -91,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("--one-slice-per-patient", action="store_true", help="with --released")
     build.add_argument("--skip-unpaired", action="store_true", help="leave out what has no partner")
-    build.add_argument("--out", type=Path, default=Path("cohort.csv"), help="(default cohort.csv)")
+    build.add_argument(
+        "--out", type=local_path, default=Path("cohort.csv"), help="(default cohort.csv)"
+    )
     build.add_argument("--force", action="store_true", help="replace the file if it is there")
     return parser
 

@@ -28,6 +28,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from crlm_jax.commands import local_path
 from crlm_jax.data.phantom_lesions import Patient, draw_patient
 from crlm_jax.data.phantom_scan import Scan, scan
 
@@ -203,7 +204,7 @@ def _describe(drawn: Patient) -> dict:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Write a phantom cohort (NIfTI and cohort.csv).")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cohort")
+    parser.add_argument("--out", type=local_path, required=True, help="folder of the cohort")
     parser.add_argument("--patients", type=int, default=24)
     parser.add_argument("--conditions", nargs="+", default=CONDITIONS, choices=CONDITIONS)
     parser.add_argument("--seed", type=int, default=0)

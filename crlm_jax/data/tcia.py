@@ -35,7 +35,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from crlm_jax import lesions
-from crlm_jax.commands import tell
+from crlm_jax.commands import local_path, tell
 from crlm_jax.data import tcia_download, volumes
 from crlm_jax.data.cohort_rows import REQUIRED, patient_problem
 from crlm_jax.data.geometry import VolumeError
@@ -312,9 +312,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m crlm_jax.data.tcia",
         description="Turn TCIA's collection Colorectal-Liver-Metastases into a cohort.",
     )
-    parser.add_argument("--dicom", type=Path, required=True, metavar="DIR", help="what TCIA gave")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the cohort")
-    parser.add_argument("--clinical", type=Path, metavar="FILE", help="table to copy beside it")
+    parser.add_argument(
+        "--dicom", type=local_path, required=True, metavar="DIR", help="what TCIA gave"
+    )
+    parser.add_argument(
+        "--out", type=local_path, required=True, metavar="DIR", help="of the cohort"
+    )
+    parser.add_argument(
+        "--clinical", type=local_path, metavar="FILE", help="table to copy beside it"
+    )
     parser.add_argument("--download", action="store_true", help="to --dicom first; goes on if cut")
     parser.add_argument("--yes", action="store_true", help="download without asking")
     args = parser.parse_args(argv)

@@ -61,7 +61,7 @@ def locate(path: str | Path) -> Path:
     """Returns a path that can be used as it is: of this machine, or of a bucket (`gs://`).
 
     Raises:
-      OSError: it is of another kind of store, or the bucket cannot be reached.
+      OSError: it is of another kind of store, or the bucket is not there or cannot be reached.
     """
     scheme = ADDRESS.match(str(path))
     if not scheme:
@@ -73,12 +73,16 @@ def locate(path: str | Path) -> Path:
         raise OSError(f"{address}: needs gcsfs; pip install 'crlm_jax[gcs]'")
     # Other processes write there too: what was once listed is asked for again.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
-    found = epath.Path(address)
+    bucket = address.split("/")[2]
     try:
-        found.exists()
+        there = bool(bucket) and epath.Path(f"gs://{bucket}").exists()
     except Exception as error:  # of gcsfs, aiohttp and Google's authentication
         raise OSError(f"{address}: the bucket cannot be reached ({error})") from error
-    return found
+    if not there:
+        raise OSError(
+            f"{address}: no bucket {bucket!r} is there, or none that this account may see"
+        )
+    return epath.Path(address)
 
 
 def in_bucket(path: Path) -> bool:

@@ -177,6 +177,12 @@ def test_pathlibs_way_of_writing_an_address_is_understood(bucket):
     assert str(files.locate(files.locate("gs://crlm/runs"))) == "gs://crlm/runs"
 
 
+@pytest.mark.parametrize("address", ["gs://nowhere/run", "gs://"])
+def test_a_bucket_that_is_not_there_is_one_clear_error(bucket, address, config):
+    with pytest.raises(OSError, match=r"gs://.*: no bucket '(nowhere)?' is there"):
+        main.run(config, address)
+
+
 @pytest.mark.parametrize("address", ["s3://bucket/run", "hf://datasets/x", "https://x.org/run"])
 def test_another_store_is_one_clear_error(address, config):
     with pytest.raises(OSError, match=r"only gs:// is understood; mount the store"):

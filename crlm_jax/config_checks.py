@@ -1,6 +1,5 @@
 """What makes the values of a configuration wrong: choices, ranges, and what depends on others."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from crlm_jax.files import ADDRESS
@@ -62,7 +61,7 @@ def problems(values: dict[str, Any]) -> list[str]:
     return found or [
         *_segmenter_problems(values),
         *_critic_problems(values),
-        *path_problems({name: values[name] for name in _PATHS}),
+        *_path_problems(values),
         *_ranges(values),
     ]
 
@@ -120,12 +119,12 @@ def _critic_problems(values: dict[str, Any]) -> list[str]:
     ]
 
 
-def path_problems(paths: Mapping[str, str]) -> list[str]:
-    """Lists the addresses of object stores, which would be taken for folders, by their names."""
+def _path_problems(values: dict[str, Any]) -> list[str]:
+    """Addresses of object stores, which would be taken for folders."""
     return [
-        f"{name} = {path!r}: mount the bucket and give its folder (see launch/README.md)"
-        for name, path in paths.items()
-        if ADDRESS.match(path)
+        f"{name} = {values[name]!r}: mount the bucket and give its folder (see launch/README.md)"
+        for name in _PATHS
+        if ADDRESS.match(values[name])
     ]
 
 

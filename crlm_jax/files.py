@@ -109,6 +109,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise
 
 
+def append(path: Path, text: str) -> None:
+    """Adds to the end of a file; one in a bucket, which cannot grow, is written anew."""
+    if in_bucket(path):
+        path.write_text(path.read_text() + text)
+        return
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
 def to_csv(rows: Iterable[Iterable[object]]) -> str:
     """Returns rows of cells, the header first, as CSV."""
     text = io.StringIO()

@@ -13,7 +13,7 @@ import numpy as np
 from crlm_jax import parallel
 from crlm_jax.config import Config
 from crlm_jax.data.slices import Slices
-from crlm_jax.files import write_whole
+from crlm_jax.files import append, write_whole
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -40,8 +40,7 @@ class TrainLog:
         self._since = time.perf_counter()
         if parallel.is_main():
             kept = [line for line in read_log(path) if line["step"] <= start]
-            self._text = "".join(json.dumps(line) + "\n" for line in kept)
-            write_whole(path, self._text)
+            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def add(self, step: int, terms: dict[str, jax.Array], records: np.ndarray) -> None:
         """Takes the terms of a step and the rows of its batch, without waiting for the device."""
@@ -73,8 +72,7 @@ class TrainLog:
 
     def _write(self, line: dict[str, Any]) -> None:
         if parallel.is_main():
-            self._text += json.dumps(line) + "\n"
-            write_whole(self._path, self._text)  # nothing can be appended to a file of a bucket
+            append(self._path, json.dumps(line) + "\n")
 
     def _describe(self, step: int, terms: dict[str, float], rows: np.ndarray) -> str:
         index = self._slices.index("train")

@@ -76,16 +76,16 @@ def read(folder: Path) -> Run:
       ConfigError: the folder holds no run, or one that is not finished.
     """
     config = read_run(folder)
-    texts = []
+    texts = {}
     for name in ("results.json", "cases.csv", "data.json"):
         if not (folder / name).exists():
             raise ConfigError(
                 f"{folder / name}: missing, so this run is not finished; start it again with the "
                 "same command, and it goes on"
             )
-        texts.append((folder / name).read_text(encoding="utf-8"))
-    summary, data = json.loads(texts[0]), json.loads(texts[2])
-    rows = list(csv.DictReader(io.StringIO(texts[1])))
+        texts[name] = (folder / name).read_text(encoding="utf-8")
+    summary, data = json.loads(texts["results.json"]), json.loads(texts["data.json"])
+    rows = list(csv.DictReader(io.StringIO(texts["cases.csv"])))
     if "card" not in summary:
         raise ConfigError(
             f"{folder / 'results.json'}: of an earlier version of crlm_jax; delete report.html in "

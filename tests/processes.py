@@ -36,6 +36,14 @@ def command(config: Config, workdir: Path) -> list[str]:
     return [*start, "--workdir", str(workdir), *flags(config)]
 
 
+def own_caches(folder: Path, count: int) -> list[list[str]]:
+    """Arguments of processes that each prepare the slices on a disk of their own."""
+    return [
+        ["--noconfig.data.cache_shared", f"--config.data.cache={folder / f'cache_{i}'}"]
+        for i in range(count)
+    ]
+
+
 class Run:
     """The processes of one run on this machine.
 

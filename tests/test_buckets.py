@@ -20,7 +20,7 @@ from crlm_jax import files, main, predict, report, study
 from crlm_jax.checkpoint import Checkpoints
 from crlm_jax.config import Config
 from tests.cohorts import make_cohort, tiny_config
-from tests.processes import Run, assert_same_weights, free_port, logged
+from tests.processes import Run, assert_same_weights, free_port, logged, own_caches
 
 # gcsfs would ask Google itself for the kind of the bucket, and the machine for its project.
 ALONE = {
@@ -81,11 +81,7 @@ def finished(bucket, config, tmp_path_factory) -> tuple[Path, Path]:
     alone = Run(config, folder / "alone")
     assert alone.end() == [0], alone.outputs()
     workdir = files.locate(f"{bucket}/runs/one")
-    own = [
-        ["--noconfig.data.cache_shared", f"--config.data.cache={folder / f'cache_{i}'}"]
-        for i in range(2)
-    ]
-    run = Run(config, workdir, 2, arguments=own, outputs=folder)
+    run = Run(config, workdir, 2, arguments=own_caches(folder, 2), outputs=folder)
     assert run.wait_for_step(4), run.outputs()
     run.stop()
     assert run.end() == [75, 75], run.outputs()

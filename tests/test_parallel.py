@@ -14,7 +14,7 @@ import pytest
 from crlm_jax import main, parallel
 from crlm_jax.config import Config
 from tests.cohorts import make_cohort, tiny_config
-from tests.processes import Run, assert_same_weights, last_step, logged
+from tests.processes import Run, assert_same_weights, last_step, logged, own_caches
 
 # Of one of two processes. Twenty, with `-k lost`, take eight minutes; the run is longer by them,
 # and with its length rounding grows beyond what the other tests allow between one and two.
@@ -49,11 +49,7 @@ def one(config, tmp_path_factory) -> Path:
 def two(config, tmp_path_factory) -> tuple[Path, list[str]]:
     """The run of two processes with caches of their own, undisturbed, and what each printed."""
     folder = tmp_path_factory.mktemp("two")
-    own = [
-        ["--noconfig.data.cache_shared", f"--config.data.cache={folder / f'cache_{i}'}"]
-        for i in range(2)
-    ]
-    run = Run(config, folder / "run", 2, arguments=own)
+    run = Run(config, folder / "run", 2, arguments=own_caches(folder, 2))
     assert run.end() == [0, 0], run.outputs()
     return folder / "run", run.outputs()
 

@@ -5,7 +5,7 @@ A config file takes `key=value` pairs after a colon, as in
 """
 
 from configs.methods import LAPTOP, METHODS
-from crlm_jax.config import Config, ConfigError
+from crlm_jax.config.schema import Config, ConfigError
 
 
 def _paper(config: Config) -> None:

@@ -4,7 +4,7 @@ Each comparator is as its own authors define it, with the sources named; batch a
 training are theirs at the paper's scale, and those of all methods at the laptop's.
 """
 
-from crlm_jax.config import Config, Critic, Loss, Optimizer, TransUNet
+from crlm_jax.config.schema import Config, Critic, Loss, Optimizer, TransUNet
 
 
 def _crlm_gan(config: Config) -> None:

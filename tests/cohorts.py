@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from crlm_jax.config import Config
+from crlm_jax.config.schema import Config
 
 
 def make_cohort(

@@ -14,10 +14,14 @@ import jax
 import numpy as np
 from absl import app
 
-from crlm_jax import main, parallel, train
-from crlm_jax.checkpoint import Checkpoints
-from crlm_jax.config import Config, flatten
-from crlm_jax.log import read_log
+from crlm_jax import main
+from crlm_jax.config.flags import parse_flags
+from crlm_jax.config.schema import Config, flatten
+from crlm_jax.method.checkpoint import Checkpoints
+from crlm_jax.method.step import TrainState, create_state
+from crlm_jax.runs.log import read_log
+from crlm_jax.system import parallel
+from crlm_jax.training.loop import checkpoint_parts, segmenter_part, with_parts
 
 PATIENCE = 300  # seconds, for anything to happen
 
@@ -128,7 +132,7 @@ def _main(argv: list[str], output: str) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = argv
-    app.run(main.main, argv, main.parse_flags)
+    app.run(main.main, argv, parse_flags)
 
 
 def free_port() -> int:
@@ -137,12 +141,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def final_state(config: Config, workdir: Path) -> tuple[int, train.TrainState]:
+def final_state(config: Config, workdir: Path) -> tuple[int, TrainState]:
     """The newest checkpoint of a run, and its step."""
-    _, state = train.create_state(config, parallel.make_mesh(1))
+    _, state = create_state(config, parallel.make_mesh(1))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        step, parts = checkpoints.resume(train._parts(state))
-        return step, train._with_parts(state, parts)
+        step, parts = checkpoints.resume(checkpoint_parts(state))
+        return step, with_parts(state, parts)
 
 
 def assert_same_weights(config: Config, one: Path, other: Path, tolerance: float) -> None:
@@ -153,7 +157,7 @@ def assert_same_weights(config: Config, one: Path, other: Path, tolerance: float
     (step, a), (last, b) = final_state(config, one), final_state(config, other)
     assert step == last
     if tolerance:
-        a, b = train.segmenter_part(a), train.segmenter_part(b)
+        a, b = segmenter_part(a), segmenter_part(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=tolerance, atol=tolerance)
 

@@ -11,12 +11,15 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crlm_jax.checkpoint import CheckpointError, Checkpoints
-from crlm_jax.config import Config, ConfigError, read_run, to_json
-from crlm_jax.data.cohort import CohortError, read_cohort, read_images
+from crlm_jax.config.schema import Config, ConfigError
+from crlm_jax.config.storage import to_json
+from crlm_jax.data.cohort.cases import read_cohort, read_images
+from crlm_jax.data.cohort.rows import CohortError
+from crlm_jax.measures.view import CaseView, Layer, Mark
+from crlm_jax.method.checkpoint import CheckpointError, Checkpoints
 from crlm_jax.models import transunet_weights
-from crlm_jax.models.port import WeightsError, load_safetensors
-from crlm_jax.viewer import CaseView, Layer, Mark
+from crlm_jax.models.torch_weights import WeightsError, load_safetensors
+from crlm_jax.runs.folder import read_run
 from tests.fuzzing import fuzz, mutated, snapshot, taken_or_refused
 
 # Cohort files

@@ -19,8 +19,9 @@ from absl import flags
 from absl.testing import flagsaver
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
-from crlm_jax import main, study
-from crlm_jax.config import Config, validate
+from crlm_jax.config.flags import flagged_config, parse_flags
+from crlm_jax.config.schema import Config, validate
+from crlm_jax.study import runs as study_runs
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -51,8 +52,8 @@ def parse(arguments: list[str]) -> tuple[Config, dict]:
     """Parses flags as `crlm_jax.main` does; returns the config and the other flags."""
     with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["main", *arguments])  # the overrides of a config are read there
-        assert len(main.parse_flags(sys.argv)) == 1, "all are flags"
-        config = main.flagged_config()
+        assert len(parse_flags(sys.argv)) == 1, "all are flags"
+        config = flagged_config()
         names = ("workdir", "distributed", "coordinator", "processes", "process")
         return validate(config), {name: flags.FLAGS[name].value for name in names}
 
@@ -86,11 +87,11 @@ def test_every_command_of_the_readme_is_understood(at_root):
                 seen.add(start)
         if "crlm_jax.study" in words:
             options = dict(itertools.pairwise(words))
-            assert study.load_study(options["--study"], Path(options["--workdir"]))
+            assert study_runs.load_study(options["--study"], Path(options["--workdir"]))
             seen.add("crlm_jax.study")
         for assignment in words:
             if assignment.startswith("STUDY="):
-                runs = study.load_study(assignment.removeprefix("STUDY="), Path("runs"))
+                runs = study_runs.load_study(assignment.removeprefix("STUDY="), Path("runs"))
                 (array,) = (word for word in words if word.startswith("--array="))
                 assert array.startswith(f"--array=0-{len(runs) - 1}"), "as many tasks as runs"
                 seen.add("array")
@@ -207,7 +208,7 @@ def test_task_of_an_array_runs_its_share_of_a_study(stand_ins, at_root):
     assert after(words, "crlm_jax.study") == [
         "--study", named["STUDY"], "--workdir", named["WORKDIR"], "--index", "5",
     ]  # fmt: skip
-    assert len(study.load_study(named["STUDY"], Path(named["WORKDIR"]))) > 5
+    assert len(study_runs.load_study(named["STUDY"], Path(named["WORKDIR"]))) > 5
     # The plain number of a task may be that of the array, and would requeue all its tasks.
     assert asked(stand_ins, "scontrol") == ["requeue", "17_5"]
 

@@ -11,21 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crlm_jax import main, parallel, train
-from crlm_jax.checkpoint import Checkpoints
-from crlm_jax.log import NonFiniteLoss, read_log
-from crlm_jax.metrics import LESION, VOLUME
-from crlm_jax.surfaces import SURFACE
+from crlm_jax.measures.detection import LESION
+from crlm_jax.measures.overlap import VOLUME
+from crlm_jax.measures.surfaces import SURFACE
+from crlm_jax.method import step as method_step
+from crlm_jax.method.checkpoint import Checkpoints
+from crlm_jax.runs.folder import WorkdirError
+from crlm_jax.runs.log import NonFiniteLoss, read_log
+from crlm_jax.system import parallel
+from crlm_jax.training import experiment, loop
 from tests.cohorts import make_cohort, tiny_config
-from tests.processes import (
-    PATIENCE,
-    Run,
-    assert_same_weights,
-    final_state,
-    fork,
-    last_step,
-    logged,
-)
+from tests.processes import PATIENCE, Run, assert_same_weights, final_state, fork, last_step, logged
 
 FILES = {
     "config.json", "data.json", "train.jsonl", "checkpoints", "cases.csv", "lesions.csv",
@@ -57,7 +53,7 @@ def finished(cohort, cache, one_device, tmp_path_factory):
     """A whole run on two conditions."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     config = tiny_config(cohort, cache, ("pre_dwi", "pre_t2wi"))
-    summary = main.run(config, workdir)
+    summary = experiment.run(config, workdir)
     return config, workdir, summary
 
 
@@ -123,7 +119,7 @@ def test_the_report_is_one_file_with_its_warnings_and_overlays(finished):
 def test_a_finished_run_says_so_and_changes_nothing(finished, capsys):
     config, workdir, _ = finished
     before = contents(workdir)
-    assert main.run(config, workdir) is None
+    assert experiment.run(config, workdir) is None
     assert "is finished" in capsys.readouterr().out
     assert contents(workdir) == before
 
@@ -133,15 +129,15 @@ def test_the_workdir_of_another_experiment_is_refused(finished, cohort, cache):
     before = contents(workdir)
     other = tiny_config(cohort, cache, ("pre_dwi", "pre_t2wi"))
     other.optimizer.learning_rate = 0.01
-    with pytest.raises(main.WorkdirError, match=r"optimizer\.learning_rate: 0\.05 → 0\.01"):
-        main.run(other, workdir)
+    with pytest.raises(WorkdirError, match=r"optimizer\.learning_rate: 0\.05 → 0\.01"):
+        experiment.run(other, workdir)
     assert contents(workdir) == before
 
 
 def test_a_folder_with_something_else_is_refused(cohort, cache, tmp_path):
     (tmp_path / "thesis.docx").write_text("years of work")
-    with pytest.raises(main.WorkdirError, match=r"no run.*another --workdir"):
-        main.run(tiny_config(cohort, cache), tmp_path)
+    with pytest.raises(WorkdirError, match=r"no run.*another --workdir"):
+        experiment.run(tiny_config(cohort, cache), tmp_path)
     assert contents(tmp_path) == {"thesis.docx": b"years of work"}
 
 
@@ -151,7 +147,7 @@ def test_a_non_finite_loss_stops_with_step_terms_and_cases(cohort, cache, tmp_pa
     config.train.checkpoint_every = 1
     config.train.log_every = 1
     with pytest.raises(NonFiniteLoss, match=r"step \d+ \(loss .*bce .*p0\d/pre_dwi z=\d") as error:
-        main.run(config, tmp_path / "run")
+        experiment.run(config, tmp_path / "run")
     step = int(str(error.value).split("at step ")[1].split()[0])
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
         assert checkpoints.latest == (step - 1 or None)
@@ -236,12 +232,13 @@ def test_a_run_that_is_told_to_stop_saves_its_step_and_goes_on(
     step = int(re.search(r"step (\d+) of \d+ is saved; start it again", run.outputs()[0])[1])
     assert final_state(config, workdir)[0] == step
     assert not (workdir / "report.html").exists()
-    steps = train.total_steps(
+    steps = method_step.total_steps(
         config, json.loads((workdir / "data.json").read_text())["train"]["slices"]
     )
     with pytest.MonkeyPatch.context() as patch:  # long enough to be told, too long to finish here
-        patch.setattr(train, "total_steps", lambda *_: step + 2)
+        for module in (experiment, loop):
+            patch.setattr(module, "total_steps", lambda *_: step + 2)
         assert step + 2 < steps
-        main.run(config, workdir)
+        experiment.run(config, workdir)
     assert (workdir / "report.html").exists()
     assert [line["step"] for line in read_log(workdir / "train.jsonl")][-1] == step + 2

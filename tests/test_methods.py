@@ -10,14 +10,22 @@ import SimpleITK as sitk
 
 from configs import common
 from configs.methods import METHODS
-from crlm_jax import evaluate, export, main, networks, parallel, predict, train
-from crlm_jax.checkpoint import Checkpoints
-from crlm_jax.config import Config, ConfigError, to_json, validate
-from crlm_jax.log import TrainLog
-from crlm_jax.metrics import Counts, overlap
-from crlm_jax.models.port import WeightsError
+from crlm_jax.config.schema import Config, ConfigError, validate
+from crlm_jax.config.storage import to_json
+from crlm_jax.export import bundle
+from crlm_jax.measures.overlap import Counts, overlap
+from crlm_jax.method import networks
+from crlm_jax.method.checkpoint import Checkpoints
+from crlm_jax.method.segment import make_segment
+from crlm_jax.method.step import create_state, learning_rate, make_train_step, nnx
+from crlm_jax.models.torch_weights import WeightsError
+from crlm_jax.predict import command as predict_command
+from crlm_jax.runs.log import TrainLog
+from crlm_jax.system import parallel
+from crlm_jax.training import experiment
+from crlm_jax.training.loop import segmenter_part
 from tests.cohorts import make_cohort
-from tests.test_train import make_batch
+from tests.method.test_step import make_batch
 
 SIX = ("crlm_gan", "unetpp", "unet", "nnunet", "transunet", "segan")
 SIDE, STEPS = 48, 80  # pixels; updates
@@ -59,8 +67,8 @@ def one_device():
 
 def parameters(config: Config, workdir: Path):
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        _, state = train.create_state(config, parallel.make_mesh())
-        parts = checkpoints.load(checkpoints.latest, train.segmenter_part(state))
+        _, state = create_state(config, parallel.make_mesh())
+        parts = checkpoints.load(checkpoints.latest, segmenter_part(state))
         return parts["segmenter"]["params"]
 
 
@@ -71,14 +79,14 @@ def test_each_method_learns_its_batch_resumes_evaluates_and_predicts(
     config = small_config(method)
     config.data.cohort, config.data.cache = str(cohort), str(cohort.parent / "cache")
     undisturbed, resumed = tmp_path / "undisturbed", tmp_path / "resumed"
-    summary = main.run(config, undisturbed)
+    summary = experiment.run(config, undisturbed)
 
     with monkeypatch.context() as patch:  # stopped in the step after the first checkpoint
         patch.setattr(TrainLog, "add", stop_at(STEPS // 2 + 1, TrainLog.add))
         with pytest.raises(KeyboardInterrupt):
-            main.run(config, resumed)
+            experiment.run(config, resumed)
     assert not (resumed / "report.html").exists()
-    assert main.run(config, resumed)["conditions"] == summary["conditions"]
+    assert experiment.run(config, resumed)["conditions"] == summary["conditions"]
     both = [jax.tree.leaves(parameters(config, run)) for run in (undisturbed, resumed)]
     for a, b in zip(*both, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -89,7 +97,7 @@ def test_each_method_learns_its_batch_resumes_evaluates_and_predicts(
     scan = cohort.parent / f"{patient}_pre_dwi_image.nii.gz"
     arguments = ["--run", str(resumed), "--image", str(scan), "--out", str(tmp_path / "m.nii.gz")]
     with pytest.raises(SystemExit, match=r"^0$"):
-        predict.main(arguments)
+        predict_command.main(arguments)
     reference = sitk.GetArrayFromImage(sitk.ReadImage(str(scan).replace("image", "mask"))) > 0
     prediction = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "m.nii.gz"))) > 0
     counts = Counts()
@@ -110,8 +118,8 @@ def stop_at(step: int, add):
 def test_the_comparators_can_be_exported(method, tmp_path):
     """The segmenters that test_export.py does not have, trained for a moment."""
     config, mesh = small_config(method), parallel.make_mesh()
-    structure, state = train.create_state(config, mesh)
-    step = train.make_train_step(config, structure, mesh, STEPS)
+    structure, state = create_state(config, mesh)
+    step = make_train_step(config, structure, mesh, STEPS)
     batch = parallel.to_global(make_batch(size=SIDE, slices=6), mesh)
     for _ in range(STEPS // 2):
         state, _ = step(state, batch)
@@ -119,9 +127,9 @@ def test_the_comparators_can_be_exported(method, tmp_path):
     run.mkdir()
     (run / "config.json").write_text(to_json(config), encoding="utf-8")
     with Checkpoints(run / "checkpoints") as checkpoints:
-        checkpoints.save(1, train.segmenter_part(state), None)
-    exported = export.export_run(run, tmp_path / "exported", "both")
-    assert {export.STABLEHLO, export.ONNX} <= set(exported["files"])
+        checkpoints.save(1, segmenter_part(state), None)
+    exported = bundle.export_run(run, tmp_path / "exported", "both")
+    assert {bundle.STABLEHLO, bundle.ONNX} <= set(exported["files"])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -139,7 +147,7 @@ def test_each_method_at_full_size_has_the_parameters_of_its_authors(method):
         pytest.skip("test_transunet.py counts them: 105,276,066")
     config = common.get_config("x", ("pre_dwi",), f"scale=paper,method={method}")
     segmenter = networks.create_segmenter(config)
-    params = jax.tree.leaves(train.nnx.state(segmenter, train.nnx.Param))
+    params = jax.tree.leaves(nnx.state(segmenter, nnx.Param))
     assert sum(x.size for x in params) == wanted[method]
 
 
@@ -172,7 +180,7 @@ def test_missing_vit_weights_say_where_they_are_and_what_else_to_do(cohort, tmp_
     config.transunet.weights = str(tmp_path / "R50+ViT-B_16.npz")
     config.data.cohort, config.data.cache = str(cohort), str(tmp_path / "cache")
     with pytest.raises(WeightsError, match=r"ViT-B_16.npz: no such file.*storage.*random"):
-        main.run(config, tmp_path / "run")
+        experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -183,20 +191,20 @@ def test_dropout_is_a_function_of_seed_and_step():
     losses = []
     for seed in (0, 0, 1):
         config.train.seed = 0
-        structure, state = train.create_state(config, mesh)
+        structure, state = create_state(config, mesh)
         config.train.seed = seed
-        step = train.make_train_step(config, structure, mesh, STEPS)
+        step = make_train_step(config, structure, mesh, STEPS)
         losses.append(float(step(state, batch)[1]["loss"]))
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_segans_critic_is_kept_within_its_limits():
     config, mesh = small_config("segan"), parallel.make_mesh()
-    structure, state = train.create_state(config, mesh)
+    structure, state = create_state(config, mesh)
     assert max(float(abs(x).max()) for x in jax.tree.leaves(state.critic)) > 0.05
     batch = parallel.to_global(make_batch(size=SIDE, slices=6), mesh)
-    state, _ = train.make_train_step(config, structure, mesh, STEPS)(state, batch)
-    weights = train.nnx.filter_state(state.critic, train.nnx.Param)
+    state, _ = make_train_step(config, structure, mesh, STEPS)(state, batch)
+    weights = nnx.filter_state(state.critic, nnx.Param)
     assert max(float(abs(x).max()) for x in jax.tree.leaves(weights)) <= np.float32(0.05)
 
 
@@ -204,7 +212,7 @@ def test_the_learning_rate_falls_as_the_authors_let_it():
     rates = {}
     for method in ("transunet", "segan", "unet"):
         config = common.get_config("x", ("pre_dwi",), f"scale=paper,method={method}")
-        schedule = train.learning_rate(config, steps=2000)
+        schedule = learning_rate(config, steps=2000)
         rates[method] = [float(schedule(step)) for step in (0, 1000, 1999)]
     assert rates["transunet"] == pytest.approx(
         [0.01, 0.01 * 0.5**0.9, 0.01 * 0.0005**0.9], rel=1e-3
@@ -216,11 +224,11 @@ def test_the_learning_rate_falls_as_the_authors_let_it():
 
 def test_mirrored_probability_is_the_mean_over_mirror_images():
     config, mesh = small_config("nnunet"), parallel.make_mesh()
-    structure, state = train.create_state(config, mesh)
-    variables = train.segmenter_part(state)["segmenter"]
+    structure, state = create_state(config, mesh)
+    variables = segmenter_part(state)["segmenter"]
     image = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 1), np.uint8)
-    plain = evaluate.make_segment(structure.segmenter_eval, mesh)
-    mirrored = evaluate.make_segment(structure.segmenter_eval, mesh, mirror=True)
+    plain = make_segment(structure.segmenter_eval, mesh)
+    mirrored = make_segment(structure.segmenter_eval, mesh, mirror=True)
     logits = []
     for axes in ((), (1,), (2,), (1, 2)):
         p = np.flip(np.asarray(plain(variables, np.flip(image, axes))), axes)

@@ -19,19 +19,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crlm_jax import main, parallel, predict, report, study
-from crlm_jax.commands import printable
-from crlm_jax.config import ConfigError, Data
-from crlm_jax.data import cohort_tool, tcia, tcia_download
-from crlm_jax.data.cohort import CohortError, read_cohort, read_images
-from crlm_jax.files import own_names
-from crlm_jax.models import port, transunet_weights
-from crlm_jax.models.port import WeightsError, load_safetensors
-from crlm_jax.viewer import CaseView
+from crlm_jax import main
+from crlm_jax.config.schema import ConfigError, Data
+from crlm_jax.data.cohort import command as cohort_command
+from crlm_jax.data.cohort.cases import read_cohort, read_images
+from crlm_jax.data.cohort.rows import CohortError
+from crlm_jax.data.tcia import collection, download, importing
+from crlm_jax.measures.view import CaseView
+from crlm_jax.models import torch_weights, transunet_weights
+from crlm_jax.models.torch_weights import WeightsError, load_safetensors
+from crlm_jax.predict import command as predict_command
+from crlm_jax.report import command as report_command
+from crlm_jax.report.page import write_report
+from crlm_jax.study import runs as study_runs
+from crlm_jax.system import parallel
+from crlm_jax.system.console import print_stderr, printable
+from crlm_jax.system.files import own_names
+from crlm_jax.training import experiment
 from tests.cohorts import make_cohort, tiny_config
-from tests.data import dicoms
-from tests.runs import make_run
-from tests.test_segmenter import identity
+from tests.finished_runs import make_run
+from tests.imaging.dicom import dicoms
+from tests.predict.test_segmenter import identity
 
 # Names
 
@@ -81,11 +89,11 @@ def test_masks_stay_in_their_folder(tmp_path, monkeypatch, out):
     cohort = write_cohort(tmp_path / "in")
     (tmp_path / "out" / "masks").mkdir(parents=True)
     before = tree(tmp_path)
-    monkeypatch.setattr(predict, "load", lambda run, **options: identity())
+    monkeypatch.setattr(predict_command, "load", lambda run, **options: identity())
     words = ["--run", "x", "--image", cohort, "--out", tmp_path / "out" / out]
     words += ["--overlay", tmp_path / "out" / "pictures"]
     with pytest.raises(SystemExit) as caught:
-        predict.main([str(word) for word in words])
+        predict_command.main([str(word) for word in words])
     assert caught.value.code == 0
     new = tree(tmp_path) - before
     assert len([name for name in new if name.endswith(".nii.gz")]) == len(PATIENTS)
@@ -101,7 +109,7 @@ def test_a_mask_is_not_written_over_the_scan_of_another(tmp_path, monkeypatch):
     source.write_text("patient,condition,image\np,ct,p_ct_2.nii.gz\np,ct,p_ct.nii.gz\n")
     before = {path: path.read_bytes() for path in source.parent.iterdir()}
     with pytest.raises(SystemExit, match=r"p_ct\.nii\.gz: --out would write over the scan"):
-        predict.main(["--run", "x", "--image", str(source), "--out", str(source.parent)])
+        predict_command.main(["--run", "x", "--image", str(source), "--out", str(source.parent)])
     assert before == {path: path.read_bytes() for path in source.parent.iterdir()}
 
 
@@ -127,7 +135,7 @@ def test_patients_that_tables_and_terminals_would_obey_are_refused(tmp_path, pat
 
 
 def test_a_terminal_shows_what_it_would_obey(capsys):
-    cohort_tool.tell("no file \x1b]0;owned\x07\u202e ä\nnext")
+    print_stderr("no file \x1b]0;owned\x07\u202e ä\nnext")
     assert capsys.readouterr().err == "no file \\x1b]0;owned\\x07\\u202e ä\nnext\n"
 
 
@@ -142,7 +150,7 @@ def test_patient_ids_of_dicom_stay_in_the_cohort(tmp_path):
         mask[2, 4:6, 4:6] = True
         dicoms.write_segments(tmp_path / "dicom" / f"{number}.seg.dcm", files, {"Tumor_1": mask})
     before = tree(tmp_path)
-    outcome = tcia.import_collection(tmp_path / "dicom", tmp_path / "out")
+    outcome = importing.import_collection(tmp_path / "dicom", tmp_path / "out")
     assert sorted(outcome.taken) == sorted(ids[:5])
     assert all(name == "out" or name.startswith("out/") for name in tree(tmp_path) - before)
     folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
@@ -167,9 +175,9 @@ def test_an_index_that_names_other_folders_is_not_downloaded(tmp_path, monkeypat
         "PatientID": "p", "Modality": "CT", "SeriesInstanceUID": "1.2", "instanceCount": 1,
         "series_size_MB": 1.0, "license_short_name": "CC BY 4.0", column: name,
     }  # fmt: skip
-    monkeypatch.setattr(tcia_download, "list_series", lambda: [one])
-    with pytest.raises(tcia_download.ImportFailed, match=f"names a series' {column}"):
-        tcia_download.download(tmp_path / "new", yes=True)
+    monkeypatch.setattr(download, "list_series", lambda: [one])
+    with pytest.raises(collection.ImportFailed, match=f"names a series' {column}"):
+        download.download(tmp_path / "new", yes=True)
     assert tree(tmp_path) == set()
 
 
@@ -181,7 +189,7 @@ def test_the_runs_of_a_study_stay_in_its_folder(tmp_path, name):
         f"def get_study(arg):\n    return [({name!r}, Config(name='x'))]\n"
     )
     with pytest.raises(ConfigError, match="is not named experiment/system/seedN"):
-        study.load_study(str(file), tmp_path / "study")
+        study_runs.load_study(str(file), tmp_path / "study")
 
 
 # Code in data
@@ -251,11 +259,11 @@ def test_a_foreign_run_names_no_cache_of_programs(tmp_path, monkeypatch):
     # Programs in the compile cache are executed: predict uses the user's own, never the run's.
     segmenter, used = identity(), []
     segmenter.config.data.cache = str(tmp_path / "run" / "cache")
-    monkeypatch.setattr(predict, "load", lambda run, **options: segmenter)
+    monkeypatch.setattr(predict_command, "load", lambda run, **options: segmenter)
     monkeypatch.setattr(parallel, "use_compile_cache", used.append)
     cohort = write_cohort(tmp_path, ("p",))
     with pytest.raises(SystemExit):
-        predict.main(["--run", "x", "--image", str(cohort), "--out", str(tmp_path / "m")])
+        predict_command.main(["--run", "x", "--image", str(cohort), "--out", str(tmp_path / "m")])
     assert used == [Data.cache]
 
 
@@ -296,7 +304,7 @@ MARKUP = '<img src=x onerror="alert(1)"></script><!--<script>'
 
 def test_reports_ask_for_nothing_and_obey_no_patient(tmp_path):
     run = make_run(tmp_path / "run", {MARKUP: (16, 0), "../../x": (12, 12), "..": (20, 20)})
-    page = report.write_report([run], run / "report.html")
+    page = write_report([run], run / "report.html")
     check_page(page)
     text = page.read_text(encoding="utf-8")
     assert "<img src=x" not in text
@@ -313,7 +321,7 @@ def test_the_figures_of_a_foreign_run_stay_in_its_folder(tmp_path):
     for name in ("results.json", "cases.csv"):
         path = run / name
         path.write_text(path.read_text().replace("pre_dwi", evil))
-    report.write_report([run], run / "report.html")
+    write_report([run], run / "report.html")
     assert not list(tmp_path.rglob("evil*"))
     assert not list(tmp_path.parent.glob("evil*"))
     assert all(path.suffix == ".png" for path in (run / "figures").iterdir())
@@ -342,19 +350,21 @@ def no_network(monkeypatch):
 
 def test_no_step_asks_the_network(tmp_path, monkeypatch, no_network):
     cohort = make_cohort(tmp_path / "images")
-    assert cohort_tool.main(["check", str(cohort)]) == 0
+    assert cohort_command.main(["check", str(cohort)]) == 0
     mesh = parallel.make_mesh(1)
     monkeypatch.setattr(parallel, "make_mesh", lambda *_: mesh)
     monkeypatch.setattr(parallel, "use_compile_cache", lambda cache: None)
     config, run = tiny_config(cohort, tmp_path / "cache"), tmp_path / "run"
     config.train.steps = 2
-    main.run(config, run)
+    experiment.run(config, run)
     scan = next((tmp_path / "images").glob("*_image.nii.gz"))
     with pytest.raises(SystemExit) as caught:
-        predict.main(["--run", str(run), "--image", str(scan), "--out", str(tmp_path / "m.nii.gz")])
+        predict_command.main(
+            ["--run", str(run), "--image", str(scan), "--out", str(tmp_path / "m.nii.gz")]
+        )
     assert caught.value.code == 0
     shutil.rmtree(run / "figures")
-    report.main([str(run)])
+    report_command.main([str(run)])
     check_page(run / "report.html")
     assert no_network == []
 
@@ -362,5 +372,5 @@ def test_no_step_asks_the_network(tmp_path, monkeypatch, no_network):
 def test_weights_from_the_network_only_when_asked_for(no_network, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(WeightsError, match="no such file"):
-        port.critic_tensors(str(tmp_path / "x.safetensors"))
+        torch_weights.critic_tensors(str(tmp_path / "x.safetensors"))
     assert no_network == []

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
-from crlm_jax.config import Config, ConfigError
+from crlm_jax.config.schema import Config, ConfigError
 
 
 def study_arguments(arg: str | None, **defaults: str) -> SimpleNamespace:

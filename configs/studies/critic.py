@@ -9,7 +9,7 @@ the scale; ImageNet's are compared with random ones only where they are given).
 from configs.common import get_config
 from configs.methods import METHODS
 from configs.studies.common import study_arguments
-from crlm_jax.config import Config
+from crlm_jax.config.schema import Config
 
 
 def _concatenated(config: Config) -> None:

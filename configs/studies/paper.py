@@ -12,7 +12,7 @@ such as `crlm_gan+unet`), and `vit` (path of R50+ViT-B_16.npz, or `random`).
 
 from configs import cross_post, cross_pre, ct, post_dwi, post_t2wi, pre_dwi, pre_t2wi
 from configs.studies.common import chosen, study_arguments
-from crlm_jax.config import Config
+from crlm_jax.config.schema import Config
 
 SINGLE = {"pre_dwi": pre_dwi, "post_dwi": post_dwi, "pre_t2wi": pre_t2wi, "post_t2wi": post_t2wi,
           "ct": ct}  # fmt: skip

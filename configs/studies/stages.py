@@ -13,7 +13,7 @@ from itertools import combinations
 
 from configs.common import get_config
 from configs.studies.common import study_arguments
-from crlm_jax.config import Config
+from crlm_jax.config.schema import Config
 
 
 def get_study(arg: str | None = None) -> list[tuple[str, Config]]:

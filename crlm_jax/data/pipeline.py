@@ -19,7 +19,7 @@ from typing import Protocol
 import grain.python as grain
 import numpy as np
 
-from crlm_jax.data import augment as aug
+from crlm_jax.data import augment as data_augment
 from crlm_jax.data import augment_nnunet
 
 Batch = dict[str, np.ndarray]
@@ -181,10 +181,10 @@ def _paper(
     """Turns slices with their masks; returns the photometric numbers too."""
     rng = np.random.default_rng((seed, step, _PAPER))
     # Drawn for the whole batch, so that a share of it does not depend on the sharing.
-    turns = aug.draw_turn(rng, batch_size)[mine].tolist()
-    photometric = aug.photometric(rng, **limits, size=batch_size)[mine]
+    turns = data_augment.draw_turn(rng, batch_size)[mine].tolist()
+    photometric = data_augment.photometric(rng, **limits, size=batch_size)[mine]
     turned = [
-        (aug.turned(image, turn), aug.turned(mask, turn))
+        (data_augment.turned(image, turn), data_augment.turned(mask, turn))
         for (image, mask), turn in zip(pairs, turns, strict=True)
     ]
     return turned, photometric

@@ -33,8 +33,13 @@ from tensorflow_datasets.core import example_serializer
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
-from crlm_jax.data import dicom, volumes
-from crlm_jax.data.cohort import SPLITS, Case, CohortError, ImagePair
+from crlm_jax.data.cohort.cases import SPLITS, Case
+from crlm_jax.data.cohort.rows import CohortError, ImagePair
+from crlm_jax.imaging import volumes
+from crlm_jax.imaging.dicom import files
+from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.imaging.grey import to_uint8
+from crlm_jax.imaging.resize import resize
 
 SCHEMA = 3  # raise it when what is prepared changes: what was prepared before is then not used
 INDEX_DTYPE = np.dtype([("case", "i4"), ("image", "i4"), ("z", "i4"), ("tumour", "?")])
@@ -221,7 +226,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
                 job, result = ahead.popleft()
                 try:
                     yield job, *result.result()
-                except volumes.VolumeError as error:
+                except VolumeError as error:
                     problems.append(f"cohort row {job.pair.row}: {error}")
                 self._progress.update()
                 ahead.extend((job, pool.submit(cut, job)) for job in itertools.islice(later, 1))
@@ -267,9 +272,9 @@ def _cut_image(
     """Returns images (Z, S, S, 1), masks (Z, bytes) and whether each slice holds tumour (Z,)."""
     volume = volumes.read_image(job.pair.image, b_value=job.pair.b_value)
     mask = volumes.read_mask(job.pair.mask, job.pair.mask_label, volume)
-    grey = volumes.to_uint8(volume, job.condition, ct_window=ct_window)
-    images = volumes.resize(grey, size)[..., None]
-    masks = volumes.resize(mask, size, nearest=True)
+    grey = to_uint8(volume, job.condition, ct_window=ct_window)
+    images = resize(grey, size)[..., None]
+    masks = resize(mask, size, nearest=True)
     return images, np.packbits(masks.reshape(len(masks), -1), axis=1), mask.any(axis=(1, 2))
 
 
@@ -363,6 +368,6 @@ def _fingerprint(
 
 def _files(path: Path) -> list[Path]:
     """The files that an image consists of; a DICOM file stands for the series in its folder."""
-    if path.is_dir() or dicom.is_dicom(path):
+    if path.is_dir() or files.is_dicom(path):
         return sorted(path.iterdir() if path.is_dir() else path.parent.iterdir())
     return [path]

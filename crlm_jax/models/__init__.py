@@ -1,17 +1,8 @@
-"""Segmenters, image (B, H, W, 3) -> logits, and critics, image -> stage features, by name."""
+"""Flax modules: segmenters, image (B, H, W, 3) -> logits, and critics, image -> stage features.
 
-from crlm_jax.models.nnunet import NNUNet
-from crlm_jax.models.resnet import ResNet50
-from crlm_jax.models.segan import SegANCritic, SegANSegmentor
-from crlm_jax.models.transunet import TransUNet
-from crlm_jax.models.unet import UNet
-from crlm_jax.models.unetpp import UNetPlusPlus
+May import: `errors` alone.
+"""
 
-SEGMENTERS = {
-    "unet": UNet,
-    "unetpp": UNetPlusPlus,
-    "nnunet": NNUNet,
-    "transunet": TransUNet,
-    "segan": SegANSegmentor,
-}
-CRITICS = {"resnet50": ResNet50, "segan": SegANCritic}
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

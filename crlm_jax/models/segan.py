@@ -23,14 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crlm_jax.models.layers import (
-    BatchNorm,
-    Conv,
-    host_rng,
-    kaiming_normal,
-    leaky_relu,
-    zero_bias,
-)
+from crlm_jax.models.layers import BatchNorm, Conv, host_rng, kaiming_normal, leaky_relu, zero_bias
 
 # (size of the kernel, channels in units of the width); every stride is 2 but in 1×1 convolutions
 ENCODER = ((7, 1), (5, 2), (5, 4), (5, 8), (5, 8), (4, 16), (3, 32), (1, 8))  # convblock1 to 8

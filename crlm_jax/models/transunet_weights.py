@@ -17,7 +17,7 @@ import numpy as np
 import scipy.ndimage
 from flax import nnx
 
-from crlm_jax.models.port import WeightsError
+from crlm_jax.models.torch_weights import WeightsError
 from crlm_jax.models.transunet import TransUNet
 
 _REMEDY = (

@@ -25,7 +25,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy
 
-from crlm_jax.stats import bootstrap_mean
+from crlm_jax.stats.comparison import bootstrap_mean
 
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray | None]]
 SIZES = (5, 10, 15, 20, 30, 45, 66)

@@ -18,12 +18,17 @@ import jax
 import numpy as np
 from scipy import ndimage
 
-from crlm_jax import evaluate, parallel, report, results, run_card
-from crlm_jax.config import Config, to_json
+from crlm_jax.config.schema import Config
+from crlm_jax.config.storage import to_json
 from crlm_jax.data import slices
-from crlm_jax.data.cohort import read_cohort
+from crlm_jax.data.cohort.cases import read_cohort
+from crlm_jax.measures import evaluate
+from crlm_jax.measures.summary import summarise, write_results
+from crlm_jax.report import page
+from crlm_jax.system import parallel
+from crlm_jax.training.experiment import describe_data
 from tests.benchmarks.train_step import describe
-from tests.runs import bright, write_volume
+from tests.finished_runs import bright, write_volume
 
 LIMIT = 60.0  # s, of all metrics of 45 cases
 
@@ -80,11 +85,11 @@ def run(folder: Path, cases: int, shape: tuple[int, int, int]) -> None:
     measured, seconds = timed(f"{cases} cases, all metrics", measure)
     print(f"under {LIMIT:g} s: {'held' if seconds < LIMIT else 'NOT HELD'}")
     timed("the same with the files of the viewer", lambda: measure(workdir / "views"))
-    summary, _ = timed("means and bootstraps", lambda: results.summarise(config, measured))
-    results.write_results(workdir, measured, summary, [])
+    summary, _ = timed("means and bootstraps", lambda: summarise(config, measured))
+    write_results(workdir, measured, summary, [])
     (workdir / "config.json").write_text(to_json(config))
-    (workdir / "data.json").write_text(json.dumps(run_card.describe_data(prepared)))
-    path, _ = timed("report", lambda: report.write_report([workdir], workdir / "report.html"))
+    (workdir / "data.json").write_text(json.dumps(describe_data(prepared)))
+    path, _ = timed("report", lambda: page.write_report([workdir], workdir / "report.html"))
     print(f"report.html: {path.stat().st_size / 1e6:.1f} MB")
     lesions = sum(len(result.lesion_rows) for result in measured)
     print(f"{lesions} lesions in both masks of all cases")

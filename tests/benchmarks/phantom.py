@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from crlm_jax.data.phantom import CONDITIONS, make_phantom
+from crlm_jax.data.phantom.cohort import CONDITIONS, make_phantom
 
 
 def read(path: Path) -> np.ndarray:

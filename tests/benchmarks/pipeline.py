@@ -27,7 +27,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from crlm_jax.data import augment
-from crlm_jax.data.cohort import Case, ImagePair
+from crlm_jax.data.cohort.cases import Case
+from crlm_jax.data.cohort.rows import ImagePair
 from crlm_jax.data.pipeline import train_batches
 from crlm_jax.data.slices import Slices, prepare
 

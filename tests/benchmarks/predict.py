@@ -29,12 +29,18 @@ import SimpleITK as sitk
 from flax import nnx
 from scipy import ndimage
 
-from crlm_jax import parallel, predict_scans, segmenter, train
-from crlm_jax.checkpoint import Checkpoints
-from crlm_jax.config import Config, to_json
-from crlm_jax.data import volumes
-from crlm_jax.data.scans import Scan
-from crlm_jax.models import inputs, port
+from crlm_jax.config.schema import Config
+from crlm_jax.config.storage import to_json
+from crlm_jax.imaging import volumes
+from crlm_jax.imaging.grey import to_uint8
+from crlm_jax.imaging.resize import resize
+from crlm_jax.method.checkpoint import Checkpoints
+from crlm_jax.method.step import create_state
+from crlm_jax.models import inputs, torch_weights
+from crlm_jax.predict import outputs, segmenter, stream
+from crlm_jax.predict.scans import Scan
+from crlm_jax.system import parallel
+from crlm_jax.training.loop import segmenter_part
 from tests.benchmarks.train_step import TorchUNetPlusPlus, describe, torch
 
 LIMITS = {"share": 0.15, "gib": 3.0}  # of everything but the network; of peak memory
@@ -60,9 +66,9 @@ def make_run(run: Path, scan: Path) -> nnx.Module:
     config = Config(name="benchmark")
     config.data.conditions, config.loss.stages = ("ct",), ()
     config.data.cache = str(run.parent / "cache")
-    networks, state = train.create_state(config, parallel.make_mesh(1))
+    networks, state = create_state(config, parallel.make_mesh(1))
     module = nnx.merge(networks.segmenter_eval, state.params, state.batch_stats)
-    grey = volumes.resize(volumes.to_uint8(volumes.read_image(scan), "ct"), 224)
+    grey = resize(to_uint8(volumes.read_image(scan), "ct"), 224)
     middle = grey[len(grey) // 2][None, ..., None]
     logits = module(inputs.network_input(middle))[0]
     module.final.bias[...] -= np.quantile(logits, 0.98)
@@ -70,7 +76,7 @@ def make_run(run: Path, scan: Path) -> nnx.Module:
     run.mkdir(parents=True)
     (run / "config.json").write_text(to_json(config), encoding="utf-8")
     with Checkpoints(run / "checkpoints") as checkpoints:
-        checkpoints.save(1, train.segmenter_part(state), None)
+        checkpoints.save(1, segmenter_part(state), None)
     return module
 
 
@@ -79,7 +85,7 @@ class TorchPrediction:
 
     def __init__(self, module: nnx.Module, size: int, threshold: float):
         self.network, self.size, self.threshold = TorchUNetPlusPlus().eval(), size, threshold
-        tensors = {k: torch.from_numpy(v.copy()) for k, v in port.to_torch(module).items()}
+        tensors = {k: torch.from_numpy(v.copy()) for k, v in torch_weights.to_torch(module).items()}
         self.network.load_state_dict(self.network.state_dict() | tensors)
         self.seconds = 0.0
 
@@ -162,8 +168,8 @@ def main() -> None:
         times: dict[str, list] = {"A jax": [], "B torch": []}
         for _ in range(args.rounds):
             network.seconds, begin = 0.0, time.perf_counter()
-            job = predict_scans.Job(Scan(scan, "scan"), folder / "a.nii.gz")
-            _, failed = predict_scans.predict_scans(loaded, [job], warn=print)
+            job = outputs.Job(Scan(scan, "scan"), folder / "a.nii.gz")
+            _, failed = stream.predict_scans(loaded, [job], warn=print)
             assert not failed, failed
             times["A jax"].append((time.perf_counter() - begin, network.seconds))
             if theirs:

@@ -36,9 +36,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from crlm_jax import parallel, train
-from crlm_jax.config import Config
-from crlm_jax.models import inputs, port
+from crlm_jax.config.schema import Config
+from crlm_jax.method.step import create_state, make_train_step
+from crlm_jax.models import inputs, torch_weights
+from crlm_jax.system import parallel
 
 try:
     import torch
@@ -148,7 +149,9 @@ class TorchContestant:
             self.critic = TorchResNet50(max(self.stages)).eval().requires_grad_(False)
         for name, module in modules.items():
             own = getattr(self, name).to(self.device)
-            tensors = {k: torch.from_numpy(v.copy()) for k, v in port.to_torch(module).items()}
+            tensors = {
+                k: torch.from_numpy(v.copy()) for k, v in torch_weights.to_torch(module).items()
+            }
             own.load_state_dict(own.state_dict() | tensors)  # its own only for the step counters
             assert count(module) == sum(p.numel() for p in own.parameters())
         options = config.optimizer
@@ -236,13 +239,13 @@ def make_batch(args: argparse.Namespace, seed: int) -> Batch:
 def jax_contestant(config: Config, first: Batch) -> tuple[Step, dict[str, nnx.Module], str]:
     """Returns the compiled step, the networks at the start, and its compile time and memory."""
     mesh = parallel.make_mesh(1)
-    networks, state = train.create_state(config, mesh)
+    networks, state = create_state(config, mesh)
     begin = jax.tree.map(np.array, state)  # the state itself is donated to the first step
     modules = {"segmenter": nnx.merge(networks.segmenter, begin.params, begin.batch_stats)}
     if networks.critic is not None:
         modules["critic"] = nnx.merge(networks.critic, begin.critic)
     start, batch = time.perf_counter(), parallel.to_global(first, mesh)
-    compiled = train.make_train_step(config, networks, mesh, steps=1).lower(state, batch).compile()
+    compiled = make_train_step(config, networks, mesh, steps=1).lower(state, batch).compile()
     fact = f"compiled in {time.perf_counter() - start:.1f} s"
     if (memory := compiled.memory_analysis()) is not None:
         fact += f", {memory.temp_size_in_bytes / 2**30:.2f} GiB of buffers beside state and batch"

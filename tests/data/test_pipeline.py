@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crlm_jax.data import augment, augment_nnunet
-from crlm_jax.data.cohort import Case
+from crlm_jax.data.cohort.cases import Case
 from crlm_jax.data.pipeline import evaluation_batches, train_batches
 from crlm_jax.data.slices import prepare
 from tests.data.test_slices import make_pair

@@ -15,10 +15,13 @@ import pytest
 import SimpleITK as sitk
 import tensorflow_datasets as tfds
 
-from crlm_jax.data import volumes
-from crlm_jax.data.cohort import Case, CohortError, ImagePair, read_cohort
+from crlm_jax.data.cohort.cases import Case, read_cohort
+from crlm_jax.data.cohort.rows import CohortError, ImagePair
 from crlm_jax.data.slices import prepare
-from tests.data import dicoms
+from crlm_jax.imaging import volumes
+from crlm_jax.imaging.grey import to_uint8
+from crlm_jax.imaging.resize import resize
+from tests.imaging.dicom import dicoms
 
 SIZE = 32
 
@@ -88,11 +91,9 @@ def test_records_are_the_resampled_slices(slices, split):
         pair = slices.cases[case].images[image]
         volume = volumes.read_image(pair.image)
         mask = volumes.read_mask(pair.mask, 2, volume)
-        grey = volumes.to_uint8(volume, slices.cases[case].condition)
-        np.testing.assert_array_equal(record["image"][..., 0], volumes.resize(grey, SIZE)[z])
-        np.testing.assert_array_equal(
-            record["mask"][..., 0], volumes.resize(mask, SIZE, nearest=True)[z]
-        )
+        grey = to_uint8(volume, slices.cases[case].condition)
+        np.testing.assert_array_equal(record["image"][..., 0], resize(grey, SIZE)[z])
+        np.testing.assert_array_equal(record["mask"][..., 0], resize(mask, SIZE, nearest=True)[z])
         assert record["image"].dtype == record["mask"].dtype == np.uint8
         assert record["image"].shape == record["mask"].shape == (SIZE, SIZE, 1)
         assert record["mask"].any() == tumour
@@ -356,10 +357,10 @@ def test_without_tensorflow(tmp_path):
 
 def test_memory_does_not_grow_with_the_cohort(tmp_path, monkeypatch):
     """No more images are read ahead than there are readers."""
-    from crlm_jax.data import slices as module
+    from crlm_jax.data import slices as data_slices
 
     alive, most = set(), [0]
-    cut = module._cut_image
+    cut = data_slices._cut_image
 
     def counted(job, **settings):
         alive.add(job)
@@ -372,7 +373,7 @@ def test_memory_does_not_grow_with_the_cohort(tmp_path, monkeypatch):
         alive.intersection_update(job for job in alive if job.case >= example["case"])
         return encode(self, example)
 
-    monkeypatch.setattr(module, "_cut_image", counted)
+    monkeypatch.setattr(data_slices, "_cut_image", counted)
     monkeypatch.setattr(tfds.features.FeaturesDict, "encode_example", written)
     pairs = [make_pair(tmp_path, f"p{i}", i, depth=2, tumour=2) for i in range(12)]
     cases = [Case(f"p{i}", "ct", (pair,), "train") for i, pair in enumerate(pairs)]

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from crlm_jax import losses
-from crlm_jax.models import port
+from crlm_jax.method import losses
+from crlm_jax.models import torch_weights
 from tests.fixtures import recipe
 
 
@@ -37,9 +37,9 @@ def nchw(x) -> np.ndarray:
 
 def fill(module: nnx.Module, name: str) -> nnx.Module:
     """Sets the recipe's weights of model `name`."""
-    shapes = {key: value.shape for key, value in port.to_torch(module).items()}
+    shapes = {key: value.shape for key, value in torch_weights.to_torch(module).items()}
     tensors = {key: recipe.tensor(name, key, shape) for key, shape in shapes.items()}
-    return port.load_torch(module, tensors, source="recipe")
+    return torch_weights.load_torch(module, tensors, source="recipe")
 
 
 def parameters(state: nnx.State) -> dict[str, np.ndarray]:

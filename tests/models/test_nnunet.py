@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from crlm_jax import losses
-from crlm_jax.models import nnunet, port
+from crlm_jax.method import losses
+from crlm_jax.models import nnunet, torch_weights
 from crlm_jax.models.nnunet import NNUNet
 from tests.fixtures import recipe
 from tests.models.parity import (
@@ -139,7 +139,7 @@ def test_loss_of_one_head_has_all_the_weight_and_is_zero_at_best():
 
 def test_state_dict_has_pytorch_names_shapes_and_order(model, keys):
     wanted = [(k["key"], tuple(k["shape"])) for k in keys["state_dict"] if "alias_of" not in k]
-    assert [(k, v.shape) for k, v in port.to_torch(model).items()] == wanted
+    assert [(k, v.shape) for k, v in torch_weights.to_torch(model).items()] == wanted
     assert count(model) == keys["n_params"] == 20_619_082
 
 
@@ -147,13 +147,14 @@ def test_round_trip_ignores_aliases_and_turns_transposed_convolutions():
     model = NNUNet(widths=TINY, rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     tensors = {
-        k: rng.standard_normal(v.shape).astype(np.float32) for k, v in port.to_torch(model).items()
+        k: rng.standard_normal(v.shape).astype(np.float32)
+        for k, v in torch_weights.to_torch(model).items()
     }
     name = "encoder.stages.0.0.convs.0.{}.weight"
     conv = tensors[name.format("conv")]
     aliases = {name.format("all_modules.0"): conv, "decoder." + name.format("conv"): conv}
-    port.load_torch(model, tensors | aliases, source="w", ignore=nnunet.ALIASES)
-    back = port.to_torch(model)
+    torch_weights.load_torch(model, tensors | aliases, source="w", ignore=nnunet.ALIASES)
+    back = torch_weights.to_torch(model)
     assert list(back) == list(tensors)
     for key, value in back.items():
         np.testing.assert_array_equal(value, tensors[key])

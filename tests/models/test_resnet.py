@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from crlm_jax.models import port
+from crlm_jax.models import torch_weights
 from crlm_jax.models.resnet import ResNet50
 from tests.fixtures import recipe
 from tests.models.parity import assert_close, count, fill, nchw, nhwc, run
@@ -31,7 +31,7 @@ def test_state_dict_has_torchvision_names_shapes_and_order(fixtures):
     model = ResNet50(rngs=nnx.Rngs(0))
     keys = json.loads((fixtures / "keys_resnet50.json").read_text())["state_dict"]
     wanted = [(k["key"], tuple(k["shape"])) for k in keys if "num_batches" not in k["key"]]
-    assert [(k, v.shape) for k, v in port.to_torch(model).items()] == wanted
+    assert [(k, v.shape) for k, v in torch_weights.to_torch(model).items()] == wanted
     assert count(model) == 23_508_032
 
 
@@ -40,7 +40,7 @@ def test_real_imagenet_weights_on_a_real_slice(shared):
     expected = np.load(shared / "weights" / "resnet50_imagenet_expected.npz")
     file = shared / "weights" / "resnet50_imagenet_stem_stage1_stage2.safetensors"
     model = ResNet50(last_stage=2, rngs=nnx.Rngs(0))
-    port.load_torch(model, port.load_safetensors(file), source=str(file))
+    torch_weights.load_torch(model, torch_weights.load_safetensors(file), source=str(file))
     png = shared / "data" / "ct_slices" / "images" / "11485_16.png"
     grey = np.asarray(image.open(png).convert("L"), np.float32)[::4, ::4] / 255
     x = np.repeat(grey[None, :, :, None], 3, -1)
@@ -80,13 +80,13 @@ def forward(model, x):
         return model(x), nnx.state(model)
 
     features, state = call(state, x)
-    return features, port.to_torch(nnx.merge(graph, state))
+    return features, torch_weights.to_torch(nnx.merge(graph, state))
 
 
 def test_starts_frozen_and_can_train():
     x = 3 + jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
     model = ResNet50(width=8, rngs=nnx.Rngs(0))
-    before = port.to_torch(model)
+    before = torch_weights.to_torch(model)
     _, after = forward(model, x)
     np.testing.assert_array_equal(after["bn1.running_mean"], before["bn1.running_mean"])
     model.train()

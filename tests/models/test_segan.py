@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from crlm_jax import losses
-from crlm_jax.models import layers, port, segan
+from crlm_jax.method import losses
+from crlm_jax.models import layers, segan, torch_weights
 from crlm_jax.models.segan import SegANCritic, SegANSegmentor
 from tests.fixtures import recipe
 from tests.models.parity import assert_close, count, nchw, nhwc, run
@@ -42,7 +42,7 @@ def read_keys(fixtures, name):
 
 def used(keys, model):
     """Names and shapes of the original's state dict that the model has a place for."""
-    ignored = (*port.IGNORED, *model.unbuilt)
+    ignored = (*torch_weights.IGNORED, *model.unbuilt)
     return {
         k["key"]: tuple(k["shape"])
         for k in keys["state_dict"]
@@ -63,7 +63,7 @@ def models(fixtures):
     for name, model in built.items():
         shapes = used(read_keys(fixtures, name), model)
         tensors = {key: recipe.tensor(name, key, shape) for key, shape in shapes.items()}
-        port.load_torch(model, tensors, source="recipe")
+        torch_weights.load_torch(model, tensors, source="recipe")
     return tuple(built.values())
 
 
@@ -191,7 +191,7 @@ def test_state_dict_is_that_of_pytorch_without_what_it_does_not_use(index, model
     # `models` have loaded its tensors, hence have its names and shapes
     keys = read_keys(fixtures, ("segan_s", "segan_c")[index])
     small = (tiny(), SegANCritic(width=2, rngs=nnx.Rngs(0)))[index]
-    assert list(port.to_torch(small)) == list(used(keys, small))
+    assert list(torch_weights.to_torch(small)) == list(used(keys, small))
     assert count(models[index]) == (156_235_264, 9_393_088)[index]
     unused = [k for k in keys["state_dict"] if k["param"] and k["key"] not in used(keys, small)]
     assert count(models[index]) + sum(np.prod(k["shape"]) for k in unused) == keys["n_params"]
@@ -204,12 +204,12 @@ def test_loads_a_state_dict_with_what_it_does_not_use():
         (tiny(), "convblock1_1.norm1.weight"),
         (SegANCritic(width=2, rngs=nnx.Rngs(0)), "convblock1_1.0.conv_l1.weight"),
     ):
-        tensors = {**port.to_torch(model), spare: np.ones(4, np.float32)}
-        port.load_torch(model, tensors, source="here")
+        tensors = {**torch_weights.to_torch(model), spare: np.ones(4, np.float32)}
+        torch_weights.load_torch(model, tensors, source="here")
 
 
 def test_weights_start_as_the_authors_draw_them():
-    tensors = port.to_torch(tiny())
+    tensors = torch_weights.to_torch(tiny())
     for name, fan_out in (
         ("convblock6.0.weight", 4 * 4 * 32),
         ("deconvblock4.0.conv_l1.weight", 7 * 16),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from crlm_jax import losses
-from crlm_jax.models import port
+from crlm_jax.method import losses
+from crlm_jax.models import torch_weights
 from crlm_jax.models.transunet import TransUNet
 from crlm_jax.models.transunet_weights import file_name, load_imagenet21k
 from tests.fixtures import recipe
@@ -54,7 +54,7 @@ def whole():
 def test_state_dict_has_pytorch_names_shapes_and_order(whole, keys):
     wanted = [(k["key"], tuple(k["shape"])) for k in keys["state_dict"]]
     wanted = [(key, shape) for key, shape in wanted if "num_batches" not in key]
-    assert [(k, v.shape) for k, v in port.to_torch(whole).items()] == wanted
+    assert [(k, v.shape) for k, v in torch_weights.to_torch(whole).items()] == wanted
     assert count(whole) == keys["n_params"] == 105_137_826
     # As the original at 224 pixels, whose position embedding has 14² rows for 4² here.
     assert count(whole) + (14**2 - 4**2) * 768 == 105_276_066
@@ -241,10 +241,10 @@ def test_names_are_those_of_the_published_checkpoint():
 
 
 def test_imagenet21k_sets_all_but_decoder_and_head(tmp_path):
-    model, before = tiny(), port.to_torch(tiny())
+    model, before = tiny(), torch_weights.to_torch(tiny())
     arrays = checkpoint(model)
     np.savez(tmp_path / "r50.npz", **arrays)
-    after = port.to_torch(load_imagenet21k(model, tmp_path / "r50.npz"))
+    after = torch_weights.to_torch(load_imagenet21k(model, tmp_path / "r50.npz"))
     for name, value in after.items():
         assert np.array_equal(value, before[name]) == (not name.startswith("transformer.")), name
     query = arrays["Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel"]
@@ -266,12 +266,12 @@ def test_imagenet21k_sets_all_but_decoder_and_head(tmp_path):
 
 def test_imagenet21k_that_does_not_fit_stops_and_says_so(tmp_path):
     model, path = tiny(), tmp_path / "r50.npz"
-    with pytest.raises(port.WeightsError, match=r"r50\.npz: no such file; give R50"):
+    with pytest.raises(torch_weights.WeightsError, match=r"r50\.npz: no such file; give R50"):
         load_imagenet21k(model, path)
     path.write_bytes(b"not a zip")
-    with pytest.raises(port.WeightsError, match=r"not a whole \.npz file"):
+    with pytest.raises(torch_weights.WeightsError, match=r"not a whole \.npz file"):
         load_imagenet21k(model, path)
-    arrays, before = checkpoint(model), port.to_torch(model)
+    arrays, before = checkpoint(model), torch_weights.to_torch(model)
     for name, change, message in (
         ("block1/unit1/gn3/scale", None, "lacks block1/unit1/gn3/scale; give R50"),
         ("embedding/kernel", np.zeros((8, 64, 1, 1)), r"embedding/kernel has shape \(8, 64"),
@@ -280,7 +280,7 @@ def test_imagenet21k_that_does_not_fit_stops_and_says_so(tmp_path):
     ):
         changed = {k: v for k, v in arrays.items() if k != name or change is not None}
         np.savez(path, **{**changed, **({} if change is None else {name: change})})
-        with pytest.raises(port.WeightsError, match=message):
+        with pytest.raises(torch_weights.WeightsError, match=message):
             load_imagenet21k(model, path)
-    for name, value in port.to_torch(model).items():
+    for name, value in torch_weights.to_torch(model).items():
         np.testing.assert_array_equal(value, before[name])

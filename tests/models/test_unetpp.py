@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from crlm_jax.models import port
+from crlm_jax.models import torch_weights
 from crlm_jax.models.unetpp import UNetPlusPlus
 from tests.models.parity import (
     GRADIENT_TOLERANCE,
@@ -60,7 +60,7 @@ def test_state_dict_has_pytorch_names_shapes_and_order(name, deep, parameters, f
     model = UNetPlusPlus(deep_supervision=deep, rngs=nnx.Rngs(0))
     keys = json.loads((fixtures / f"keys_{name}.json").read_text())["state_dict"]
     wanted = [(k["key"], tuple(k["shape"])) for k in keys if "num_batches" not in k["key"]]
-    assert [(k, v.shape) for k, v in port.to_torch(model).items()] == wanted
+    assert [(k, v.shape) for k, v in torch_weights.to_torch(model).items()] == wanted
     assert count(model) == parameters
 
 

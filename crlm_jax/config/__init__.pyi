@@ -1,0 +1,9 @@
+from .notices import marks as marks
+from .notices import warnings as warnings
+from .schema import Config as Config
+from .schema import ConfigError as ConfigError
+from .schema import flatten as flatten
+from .schema import validate as validate
+from .storage import differences as differences
+from .storage import from_json as from_json
+from .storage import to_json as to_json

@@ -1,0 +1,146 @@
+"""What makes the values of a configuration wrong: choices, ranges, and what depends on others."""
+
+from typing import Any
+
+from crlm_jax.system.files import ADDRESS
+
+_CHOICES = {
+    "data.train_slices": ("tumour", "all"),
+    "segmenter.name": ("unet", "unetpp", "nnunet", "transunet", "segan"),
+    "critic.name": ("resnet50", "segan"),
+    "critic.update": ("frozen", "adversarial"),
+    "critic.batch_norm": ("running", "batch"),
+    "loss.dice": ("image", "batch", "two_class", "squared"),
+    "loss.heads": ("equal", "halved"),
+    "loss.mask_with": ("probability", "logits"),
+    "loss.fusion": ("per_stage", "concatenated"),
+    "optimizer.name": ("sgd", "adam"),
+    "optimizer.schedule": ("constant", "polynomial", "halved"),
+    "augment.policy": ("paper", "nnunet"),
+    "train.precision": ("float32", "bfloat16"),
+}
+_POSITIVE = (
+    "data.image_size",
+    "phantom.patients",
+    "transunet.resnet_width",
+    "transunet.hidden",
+    "transunet.layers",
+    "transunet.heads",
+    "transunet.mlp",
+    "critic.width",
+    "optimizer.learning_rate",
+    "optimizer.halve_every",
+    "train.batch_size",
+    "train.epochs",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "evaluation.batch_size",
+    "evaluation.resamples",
+)
+_NOT_NEGATIVE = (
+    "evaluation.attribution_steps",
+    "train.steps",
+    "critic.clip",
+    "optimizer.clip_norm",
+)
+_PATHS = ("data.cohort", "data.cache", "critic.weights", "transunet.weights")
+_CRITIC_STAGES = {"resnet50": 4, "segan": 7}
+
+
+def problems(values: dict[str, Any]) -> list[str]:
+    """Lists what is wrong with the fields of a configuration, by dotted name, of right type."""
+    found = []
+    for name, value in values.items():
+        if name in _CHOICES and value not in _CHOICES[name]:
+            found.append(f"{name} = {value!r}: choose one of {', '.join(_CHOICES[name])}")
+        elif name in _POSITIVE and not value > 0:
+            found.append(f"{name} = {value!r}: must be above 0")
+        elif name in _NOT_NEGATIVE and value < 0:
+            found.append(f"{name} = {value!r}: must be 0 or more")
+    return found or [
+        *_segmenter_problems(values),
+        *_critic_problems(values),
+        *_path_problems(values),
+        *_ranges(values),
+    ]
+
+
+def _segmenter_problems(values: dict[str, Any]) -> list[str]:
+    """What the segmenter asks of its widths and of the side of a slice."""
+    name, widths = values["segmenter.name"], values["segmenter.widths"]
+    size, depth = values["data.image_size"], len(values["segmenter.widths"])
+    counts = {"transunet": (5, 5), "segan": (1, 1)}
+    fewest, most = counts.get(name, (2, 99))
+    if not fewest <= depth <= most or min(widths) < 1:
+        wanted = "two or more" if most > fewest else f"exactly {fewest}"
+        return [f"segmenter.widths = {widths!r}: {wanted} for {name}, above 0"]
+    if name == "segan":
+        small = size < 33
+        return [f"data.image_size = {size}: SegAN needs 33 or more"] if small else []
+    multiple = 16 if name == "transunet" else 2 ** (depth - 1)
+    found = []
+    if size % multiple:
+        why = (
+            "a token of TransUNet is 16 pixels wide"
+            if name == "transunet"
+            else f"the segmenter halves the slice {depth - 1} times"
+        )
+        near = max(multiple, round(size / multiple) * multiple)
+        found.append(
+            f"data.image_size = {size}: must be a multiple of {multiple}, since {why}; try {near}"
+        )
+    elif name == "nnunet" and size == multiple:
+        found.append(
+            f"data.image_size = {size}: nnU-Net's instance norm needs more than one pixel at the "
+            f"coarsest of {depth} depths; try {2 * multiple}, or fewer widths"
+        )
+    if name == "transunet":
+        heads, units = values["transunet.heads"], values["transunet.resnet_units"]
+        if values["transunet.hidden"] % heads:
+            found.append(
+                f"transunet.hidden = {values['transunet.hidden']}: must be a multiple of "
+                f"transunet.heads = {heads}"
+            )
+        if len(units) != 3 or min(units) < 1:
+            found.append(f"transunet.resnet_units = {units!r}: exactly 3, above 0")
+    return found
+
+
+def _critic_problems(values: dict[str, Any]) -> list[str]:
+    """The stages that are constrained must be the critic's own."""
+    stages, critic = values["loss.stages"], values["critic.name"]
+    last = _CRITIC_STAGES[critic]
+    if len(set(stages)) == len(stages) and all(1 <= s <= last for s in stages):
+        return []
+    return [
+        f"loss.stages = {stages!r}: give different stages, from 1 to {last} of {critic} "
+        "(empty: no critic)"
+    ]
+
+
+def _path_problems(values: dict[str, Any]) -> list[str]:
+    """Addresses of object stores, which would be taken for folders."""
+    return [
+        f"{name} = {values[name]!r}: mount the bucket and give its folder (see launch/README.md)"
+        for name in _PATHS
+        if ADDRESS.match(values[name])
+    ]
+
+
+def _ranges(values: dict[str, Any]) -> list[str]:
+    """Lists, fractions and windows."""
+    found = []
+    conditions, window = values["data.conditions"], values["data.ct_window"]
+    if not conditions or len(set(conditions)) < len(conditions):
+        found.append(f"data.conditions = {conditions!r}: one or more, different")
+    if len(window) != 2 or not window[0] < window[1]:
+        found.append(f"data.ct_window = {window!r}: two values in HU, the lower first")
+    for name in ("data.test_fraction", "data.validation_fraction", "transunet.dropout"):
+        if not 0 <= values[name] < 1:
+            found.append(f"{name} = {values[name]}: must be in [0, 1)")
+    if not 0 <= values["train.foreground"] <= 1:
+        found.append(f"train.foreground = {values['train.foreground']}: must be in [0, 1]")
+    if not 0 < values["evaluation.threshold"] < 1:
+        found.append(f"evaluation.threshold = {values['evaluation.threshold']}: must be in (0, 1)")
+    return found

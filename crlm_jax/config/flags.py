@@ -1,0 +1,65 @@
+"""The command line's configuration: `--config FILE` and `--config.field=value` (absl)."""
+
+import difflib
+import re
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from crlm_jax.config.schema import Config, ConfigError, flatten
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "File of the experiment, such as configs/cross_pre.py:scale=paper."
+)
+
+
+def flagged_config() -> Config:
+    """Returns the configuration that the flags give.
+
+    Raises:
+      ConfigError: `--config` is missing.
+    """
+    config = _CONFIG.value
+    if config is None:
+        raise ConfigError("--config is missing, such as --config configs/cross_pre.py")
+    # The flag library splits numbers at commas, as in loss.stages=1,2, but not words.
+    config.data.conditions = tuple(",".join(config.data.conditions).split(","))
+    return config
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The first cause: a failing config file is wrapped several times by the flag library."""
+    while isinstance(error, (OSError, flags.Error)) and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _check_names(argv: list[str]) -> None:
+    """Raises ConfigError where an override names no field; lists the right ones."""
+    fields = list(flatten(Config()))
+    for arg in argv:
+        match = re.match(r"--?config\.([\w.]+)", arg)
+        if match and match[1] not in fields:
+            name = match[1]
+            group = [f for f in fields if f.startswith(name.rpartition(".")[0] + ".")]
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(
+                f"--config.{name}: there is no such field; {hint}"
+                f"the fields {'beside it ' if group else ''}are {', '.join(group or fields)}"
+            )
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; a wrong field of the config is one line that lists the right ones."""
+    try:
+        _check_names(argv)
+        return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        fields = flatten(Config())
+        name = re.match(r"flag --config\.([\w.]+)", str(error))
+        kind = type(fields[name[1]]).__name__ if name and name[1] in fields else ""
+        sys.exit(f"error: {root_cause(error)}" if not kind else f"error: {error} (must be: {kind})")
+    except (ConfigError, OSError, flags.Error) as error:
+        sys.exit(f"error: {root_cause(error)}")

@@ -1,0 +1,225 @@
+"""The only schema of an experiment: typed dataclasses, with the unit of every field.
+
+A file in `configs/` builds a `Config`; the command line overrides its fields as
+`--config.loss.stages=1,2`; a run directory keeps it as `config.json`.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, get_origin, get_type_hints
+
+from crlm_jax.config import checks
+
+
+class ConfigError(ValueError):
+    """A field of the configuration has a wrong name, type or value."""
+
+
+@dataclass
+class Data:
+    """Which images, how they are cut into slices, and who is tested."""
+
+    cohort: str = "phantom"  # path of a cohort.csv, or "phantom": the embedded digital cohort
+    conditions: tuple[str, ...] = ("pre_dwi",)  # trained on together, evaluated one by one
+    image_size: int = 224  # pixels, side of the square slice that the network sees
+    ct_window: tuple[float, ...] = (-150.0, 250.0)  # HU, shown as black and white
+    train_slices: str = "tumour"  # "tumour": slices with a lesion (paper) | "all"
+    test_fraction: float = 0.4  # of the patients, where the cohort has no split column
+    validation_fraction: float = 0.2  # of the training patients
+    split_seed: int = 0  # the same split under every training seed
+    cache: str = "~/.cache/crlm_jax"  # prepared slices, the phantom, compiled programs
+    # Of several processes: False: each has a cache of its own, and all prepare the data at once.
+    cache_shared: bool = True
+    workers: int = 0  # processes that read and augment; 0: threads of this process
+
+
+@dataclass
+class Phantom:
+    """The embedded digital cohort."""
+
+    patients: int = 24
+    seed: int = 0
+
+
+@dataclass
+class Augment:
+    """Random changes of a training slice; the paper names them but gives no limits."""
+
+    enabled: bool = True
+    policy: str = "paper"  # "paper": turns, flips and the four below | "nnunet": nnU-Net's own
+    hue: float = 20.0  # ± half-degrees, of 180
+    saturation: float = 30.0  # ± grey levels, of 255
+    brightness: float = 0.2  # ± of 255 grey levels
+    contrast: float = 0.2  # ± of 1
+
+
+@dataclass
+class Segmenter:
+    """The network that maps an image to logits."""
+
+    name: str = "unetpp"  # "unet" | "unetpp" | "nnunet" | "transunet" | "segan"
+    # Channels per depth; TransUNet: of its decoder, five numbers; SegAN: of its first block, one.
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    # A loss for every head: X^{0,j} of UNet++, the decoder's stages of nnU-Net.
+    deep_supervision: bool = False
+
+
+@dataclass
+class TransUNet:
+    """Parts of TransUNet, read only where segmenter.name is "transunet"; R50-ViT-B/16."""
+
+    resnet_width: int = 64  # channels of the stem
+    resnet_units: tuple[int, ...] = (3, 4, 9)  # bottlenecks of the three stages
+    hidden: int = 768  # channels of a token
+    layers: int = 12  # of the transformer
+    heads: int = 12  # of each attention
+    mlp: int = 3072  # channels between its two linear layers
+    dropout: float = 0.1  # rate, in the transformer, while training
+    weights: str = "random"  # path of R50+ViT-B_16.npz (ImageNet-21k) | "random"
+
+
+@dataclass
+class Critic:
+    """The network whose stage features are compared; built only up to the last stage used."""
+
+    name: str = "resnet50"  # "resnet50" | "segan"
+    width: int = 64  # SegAN's only: channels of its first block
+    weights: str = "imagenet"  # "imagenet" | path of a .safetensors | "random"
+    update: str = "frozen"  # "frozen" | "adversarial": ascends on the feature distance
+    clip: float = 0.0  # adversarial: every weight is kept within ± this after a step; 0: not
+    batch_norm: str = "running"  # statistics it normalises by: "running" | "batch", of its input
+
+
+@dataclass
+class Loss:
+    """bce_weight·BCE + dice_weight·Dice + Σ_s mean |critic(image·p)_s − critic(image·mask)_s|."""
+
+    bce_weight: float = 1.0  # paper: BCE + Dice; the released code: 0.5
+    dice_weight: float = 1.0
+    dice: str = "image"  # which Dice: "image" | "batch" | "two_class" | "squared" (losses.DICE)
+    heads: str = "equal"  # weights of several heads: "equal" | "halved" from each to the coarser
+    stages: tuple[int, ...] = (1, 2, 3, 4)  # constrained stages of the critic; (): no critic
+    mask_with: str = "probability"  # "probability" (paper) | "logits" (released code)
+    feature_gradient: bool = True  # False: as in the released code, the term only adds a number
+    fusion: str = "per_stage"  # "per_stage" | "concatenated" (released code): one mean over all
+
+
+@dataclass
+class Optimizer:
+    """Of segmenter and adversarial critic alike."""
+
+    name: str = "sgd"  # "sgd" | "adam"
+    learning_rate: float = 1e-3
+    # "constant" | "polynomial": · (1 − step/steps)^0.9 | "halved" every `halve_every` epochs
+    schedule: str = "constant"
+    halve_every: int = 25  # epochs
+    momentum: float = 0.9  # Adam: β1 (β2 is 0.999)
+    nesterov: bool = False
+    weight_decay: float = 1e-4  # as PyTorch has it: L2 added to the gradient of every parameter
+    clip_norm: float = 0.0  # the gradient's norm is cut to it; 0: never
+
+
+@dataclass
+class Train:
+    """Length of the training, its random seed and its bookkeeping."""
+
+    batch_size: int = 16  # slices, over all devices together
+    epochs: int = 200
+    steps: int = 0  # updates; 0: as many as the epochs take
+    foreground: float = 0.0  # share of a batch that is drawn from the slices with tumour alone
+    seed: int = 0
+    precision: str = "float32"  # of the computation: "float32" | "bfloat16"
+    log_every: int = 10  # steps
+    checkpoint_every: int = 200  # steps; the validation patients are measured at the same steps
+    keep: int = 2  # latest checkpoints kept, besides the best
+
+
+@dataclass
+class Evaluation:
+    """How the test patients are measured."""
+
+    batch_size: int = 16  # slices, over all devices together
+    threshold: float = 0.5  # probability above which a voxel is tumour
+    mirror: bool = False  # average over mirror images; prediction does the same
+    resamples: int = 9999  # of the bootstrap over patients
+    attribution_steps: int = 16  # of integrated gradients, in one slice a case; 0: none is shown
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    name: str = "crlm"  # the run's default folder is runs/<name>
+    method: str = "crlm_gan"  # what the reports call it
+    scale: str = "paper"  # "paper" | "laptop": shown in the reports
+    data: Data = field(default_factory=Data)
+    phantom: Phantom = field(default_factory=Phantom)
+    augment: Augment = field(default_factory=Augment)
+    segmenter: Segmenter = field(default_factory=Segmenter)
+    transunet: TransUNet = field(default_factory=TransUNet)
+    critic: Critic = field(default_factory=Critic)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    train: Train = field(default_factory=Train)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Returns every field by its dotted name, in the order of the schema."""
+
+    def walk(node, prefix):
+        for f in dataclasses.fields(node):
+            value = getattr(node, f.name)
+            if dataclasses.is_dataclass(value):
+                yield from walk(value, f"{prefix}{f.name}.")
+            else:
+                yield prefix + f.name, value
+
+    return dict(walk(config, ""))
+
+
+def validate(config: Config) -> Config:
+    """Checks names, types and values of all fields.
+
+    Returns:
+      The same config.
+
+    Raises:
+      ConfigError: naming every wrong field, its value and what is allowed.
+    """
+    problems = []
+    values = flatten(config)
+    types = _types()
+    for name, value in values.items():
+        problem = _type_problem(value, types[name])
+        if problem:
+            problems.append(f"{name} = {value!r}: {problem}")
+    if not problems:
+        problems = checks.problems(values)
+    if problems:
+        raise ConfigError("configuration: " + "; ".join(problems))
+    return config
+
+
+def _types(cls: type = Config, prefix: str = "") -> dict[str, Any]:
+    types = {}
+    for name, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            types |= _types(hint, f"{prefix}{name}.")
+        else:
+            types[prefix + name] = hint
+    return types
+
+
+def _type_problem(value: Any, hint: Any) -> str | None:
+    if get_origin(hint) is tuple:
+        element = hint.__args__[0]
+        if isinstance(value, tuple) and all(_type_problem(v, element) is None for v in value):
+            return None
+        return f"must be a list of {element.__name__}, comma-separated; () for none"
+    if hint is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return None
+        return "must be a finite number"
+    return None if type(value) is hint else f"must be of type {hint.__name__}"

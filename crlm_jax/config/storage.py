@@ -1,0 +1,62 @@
+"""A configuration as JSON: written, read, compared."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+from crlm_jax.config.schema import Config, ConfigError, flatten, validate
+
+# These say how a run is carried out, not what it computes.
+_NOT_THE_EXPERIMENT = (
+    "name", "data.cache", "data.cache_shared", "data.workers", "train.log_every", "train.keep",
+)  # fmt: skip
+
+
+def to_json(config: Config) -> str:
+    """Returns the config as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str | bytes, source: str | Path) -> Config:
+    """Reads what `to_json` wrote.
+
+    Raises:
+      ConfigError: the text is no config of this version; names `source`.
+    """
+    try:
+        config = _build(Config, json.loads(text), "")
+        return validate(config)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # of damaged JSON too
+        raise ConfigError(
+            f"{source} is not a configuration of this version of crlm_jax ({error}); "
+            "start a new run in another --workdir"
+        ) from error
+
+
+def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{prefix.rstrip('.') or 'the whole'} is not a group of fields")
+    unknown = [prefix + name for name in values if name not in hints]
+    if unknown:
+        raise ConfigError(f"unknown field {', '.join(unknown)}")
+    built = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            value = _build(hint, value, f"{prefix}{name}.")
+        elif get_origin(hint) is tuple:
+            value = tuple(value)
+        built[name] = value
+    return cls(**built)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """Lists the fields in which two experiments differ, as `field: a's value → b's value`."""
+    left, right = flatten(a), flatten(b)
+    return [
+        f"{name}: {left[name]!r} → {right[name]!r}"
+        for name in left
+        if left[name] != right[name] and name not in _NOT_THE_EXPERIMENT
+    ]

@@ -1,0 +1,6 @@
+from .cohort.cases import Case as Case
+from .cohort.cases import read_cohort as read_cohort
+from .pipeline import evaluation_batches as evaluation_batches
+from .pipeline import train_batches as train_batches
+from .slices import Slices as Slices
+from .slices import prepare as prepare

@@ -1,0 +1,242 @@
+"""What a cohort holds and what is wrong with it, found by reading every image and every mask.
+
+Training meets the same problems, but later: this is for the day on which the cohort is put
+together. A lesion is a connected part of a mask in 3D, voxels that share a corner being one
+(26-connected). A picture (PNG) has no spacing, so its lesions have no volume, and one that shows in
+several pictures of a patient counts in each.
+"""
+
+import collections
+import dataclasses
+import statistics
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+from tqdm import tqdm
+
+from crlm_jax.data.cohort.cases import read_cohort
+from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
+from crlm_jax.imaging import grey
+from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.imaging.lesions import label
+from crlm_jax.imaging.volumes import read_image, read_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One image and its mask as read; `volumes` in mm³ and `spacing` (z, y, x) in mm.
+
+    A 2D image has no `spacing` and no `volumes`.
+    """
+
+    row: Row
+    slices: int
+    tumour_slices: int
+    lesions: int
+    volumes: tuple[float, ...]
+    spacing: tuple[float, float, float] | None
+    warning: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The result of a check; where there are `problems`, training would not start.
+
+    `split` has train, validation or test by patient; `drawn` tells whether the file leaves it to be
+    drawn. Each problem and each warning is one line.
+    """
+
+    path: Path
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    images: tuple[Measured, ...] = ()
+    split: dict[str, str] = dataclasses.field(default_factory=dict)
+    drawn: bool = False
+
+
+def check_cohort(path: str | Path, *, workers: int = 2, progress: bool = False) -> Report:
+    """Reads a whole cohort and reports all that is wrong, or looks wrong, and what is there.
+
+    Args:
+      path: the cohort file.
+      workers: images that are read at once, each in memory as a whole.
+      progress: show a progress bar on stderr where that is a terminal, one step an image.
+    """
+    path = Path(path)
+    try:
+        rows, problems = read_rows(path)
+    except CohortError as error:
+        return Report(path, tuple(str(error).splitlines()))
+    images: list[Measured] = []
+    for row, result in _measure_all(rows, workers, progress):
+        if isinstance(result, Measured):
+            images.append(result)
+        else:
+            problems.append(f"{path}, row {row.row}: {result}")
+    if images and not problems and not any(image.tumour_slices for image in images):
+        problems.append(f"{path}: no image holds tumour; correct the masks or mask_label")
+    split: dict[str, str] = {}
+    if not problems:
+        try:
+            cases = read_cohort(path, conditions=sorted({row.condition for row in rows}))
+            split = {case.patient: case.split for case in cases}
+        except CohortError as error:
+            problems += str(error).splitlines()
+    # Of a cohort that is not whole it cannot be said what a patient lacks.
+    warnings = [] if problems else _case_warnings(path, images, split)
+    warnings += [
+        f"{path}, row {i.row.row}: {i.row.image}: {i.warning}" for i in images if i.warning
+    ]
+    drawn = not any(row.split for row in rows)
+    return Report(path, tuple(problems), tuple(warnings), tuple(images), split, drawn)
+
+
+def _measure_all(
+    rows: Sequence[Row], workers: int, progress: bool
+) -> Iterable[tuple[Row, Measured | str]]:
+    """Yields every row with what was measured, or with what is wrong, in the order of the file."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        # A worker hands on a few numbers, so no more volumes are in memory than there are workers.
+        results = zip(rows, pool.map(_try_measure, rows), strict=True)
+        silent = None if progress else True  # None: a bar for a terminal, none for a log file
+        yield from tqdm(results, "checking", len(rows), unit="image", disable=silent)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _try_measure(row: Row) -> Measured | str:
+    try:
+        return _measure(row)
+    except (VolumeError, OSError) as error:
+        return str(error)
+
+
+def _measure(row: Row) -> Measured:
+    pair = row.pair
+    volume = read_image(pair.image, b_value=pair.b_value)
+    mask = read_mask(pair.mask, pair.mask_label, volume)
+    labels, _ = label(mask)
+    sizes = np.bincount(labels.ravel())[1:].tolist()
+    flat = len(volume.geometry.size) == 2
+    voxel = float(np.prod(volume.spacing))
+    return Measured(
+        row,
+        slices=len(mask),
+        tumour_slices=int(mask.any(axis=(1, 2)).sum()),
+        lesions=len(sizes),
+        volumes=() if flat else tuple(size * voxel for size in sizes),
+        spacing=None if flat else volume.spacing,
+        warning=f"looks like another modality than {row.condition}: {doubt}; correct the "
+        "condition, or export it again with its rescale slope and intercept"
+        if (doubt := grey.modality_doubt(volume, row.condition))
+        else "",
+    )
+
+
+def _case_warnings(path: Path, images: Sequence[Measured], split: dict[str, str]) -> list[str]:
+    """Finds cases without tumour, patients without a condition, and conditions without a split."""
+    tumour: dict[tuple[str, str], int] = collections.Counter()
+    for image in images:
+        tumour[image.row.patient, image.row.condition] += image.tumour_slices
+    patients, conditions = (sorted(set(names)) for names in zip(*tumour, strict=True))
+    warnings = []
+    for condition in conditions:
+        without = [p for p in patients if tumour.get((p, condition)) == 0]
+        absent = [p for p in patients if (p, condition) not in tumour]
+        if without:
+            warnings.append(
+                f"{path}: condition {condition}: no tumour in any image of {_some(without)}; right "
+                "for a patient without one (such a case counts as all or nothing in the metrics)"
+            )
+        if absent:
+            warnings.append(
+                f"{path}: condition {condition}: {len(absent)} of {len(patients)} patients have no "
+                f"image under it: {_some(absent)}"
+            )
+        for side in ("train", "test"):
+            if not any(split[p] == side for p in patients if p not in absent):
+                warnings.append(
+                    f"{path}: condition {condition}: no {side} patient has an image under it; it "
+                    "cannot be an experiment by itself"
+                )
+    return warnings
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f", … ({len(names)} in all)" if len(names) > 8 else "")
+
+
+def summary_table(report: Report) -> Table:
+    """The cohort by condition and as a whole, to be printed by `rich`."""
+    phantom = any(patient.startswith("phantom-") for patient in report.split)
+    table = Table(
+        title=Text(f"{report.path.name}{' (PHANTOM)' if phantom else ''}: medians (range)"),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for name in HEADER:
+        table.add_column(name, justify="left" if name == "condition" else "right")
+    for row in summary_rows(report):
+        table.add_row(*row)
+    return table
+
+
+HEADER = (
+    "condition", "patients", "train/test", "images", "slices", "with tumour", "lesions",
+    "lesion mm³", "z mm", "in-plane mm",
+)  # fmt: skip
+
+
+def summary_rows(report: Report) -> list[tuple[str, ...]]:
+    """The cells of the table under `HEADER`: a row a condition, then one for all of them."""
+    groups: dict[str, list[Measured]] = {}
+    for image in sorted(report.images, key=lambda image: image.row.condition):
+        groups.setdefault(image.row.condition, []).append(image)
+    if len(groups) > 1:
+        groups["in all"] = list(report.images)
+    rows = []
+    for name, images in groups.items():
+        patients = {image.row.patient for image in images}
+        tests = sum(report.split.get(patient) == "test" for patient in patients)
+        spacings = [image.spacing for image in images if image.spacing]
+        rows.append(
+            (
+                name,
+                f"{len(patients):,}",
+                f"{len(patients) - tests}/{tests}",
+                f"{len(images):,}",
+                f"{sum(image.slices for image in images):,}",
+                f"{sum(image.tumour_slices for image in images):,}",
+                f"{sum(image.lesions for image in images):,}",
+                _range([volume for image in images for volume in image.volumes], ",.0f"),
+                _range([z for z, _, _ in spacings], ".3g"),
+                _range([edge for _, *plane in spacings for edge in plane], ".3g"),
+            )
+        )
+    return rows
+
+
+def _range(values: Sequence[float], style: str) -> str:
+    """Median and range; the value alone where all are alike as written."""
+    if not values:
+        return "–"
+    middle, low, high = (
+        format(value, style) for value in (statistics.median(values), min(values), max(values))
+    )
+    return middle if low == high else f"{middle} ({low}–{high})"
+
+
+def split_line(report: Report) -> str:
+    """How many patients are trained on and tested, and who decides it."""
+    count = collections.Counter(report.split.values())
+    how = "drawn at training (seed 0, 40 % to test)" if report.drawn else "as in the file"
+    return (
+        f"split {how}: {count['train'] + count['validation']} train (of whom "
+        f"{count['validation']} are kept to validate), {count['test']} test"
+    )

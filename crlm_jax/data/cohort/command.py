@@ -1,0 +1,188 @@
+"""The cohort's command line.
+
+    python -m crlm_jax.data.cohort check cohort.csv
+    python -m crlm_jax.data.cohort build --images 'data/{patient}/{condition}.nii.gz' \\
+        --masks 'data/{patient}/{condition}_roi.nii.gz' --out cohort.csv
+
+`check` reads every image and lists every problem, or summarises what is there; `build` makes the
+file from a folder whose names follow a pattern, or from another project's layout.
+"""
+
+import argparse
+import collections
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from crlm_jax.data.cohort import patterns
+from crlm_jax.data.cohort.check import check_cohort, split_line, summary_table
+from crlm_jax.data.cohort.layouts import from_decathlon, from_nnunet, from_released
+from crlm_jax.data.cohort.rows import CohortError
+from crlm_jax.data.cohort.write import write_cohort
+from crlm_jax.system.console import local_path, print_stderr, print_table
+from crlm_jax.system.files import check_new
+
+# Which layouts an option goes with; the others refuse it rather than pass over it.
+_GOES_WITH = {
+    "masks": {"images"},
+    "rename_condition": {"images"},
+    "label": {"images", "nnunet", "decathlon"},
+    "channel": {"nnunet"},
+    "patient_pattern": {"nnunet", "decathlon", "released"},
+    "one_slice_per_patient": {"released"},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0, or 1 where something is wrong."""
+    args = _parser().parse_args(argv)
+    try:
+        return _check(args) if args.command == "check" else _build(args)
+    except (CohortError, OSError) as error:
+        for line in str(error).splitlines():
+            print_stderr(f"error: {line}")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m crlm_jax.data.cohort", description="Check or build a cohort.csv."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="check|build")
+    check = commands.add_parser("check", help="read all images and masks; list every problem")
+    check.add_argument("cohort", type=local_path, help="the cohort.csv")
+    check.add_argument("--workers", type=int, default=2, help="images read at once (default 2)")
+
+    build = commands.add_parser(
+        "build",
+        help="make a cohort.csv",
+        description="Make a cohort.csv from file-name patterns or another project's folder.",
+    )
+    layout = build.add_mutually_exclusive_group(required=True)
+    layout.add_argument(
+        "--images",
+        metavar="PATTERN",
+        help="in quotes, such as 'data/{patient}/{condition}.nii.gz': {patient}, {condition}, "
+        "{split} and any other {name} stand for part of one file or folder name ({name:REGEX} to "
+        "be exact), * for any part and ** for any folders",
+    )
+    layout.add_argument("--nnunet", metavar="DIR", type=local_path, help="nnU-Net's raw data set")
+    layout.add_argument("--decathlon", metavar="DIR", type=local_path, help="a Decathlon task")
+    layout.add_argument(
+        "--released",
+        metavar="DIR",
+        type=local_path,
+        help="CRLM-GAN's released layout: images/, masks/0/",
+    )
+    build.add_argument("--masks", metavar="PATTERN", help="with --images; the same {names}")
+    build.add_argument(
+        "--condition",
+        action="append",
+        metavar="NAME",
+        help="where the names do not tell it; once for each channel of --nnunet",
+    )
+    build.add_argument(
+        "--rename-condition", action="append", metavar="OLD=NEW", help="with --images; repeatable"
+    )
+    build.add_argument("--label", help="which label is tumour: its number or name")
+    build.add_argument(
+        "--channel", action="append", metavar="N", help="of --nnunet; repeatable (default: all)"
+    )
+    build.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help=r"finds the patient in a case or slice name, such as '(?P<patient>[^_]+)_\d+'",
+    )
+    build.add_argument("--one-slice-per-patient", action="store_true", help="with --released")
+    build.add_argument("--skip-unpaired", action="store_true", help="leave out what has no partner")
+    build.add_argument(
+        "--out", type=local_path, default=Path("cohort.csv"), help="(default cohort.csv)"
+    )
+    build.add_argument("--force", action="store_true", help="replace the file if it is there")
+    return parser
+
+
+def _check(args: argparse.Namespace) -> int:
+    if args.workers < 1:
+        raise CohortError(f"--workers {args.workers}: write 1 or more")
+    report = check_cohort(args.cohort, workers=args.workers, progress=True)
+    for problem in report.problems:
+        print_stderr(f"error: {problem}")
+    for warning in report.warnings:
+        print_stderr(f"warning: {warning}")
+    if report.problems:
+        count = len(report.problems)
+        print_stderr(f"{count} problem{'s' * (count > 1)} to correct")
+        return 1
+    print_table(summary_table(report), width=140)
+    print(split_line(report))
+    if any(image.spacing is None for image in report.images):
+        print("Pictures have no spacing: their lesions count in each picture and have no volume.")
+    return 0
+
+
+def _build(args: argparse.Namespace) -> int:
+    layout = next(n for n in ("images", "nnunet", "decathlon", "released") if getattr(args, n))
+    for option, layouts in _GOES_WITH.items():
+        if getattr(args, option) and layout not in layouts:
+            flags = " or ".join(f"--{name}" for name in sorted(layouts))
+            raise CohortError(
+                f"--{option.replace('_', '-')} goes with {flags}, not with --{layout}; leave it out"
+            )
+    _check_out(args.out, args.force)
+    if layout == "images":
+        found = patterns.from_patterns(
+            args.images,
+            args.masks,
+            conditions=args.condition or (),
+            rename=args.rename_condition or (),
+            label=args.label,
+        )
+    elif layout == "nnunet":
+        found = from_nnunet(
+            args.nnunet,
+            conditions=args.condition or (),
+            channels=args.channel or (),
+            label=args.label,
+            patient_pattern=args.patient_pattern,
+        )
+    elif layout == "decathlon":
+        found = from_decathlon(
+            args.decathlon,
+            conditions=args.condition or (),
+            label=args.label,
+            patient_pattern=args.patient_pattern,
+        )
+    else:
+        found = from_released(
+            args.released,
+            conditions=args.condition or (),
+            patient_pattern=args.patient_pattern,
+            one_slice_per_patient=args.one_slice_per_patient,
+        )
+    if not args.skip_unpaired:
+        _check_unpaired(found.unpaired)
+    rows = write_cohort(args.out, found.entries)
+    for note in found.notes:
+        print(f"note: {note}")
+    if found.unpaired:
+        print(f"note: {len(found.unpaired)} without a partner left out")
+    conditions = collections.Counter(row.condition for row in rows)
+    each = ", ".join(f"{name} {count}" for name, count in sorted(conditions.items()))
+    print(f"{args.out}: {len(rows)} images of {len({r.patient for r in rows})} patients ({each})")
+    print(f"next: python -m crlm_jax.data.cohort check {shlex.quote(str(args.out))}")
+    return 0
+
+
+def _check_out(out: Path, force: bool) -> None:
+    """Before anything is searched: can the file be written, and may it?"""
+    if out.is_dir():
+        raise CohortError(f"--out {out}: a folder; name the file, such as {out / 'cohort.csv'}")
+    check_new(out, force, CohortError)
+
+
+def _check_unpaired(unpaired: Sequence[str]) -> None:
+    if unpaired:
+        more = [f"… {len(unpaired)} in all"] if len(unpaired) > 10 else []
+        remedy = "add or correct the files, or leave these out by --skip-unpaired"
+        raise CohortError("\n".join([*unpaired[:10], *more, remedy]))

@@ -1,0 +1,230 @@
+"""Images and their masks found by file-name patterns such as ``data/{patient}/{condition}.nii.gz``.
+
+Nothing is opened and nothing is written. What can be read in two ways is an error, never a guess.
+"""
+
+import dataclasses
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from crlm_jax.data.cohort.rows import CohortError
+from crlm_jax.imaging.conditions import CONDITION, suggest_condition
+
+_TOKEN = re.compile(r"\{([A-Za-z_]\w*)(?::([^{}]+))?\}|(\*\*/)|(\*)|([{}]|\*\*)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A row to be: cells as in cohort.csv, but for the paths."""
+
+    patient: str
+    condition: str
+    image: Path
+    mask: Path
+    mask_label: str = ""
+    split: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Images with their masks, files that have no partner, and what the user should know."""
+
+    entries: tuple[Entry, ...]
+    unpaired: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def from_patterns(
+    images: str,
+    masks: str | None,
+    *,
+    conditions: Sequence[str] = (),
+    rename: Sequence[str] = (),
+    label: str | None = None,
+) -> Found:
+    """Pairs the files of two patterns whose placeholders stand for the same.
+
+    Args:
+      images: such as ``data/{patient}/{condition}.nii.gz``. ``{name}`` stands for part of one file
+        or folder name, ``{name:REGEX}`` for what matches, ``*`` for any part of a name and ``**/``
+        for any folders. A folder that matches is a DICOM series.
+      masks: the same for the masks; a file that fits both is a mask.
+      conditions: the one condition, where the pattern has no ``{condition}``.
+      rename: conditions to rename, each as ``old=new``.
+      label: cell `mask_label` of every row.
+
+    Raises:
+      CohortError: nothing matches, or it can be read in more than one way.
+    """
+    if not masks:
+        raise CohortError("--images needs --masks with the pattern of the masks' names")
+    both = _names(images), _names(masks)
+    for name in sorted(set(both[0]) ^ set(both[1]) | ({"patient"} - set(both[0]))):
+        raise CohortError(
+            f"{{{name}}} must stand in --images and in --masks, to tell which belong together; "
+            "write it into both, or * in its place"
+        )
+    if label and not masks.lower().endswith(".dcm") and not re.fullmatch("[1-9][0-9]*", label):
+        raise CohortError(f"--label {label!r}: write the number of the label, above 0")
+    of_masks = _match(masks, folders=False)
+    of_images = {k: v for k, v in _match(images, folders=True).items() if k not in of_masks}
+    if not of_images or not of_masks:
+        pattern, option = (images, "--images") if not of_images else (masks, "--masks")
+        raise CohortError(f"no file matches {option} {pattern!r}; {what_is_there(pattern)}")
+    if "condition" not in both[0]:
+        renamed = {"": one_condition(conditions, "--images has no {condition}")}
+        if rename:
+            raise CohortError("--rename-condition: --images has no {condition} to rename")
+    elif conditions:
+        raise CohortError("--condition and {condition} in --images: leave one of them out")
+    else:
+        renamed = _rename({v["condition"] for v in of_images.values()}, rename)
+
+    keys = _by_key(of_images), _by_key(of_masks)
+    entries = []
+    for key, image in keys[0].items():
+        if key in keys[1]:
+            about = of_images[image]
+            condition = renamed[about.get("condition", "")]
+            split = about.get("split", "")
+            mask = keys[1][key]
+            entries.append(Entry(about["patient"], condition, image, mask, label or "", split))
+    unpaired = [f"{keys[0][key]}: image without mask" for key in keys[0] if key not in keys[1]]
+    unpaired += [f"{keys[1][key]}: mask without image" for key in keys[1] if key not in keys[0]]
+    return Found(tuple(entries), tuple(unpaired))
+
+
+def _tokens(pattern: str) -> Iterator[tuple[str, str | None, str | None]]:
+    """Yields (literal text, placeholder or wildcard after it, its regular expression)."""
+    place = 0
+    for match in _TOKEN.finditer(pattern):
+        name, exact, folders, star, wrong = match.groups()
+        if wrong:
+            raise CohortError(
+                f"{pattern!r}: {wrong!r} means nothing here; write {{name}}, * or **/"
+            )
+        yield pattern[place : match.start()], name or folders or star, exact
+        place = match.end()
+    yield pattern[place:], None, None
+
+
+def _names(pattern: str) -> list[str]:
+    return [token for _, token, _ in _tokens(pattern) if token and token[0] != "*"]
+
+
+def _regex(pattern: str, lazy: str) -> re.Pattern:
+    """The pattern as a regular expression, whose repeats are greedy ("") or lazy ("?")."""
+    expression, seen = "", set()
+    for literal, token, exact in _tokens(pattern):
+        expression += re.escape(literal)
+        if token == "*":
+            expression += f"[^/]*{lazy}"
+        elif token == "**/":
+            expression += f"(?:[^/]+/)*{lazy}"
+        elif token in seen:
+            expression += f"(?P={token})"
+        elif token:
+            expression += f"(?P<{token}>{exact or f'[^/]+{lazy}'})"
+            seen.add(token)
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise CohortError(f"{pattern!r}: not a regular expression in it ({error})") from error
+
+
+def _match(pattern: str, *, folders: bool) -> dict[Path, dict[str, str]]:
+    """Finds the files of a pattern, and what its placeholders stand for in each."""
+    pattern = os.path.normpath(os.path.expanduser(pattern))
+    first, last = _regex(pattern, "?"), _regex(pattern, "")
+    search = "".join(
+        glob.escape(literal) + (token if token in ("*", "**/") else "*" * bool(token))
+        for literal, token, _ in _tokens(pattern)
+    )
+    found = {}
+    for name in sorted(glob.glob(search, recursive=True)):
+        path, match = Path(name), first.fullmatch(name)
+        if not match or not (path.is_file() or (folders and files(path))):
+            continue
+        values, others = match.groupdict(), last.fullmatch(name).groupdict()
+        if values != others:
+            raise CohortError(
+                f"{name} can be read in two ways, as {_plain(values)} or as {_plain(others)}; say "
+                "what a name looks like, as in {patient:p[0-9]+} or {condition:pre_dwi|post_dwi}"
+            )
+        found[path] = values
+    return found
+
+
+def _plain(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value!r}" for name, value in values.items())
+
+
+def _by_key(found: Mapping[Path, dict[str, str]]) -> dict[tuple, Path]:
+    paths: dict[tuple, Path] = {}
+    for path, values in found.items():
+        key = tuple(sorted(values.items()))
+        if key in paths:
+            raise CohortError(
+                f"{paths[key]} and {path} are both {_plain(values)}; write a further {{name}} into "
+                "both patterns where they differ, or be more exact in place of *"
+            )
+        paths[key] = path
+    return paths
+
+
+def _rename(found: Iterable[str], rename: Sequence[str]) -> dict[str, str]:
+    """Returns the condition for each one found; whatever cannot be a condition is an error."""
+    found = sorted(found)
+    renamed = dict(zip(found, found, strict=True))
+    for text in rename:
+        old, equals, new = text.partition("=")
+        if not equals or old not in renamed:
+            raise CohortError(
+                f"--rename-condition {text!r}: write OLD=NEW; the conditions found are: "
+                f"{', '.join(found)}"
+            )
+        renamed[old] = new
+    if wrong := [old for old, new in renamed.items() if not CONDITION.fullmatch(new)]:
+        flags = " ".join(
+            f"--rename-condition '{old}={suggest_condition(renamed[old]) or 'name'}'"
+            for old in wrong
+        )
+        raise CohortError(
+            f"conditions that are not lower-case letters, digits and _: {', '.join(wrong)}; add "
+            f"{flags}"
+        )
+    return renamed
+
+
+def one_condition(conditions: Sequence[str], why: str) -> str:
+    """The only one; else an error that says `why` there has to be one."""
+    if len(conditions) != 1:
+        raise CohortError(f"give --condition once, such as --condition ct: {why}")
+    return conditions[0]
+
+
+def files(folder: Path) -> list[Path]:
+    """The files right in a folder that are not hidden, by name; none if it is not there."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [file for file in paths if file.is_file() and not file.name.startswith(".")]
+
+
+def what_is_there(pattern: str) -> str:
+    """Says what lies under the part of a path or pattern that is there, by a few examples."""
+    folder = Path(os.path.normpath(os.path.expanduser(re.split(r"[{*]", pattern)[0] + "x"))).parent
+    lost = folder
+    while not folder.is_dir():
+        folder = folder.parent
+    examples: list[str] = []
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        shown = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+        examples += [str(file.relative_to(folder)) for file in shown]
+        if len(examples) >= 5:
+            break
+    begin = "" if lost == folder else f"there is no folder {lost}; "
+    there = f"has, for example: {', '.join(examples[:5])}" if examples else "has no files"
+    return f"{begin}{folder} {there}; correct the path or the pattern"

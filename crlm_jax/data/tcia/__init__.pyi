@@ -1,0 +1,3 @@
+from .collection import ImportFailed as ImportFailed
+from .importing import Outcome as Outcome
+from .importing import import_collection as import_collection

@@ -1,0 +1,174 @@
+"""TCIA's CT collection as it is downloaded: the fetching, and what then belongs together.
+
+The Imaging Data Commons mirrors the collection; `idc-index` (extra `tcia`) carries its index, so
+that size and licence are known before anything is fetched, and fetches with s5cmd, without an
+account. Its extra segmentations by an AI (doi 10.5281/zenodo.8345959) are not fetched.
+"""
+
+import collections
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crlm_jax.data.tcia.collection import ImportFailed
+
+COLLECTION = "colorectal_liver_metastases"  # its name in the Imaging Data Commons
+CITATION = """\
+Simpson AL, Peoples J, Creasy JM, et al. Preoperative CT and Survival Data for Patients Undergoing
+Resection of Colorectal Liver Metastases (Colorectal-Liver-Metastases). The Cancer Imaging Archive,
+2023. https://doi.org/10.7937/QXK2-QG03
+Simpson AL, Peoples J, Creasy JM, et al. Preoperative CT and survival data for patients undergoing
+resection of colorectal liver metastases. Scientific Data 11:172, 2024.
+https://doi.org/10.1038/s41597-024-02981-2"""
+# Where idc-index puts a series below the folder; `_folder` says the same.
+_TEMPLATE = "%PatientID/%Modality_%SeriesInstanceUID"
+# Without the AI's; of the index alone, which duckdb reads in a second and idc-index's client in 30.
+_SERIES = """
+    SELECT PatientID, SeriesInstanceUID, Modality, instanceCount, series_size_MB,
+        license_short_name
+    FROM read_parquet($file)
+    WHERE collection_id = $collection AND analysis_result_id IS NULL
+    ORDER BY PatientID, Modality
+"""
+
+
+# The fetching
+
+
+def download(folder: Path, *, yes: bool = False) -> bool:
+    """Says what the collection is, asks, and fetches what of it is not in the folder yet.
+
+    Args:
+      folder: made if need be; each series gets a folder below that of its patient.
+      yes: do not ask.
+
+    Returns:
+      Whether it was fetched; False: the answer was no.
+
+    Raises:
+      ImportFailed: idc-index is not installed, nobody can be asked, the disk is too full, or what
+        was fetched is not whole.
+    """
+    series = list_series()
+    if not series:
+        raise ImportFailed(f"this idc-index does not know {COLLECTION}: pip install -U idc-index")
+    _check_names(series)
+    print(describe(series))
+    needed = _missing(folder, series)
+    if not needed:
+        print(f"{folder}: all of it is here already")
+        return True
+    if not _confirm_download(folder, needed, yes):
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImportFailed(f"--dicom {folder}: cannot be written ({error.strerror})") from error
+    from idc_index import IDCClient
+
+    logging.getLogger("idc_index").setLevel(logging.ERROR)
+    IDCClient().download_from_selection(
+        downloadDir=str(folder),
+        seriesInstanceUID=[one["SeriesInstanceUID"] for one in needed],
+        dirTemplate=_TEMPLATE,
+        use_s5cmd_sync=True,  # files that are there in their full size stay
+    )
+    # idc-index logs a failure and returns as if all were well.
+    if absent := _missing(folder, series):
+        raise ImportFailed(
+            f"--dicom {folder}: {len(absent)} of {len(series)} series did not arrive whole; see to "
+            "the network and run the same command again, which goes on from here"
+        )
+    return True
+
+
+def _check_names(series: Sequence[dict[str, Any]]) -> None:
+    """Refuses an index by which a file would come to lie outside the folder."""
+    for one in series:
+        for column in ("PatientID", "Modality", "SeriesInstanceUID"):
+            if not re.fullmatch(r"\w[\w.-]*", one[column], re.ASCII):
+                raise ImportFailed(
+                    f"idc-index names a series' {column} {one[column]!r}, which is no folder's "
+                    "name: pip install -U --force-reinstall idc-index-data"
+                )
+
+
+def list_series() -> list[dict[str, Any]]:
+    """The collection's series, as the index that comes with idc-index has them; no network.
+
+    Returns:
+      PatientID, SeriesInstanceUID, Modality, instanceCount (files), series_size_MB (10⁶ bytes) and
+      license_short_name of each.
+
+    Raises:
+      ImportFailed: idc-index is not installed.
+    """
+    try:
+        import duckdb
+        import idc_index  # noqa: F401  only to learn early that it is there
+        import idc_index_data
+    except ImportError as error:
+        raise ImportFailed(
+            "--download needs the package idc-index: pip install 'crlm_jax[tcia]'"
+        ) from error
+    asked = {"file": str(idc_index_data.IDC_INDEX_PARQUET_FILEPATH), "collection": COLLECTION}
+    with duckdb.connect() as database:
+        found = database.execute(_SERIES, asked)
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def describe(series: Sequence[dict[str, Any]]) -> str:
+    """Size, licence and citation of the collection, from the index's rows of its series."""
+    kinds = collections.Counter(one["Modality"] for one in series)
+    licences = sorted({one["license_short_name"] for one in series})
+    return (
+        f"Colorectal-Liver-Metastases: {len({one['PatientID'] for one in series})} patients, "
+        f"{len(series)} series ({', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))}), "
+        f"{sum(one['instanceCount'] for one in series)} files, {_gigabytes(series):.1f} GB\n"
+        f"Licence: {', '.join(licences)}; cite:\n{CITATION}"
+    )
+
+
+def _gigabytes(series: Sequence[dict[str, Any]]) -> float:
+    return sum(one["series_size_MB"] for one in series) / 1000
+
+
+def _folder(folder: Path, one: dict[str, Any]) -> Path:
+    return folder / one["PatientID"] / f"{one['Modality']}_{one['SeriesInstanceUID']}"
+
+
+def _missing(folder: Path, series: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The series that have not all their files, or less than their bytes."""
+    absent = []
+    for one in series:
+        sizes = [file.stat().st_size for file in _folder(folder, one).glob("*.dcm")]
+        # The index rounds sizes.
+        whole = sum(sizes) > 0.999 * 1e6 * one["series_size_MB"] - 1e4
+        if len(sizes) < one["instanceCount"] or not whole:
+            absent.append(one)
+    return absent
+
+
+def _confirm_download(folder: Path, needed: Sequence[dict[str, Any]], yes: bool) -> bool:
+    """Is there room, and is it wanted?"""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free, size = shutil.disk_usage(place).free / 1e9, _gigabytes(needed)
+    if free < size:
+        raise ImportFailed(
+            f"--dicom {folder}: {size:.1f} GB to download, but {free:.1f} GB free; name a folder "
+            "on another disk"
+        )
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ImportFailed("nobody to ask whether to download; add --yes")
+    try:
+        answer = input(f"Download {len(needed)} series ({size:.1f} GB) to {folder}? [y/N] ")
+    except EOFError:
+        answer = ""
+    return answer.strip().lower() in ("y", "yes")

@@ -1,0 +1,3 @@
+from .scan import ExplainedScan as ExplainedScan
+from .scan import explain_lesion as explain_lesion
+from .scan import explain_stages as explain_stages

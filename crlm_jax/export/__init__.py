@@ -1,0 +1,8 @@
+"""A trained segmenter with its preprocessing as StableHLO and ONNX.
+
+May import: every package below it; never `training` or `report`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

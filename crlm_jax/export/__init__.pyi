@@ -1,0 +1,1 @@
+from .bundle import export_run as export_run

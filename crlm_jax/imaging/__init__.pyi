@@ -1,0 +1,12 @@
+from .conditions import is_ct as is_ct
+from .geometry import Geometry as Geometry
+from .geometry import VolumeError as VolumeError
+from .grey import find_window as find_window
+from .grey import to_uint8 as to_uint8
+from .lesions import Lesion as Lesion
+from .volumes import Volume as Volume
+from .volumes import from_image as from_image
+from .volumes import read_image as read_image
+from .volumes import read_mask as read_mask
+from .volumes import to_original_grid as to_original_grid
+from .volumes import write_image as write_image

@@ -1,0 +1,125 @@
+"""The lesions of a mask: its connected parts, with volume, diameters and place.
+
+Lesions that touch, by a corner even, are one; a lesion with a slice in between is two.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import ConvexHull, distance
+
+from crlm_jax.imaging.geometry import Geometry
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesion:
+    """One connected part of a mask.
+
+    Diameters are those of RECIST 1.1 (Eisenhauer et al., Eur J Cancer 45:228, 2009): the longest in
+    the plane of a slice, and the longest perpendicular to it in that plane.
+    """
+
+    voxels: int
+    volume: float  # mm³
+    diameter: float  # mm, the longest in any axial slice
+    slice: int  # the axial slice in which it is longest, from 0 at the feet
+    centre: tuple[float, float, float]  # mm, in patient coordinates (L, P, S)
+    short_axis: float  # mm, the longest line across the diameter, in the same slice
+    ends: tuple[tuple[float, float], tuple[float, float]]  # of the diameter: (row, column)
+
+
+def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Numbers the connected parts of a mask, voxels that share a corner being one.
+
+    Args:
+      mask: (Z, H, W) bool.
+
+    Returns:
+      (Z, H, W) int32 with 0 for background and 1 … n in the order in which the parts begin, and n.
+    """
+    labels = np.zeros(mask.shape, np.int32)
+    boxes = ndimage.find_objects(mask.view(np.uint8))
+    if not boxes:
+        return labels, 0
+    count = ndimage.label(mask[boxes[0]], np.ones((3, 3, 3)), output=labels[boxes[0]])
+    return labels, count
+
+
+def measure(labels: np.ndarray, geometry: Geometry) -> list[Lesion]:
+    """Measures the numbered lesions (Z, H, W) of an image, as from `label`, by number."""
+    depth, height, width = geometry.axial_spacing
+    lesions = []
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels[box] == number
+        places = np.argwhere(inside) + [edge.start for edge in box]
+        axes = [_section_axes(s.tobytes(), s.shape, (height, width)) for s in inside]
+        longest = int(np.argmax([diameter for diameter, _, _ in axes]))
+        diameter, short_axis, ends = axes[longest]
+        ends = ends + [edge.start for edge in box[1:]]
+        lesions.append(
+            Lesion(
+                voxels=len(places),
+                volume=len(places) * depth * height * width,
+                diameter=diameter,
+                slice=longest + box[0].start,
+                centre=tuple(geometry.to_patient(places.mean(axis=0, keepdims=True))[0].tolist()),
+                short_axis=short_axis,
+                ends=tuple(map(tuple, ends.tolist())),
+            )
+        )
+    return lesions
+
+
+@functools.lru_cache(maxsize=4096)  # the specks of a noisy mask are of few shapes
+def _section_axes(
+    section: bytes, shape: tuple[int, int], size: tuple[float, float]
+) -> tuple[float, float, np.ndarray]:
+    return _axes(np.argwhere(np.frombuffer(section, bool).reshape(shape)), size)
+
+
+def _axes(pixels: np.ndarray, size: tuple[float, float]) -> tuple[float, float, np.ndarray]:
+    """Diameter and short axis in mm of a section's outline, and the diameter's ends (2, 2).
+
+    The outline runs halfway between pixels inside and outside, through the middles of the pixels'
+    edges, so that a row of n pixels is n pixels long. Only corners of its convex hull can be ends.
+    The short axis is the longest line within the hull at right angles to the diameter, as a reader
+    would draw it; it begins or ends in a corner.
+
+    Args:
+      pixels: (N, 2), rows and columns.
+      size: height and width of a pixel in mm.
+
+    Returns:
+      Diameter, short axis, and ends as (row, column), where the centres of pixels are whole.
+    """
+    if not len(pixels):
+        return 0.0, 0.0, np.zeros((2, 2))
+    half = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])
+    outline = (pixels[:, None] + half).reshape(-1, 2)
+    outline = outline[ConvexHull(outline * size).vertices]
+    hull = outline * size
+    lengths = distance.pdist(hull)
+    longest = int(lengths.argmax())
+    first, second = (index[longest] for index in np.triu_indices(len(hull), 1))
+    down, right = (hull[second] - hull[first]) / lengths[longest]
+    along, aside = hull @ (down, right), (hull - hull[first]) @ (-right, down)
+    aside[[first, second]] = 0.0  # not a rounding error to one side: both sides begin and end there
+    order = np.argsort(along)
+    below, above = (
+        np.interp(along, along[side], aside[side])
+        for side in (order[aside[order] <= 0], order[aside[order] >= 0])
+    )
+    return float(lengths[longest]), float((above - below).max()), outline[[first, second]]
+
+
+def drop_small(mask: np.ndarray, least: float, geometry: Geometry) -> np.ndarray:
+    """Returns the mask (Z, H, W) without the lesions of less than `least` mm³."""
+    labels, count = label(mask)
+    if not count:
+        return mask
+    voxel = float(np.prod(geometry.axial_spacing))
+    large = np.bincount(labels.ravel(), minlength=count + 1) * voxel >= least
+    large[0] = False
+    return large[labels]

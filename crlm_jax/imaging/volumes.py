@@ -1,0 +1,220 @@
+"""Images and masks from disk to axial slices, and masks back onto the input's own grid.
+
+NIfTI, NRRD, MetaImage and PNG are read through SimpleITK, DICOM through `data/dicom.py`, and turned
+so that the first array axis runs along the patient from feet to head, rows from front to back and
+columns from the patient's right to left (ITK's LPS), to the nearest axis where the scan is oblique.
+The turn is a permutation and flips only, so `to_original_grid` undoes it exactly.
+
+What ITK lets pass without a word is checked here: its NIfTI reader fills a truncated file up with
+zeros and turns voxels that are NaN or infinite into zeros.
+"""
+
+import dataclasses
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from crlm_jax.imaging.dicom import files, segmentation
+from crlm_jax.imaging.dicom.series import Series, read_series
+from crlm_jax.imaging.geometry import NOT_FINITE, Geometry, VolumeError, check_same_grid, check_size
+from crlm_jax.imaging.headers import check_deflated, check_text_header
+from crlm_jax.imaging.nifti import check_nifti
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")  # of images, besides DICOM
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """An image as axial slices: `voxels` (Z, H, W) float32.
+
+    `series` is what a DICOM series says of itself; None: the image is no DICOM.
+    """
+
+    voxels: np.ndarray
+    geometry: Geometry
+    eight_bit: bool
+    path: Path
+    series: Series | None = None
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Spacing (z, y, x) in mm."""
+        return self.geometry.axial_spacing
+
+
+def read_image(
+    path: str | Path, *, series: str | None = None, b_value: float | None = None
+) -> Volume:
+    """Reads an image; a 2D one is a single slice with a nominal spacing of 1 mm between slices.
+
+    Args:
+      path: of a file, or of the folder of a DICOM series.
+      series: UID of the one to take out of a DICOM folder with several.
+      b_value: s/mm², the one to take out of a DICOM diffusion series with several; None: 1000.
+
+    Raises:
+      VolumeError: naming the file and the remedy.
+    """
+    path = Path(path)
+    if files.is_dicom(path):
+        array, geometry, about = read_series(path, series=series, b_value=b_value)
+        return _volume(array, geometry, path, about)
+    if series is not None or b_value is not None:
+        what = "series" if series is not None else "b-value"
+        raise VolumeError(f"{path}: a {what} is asked for, but this is no DICOM; leave it out")
+    return _volume(*_read(path), path)
+
+
+def from_image(image: sitk.Image, source: str | Path = "image") -> Volume:
+    """Takes a SimpleITK image as `read_image` takes a file; `source` names it in errors."""
+    return _volume(*_unpack(image, Path(source)), Path(source))
+
+
+def _volume(
+    array: np.ndarray, geometry: Geometry, path: Path, series: Series | None = None
+) -> Volume:
+    voxels = geometry.to_axial(array).astype(np.float32, copy=False)
+    low, high = voxels.min(), voxels.max()
+    if not (np.isfinite(low) and np.isfinite(high)):  # NaN wins every comparison
+        raise VolumeError(f"{path}: {NOT_FINITE}")
+    if low == high:
+        raise VolumeError(
+            f"{path}: every voxel is {low:g}; an image without contrast cannot be "
+            "segmented: export it again or leave it out"
+        )
+    return Volume(voxels, geometry, array.dtype == np.uint8, path, series)
+
+
+def read_mask(path: str | Path, label: int | str | None, like: Volume) -> np.ndarray:
+    """Reads the mask of an image as bool (Z, H, W).
+
+    Args:
+      path: of the mask.
+      label: the value that counts, or a pattern of the labels of a DICOM-SEG's segments; None: any
+        value that is not zero, or `Tumor*`. A mask without the value is an image without tumour,
+        as there are in every data set of liver and tumour; a DICOM-SEG without it is an error.
+      like: the image; sizes must be equal, and geometries to `geometry.GEOMETRY_TOLERANCE`. The
+        frames of a DICOM-SEG are placed by their position and may be fewer.
+    """
+    path = Path(path)
+    if files.is_dicom(path):
+        pattern = {} if label is None else {"labels": str(label)}
+        return like.geometry.to_axial(
+            segmentation.read_segmentation(path, like.geometry, like.series, **pattern)
+        )
+    array, geometry = read_label_map(path)
+    check_same_grid(f"the mask {path} and the image {like.path}", geometry, like.geometry)
+    return geometry.to_axial(array != 0 if label is None else array == label)
+
+
+def read_label_map(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Reads whole numbers in the file's own order, (Z, H, W), and where they lie."""
+    array, geometry = _read(path)
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise VolumeError(f"{path}: {NOT_FINITE}")
+        if (array != np.round(array)).any():
+            off = array[array != np.round(array)].flat[0]
+            raise VolumeError(
+                f"{path}: a mask holds whole numbers, but this has {off:g}; export it as a label "
+                "map, without smoothing or interpolation"
+            )
+    return array, geometry
+
+
+def to_original_grid(array: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """Puts a mask or map (Z, H, W) onto the file's own size, spacing, origin and direction."""
+    array = geometry.from_axial(array.astype(np.uint8) if array.dtype == bool else array)
+    size = (*geometry.size, 1)[:3]
+    if array.shape != size[::-1]:
+        raise ValueError(f"the map's shape, {array.shape[::-1]} voxels, is not the image's, {size}")
+    image = sitk.GetImageFromArray(array[0] if len(geometry.size) == 2 else array, isVector=False)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    return image
+
+
+def write_image(image: sitk.Image, path: Path) -> None:
+    """Writes a NIfTI, NRRD, MetaImage or PNG, compressed; it appears whole or not at all."""
+    ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
+    if ending in (None, ".mhd"):  # .mhd would need its voxels in a second file
+        endings = ", ".join(e for e in ENDINGS if e != ".mhd")
+        raise VolumeError(f"{path}: cannot be written; choose one of the endings {endings}")
+    if ending == ".png" and image.GetDimension() == 3:
+        raise VolumeError(f"{path}: a PNG holds one slice; choose the ending .nii.gz")
+    temporary = path.with_name(f".{uuid.uuid4().hex}{ending}")
+    try:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+        os.replace(temporary, path)
+    except RuntimeError as error:
+        raise OSError(
+            f"{path}: cannot be written; see that the folder is there and has room"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Returns the grey voxels in the file's own order, (Z, H, W), and their geometry."""
+    if path.is_dir():
+        raise VolumeError(f"{path}: a folder without a DICOM image; name an image file")
+    if not path.is_file():
+        raise VolumeError(f"{path}: file not found; correct the path")
+    name = path.name.lower()
+    if name.endswith((".hdr", ".img")):
+        raise VolumeError(f"{path}: header and voxels in two files; convert it to .nii.gz")
+    if name.endswith((".nii", ".nii.gz")):
+        check_nifti(path)
+    check_text_header(path)
+    check_deflated([path])  # ITK takes DICOM by any name, also by one that is not taken for it here
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()))
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise VolumeError(
+            f"{path}: not an image that can be read, or cut off; copy it again, or export it as "
+            "NIfTI, NRRD, MHA or PNG"
+        ) from error
+    return _unpack(image, path)
+
+
+def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry]:
+    array = sitk.GetArrayViewFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = _grey(path, array)
+    size = image.GetSize()
+    if len(size) == 4 and size[3] == 1:
+        image, array, size = image[..., 0], array[0], size[:3]
+    if len(size) > 3:
+        raise VolumeError(
+            f"{path}: has {len(size)} dimensions ({' × '.join(map(str, size))}); save the one 3D "
+            "volume that is to be segmented (for DWI: one b-value) by itself"
+        )
+    geometry = Geometry(size, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    if len(size) == 2 and path.name.lower().endswith(_PICTURES):  # its resolution means nothing
+        geometry = Geometry(size, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+    array = array.copy()  # the view dies with the image
+    return (array[None] if len(size) == 2 else array), geometry
+
+
+def _grey(path: Path, array: np.ndarray) -> np.ndarray:
+    """Takes the grey values out of an image with several channels that are all alike."""
+    channels = array.shape[-1]
+    values = array
+    if channels in (2, 4):  # with opacity
+        values, opacity = array[..., :-1], array[..., -1]
+        if (opacity != opacity.flat[0]).any():
+            values = array
+    if (values != values[..., :1]).any():
+        raise VolumeError(
+            f"{path}: in colour ({channels} channels that differ); save it as a grey image"
+        )
+    return values[..., 0]

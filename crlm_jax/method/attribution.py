@@ -1,0 +1,313 @@
+"""Attribution: what in a slice the segmenter's logits rest on, and what the critic sees of it.
+
+A lesion's score is the sum of the segmenter's logits over its pixels. Two maps share it out over
+the image: integrated gradients, whose values add up to the score less that of a baseline, and
+occlusion, the loss of score where a patch is hidden. `stage_differences` shows where each stage of
+the critic tells prediction and reference apart. All is done slice by slice, since the network sees
+single slices.
+
+References:
+  Sundararajan et al., Axiomatic Attribution (https://arxiv.org/abs/1703.01365), 2017.
+  Zeiler and Fergus, Visualizing Convolutional Networks (https://arxiv.org/abs/1311.2901), 2014.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from scipy import ndimage
+
+from crlm_jax.models.inputs import network_input
+
+TOLERANCE = 0.01  # of the completeness of integrated gradients
+MOST_DOUBLINGS = 3  # of the steps, until it holds
+
+Score = Callable[[jax.Array], jax.Array]  # (S, S) float32 grey levels -> ()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LesionScore:
+    r"""The score of a lesion in one slice, :math:`F(x) = \sum_{i \in R} z_i(x)`, in logits.
+
+    Called with x, (S, S) float32 grey levels 0 … 255. It is a pytree, so that all lesions and
+    slices go through the same compiled program.
+
+    Args:
+      graph: of the segmenter, in evaluation mode; z are the logits of its first head.
+      variables: `params` and `batch_stats`, as `train.load_best` returns them.
+      region: (S, S), R as 0 and 1.
+    """
+
+    graph: nnx.GraphDef = dataclasses.field(metadata={"static": True})
+    variables: dict[str, nnx.State]
+    region: jax.Array
+
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """Returns () float32."""
+        return jnp.sum(logits(self.graph, self.variables, image) * self.region)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(graph: nnx.GraphDef, variables: dict[str, nnx.State], image: jax.Array) -> jax.Array:
+    """Maps grey levels (S, S) to the logits (S, S) of the first head."""
+    model = nnx.merge(graph, variables["params"], variables["batch_stats"])
+    return model(network_input(image[None, ..., None]))[0][0, ..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribution:
+    """A score shared out over the pixels of a slice; scores and sums are in logits."""
+
+    map: np.ndarray  # (S, S) float32, logits a pixel
+    score: float  # of the image
+    baseline_score: float
+    total: float  # sum of the map
+    steps: int
+
+    @property
+    def error(self) -> float:
+        """|total − (score − baseline_score)| / |score − baseline_score|."""
+        return completeness_error(self.total, self.score - self.baseline_score)
+
+
+def completeness_error(total: float, difference: float) -> float:
+    """|total − difference| / |difference|: 0 where both are 0, infinite where only the second is.
+
+    Examples:
+      >>> completeness_error(99.0, 100.0)
+      0.01
+    """
+    if difference == 0:
+        return 0.0 if total == 0 else math.inf
+    return abs(total - difference) / abs(difference)
+
+
+def blurred(image: np.ndarray) -> np.ndarray:
+    """The baseline of integrated gradients: the slice under a Gaussian of an eighth of its side.
+
+    A pixel that equals its baseline gets nothing. Before a black slice that would be every dark
+    one, and metastases on portal-venous CT are darker than the liver; the blurred slice keeps the
+    brightness of the region and loses the lesion, bright or dark.
+
+    Args:
+      image: (S, S) grey levels.
+
+    Returns:
+      (S, S) float32.
+
+    References:
+      Sturmfels et al., Visualizing the Impact of Feature Attribution Baselines, Distill, 2020.
+    """
+    return ndimage.gaussian_filter(image.astype(np.float32), image.shape[0] / 8, mode="nearest")
+
+
+def _batch() -> int:
+    """Slices at once; on CPU the activations of one stay in cache (see `segmenter.py`)."""
+    return 1 if jax.default_backend() == "cpu" else 16
+
+
+def _in_batches(program: Callable, *columns: np.ndarray) -> Iterator[tuple[Any, int]]:
+    """Yields what a program makes of each full batch of rows, and how many of them count."""
+    size = _batch()
+    for start in range(0, len(columns[0]), size):
+        parts = [column[start : start + size] for column in columns]
+        full = [np.concatenate([p, np.repeat(p[-1:], size - len(p), axis=0)]) for p in parts]
+        yield program(*full), len(parts[0])
+
+
+@jax.jit
+def _gradients(
+    score: Score, image: jax.Array, baseline: jax.Array, nodes: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Scores (K,) and gradients (K, S, S) at baseline + node · (image − baseline)."""
+    points = baseline + nodes[:, None, None] * (image - baseline)
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(jax.value_and_grad(lambda x: score(x)))(points)
+
+
+def integrated_gradients(
+    score: Score,
+    image: np.ndarray,
+    baseline: np.ndarray,
+    steps: int = 64,
+    *,
+    tolerance: float = TOLERANCE,
+) -> Attribution:
+    r"""Shares score(image) − score(baseline) out over the pixels.
+
+    .. math::
+      a_i = (x_i - x'_i) \int_0^1 \frac{\partial F(x' + α (x - x'))}{\partial x_i} dα,
+      \qquad \sum_i a_i = F(x) - F(x')
+
+    By the trapezoidal rule, doubled (up to three times) until the sum holds to `tolerance`: unlike
+    the midpoint rule and Gauss-Legendre, it keeps every gradient that it has.
+
+    Args:
+      score: F, a pytree: a `LesionScore`, or `jax.tree_util.Partial` of a function.
+      image: x, (S, S) grey levels.
+      baseline: x', alike, such as from `blurred`.
+      steps: intervals to begin with.
+      tolerance: of the relative error of the sum; see `Attribution.error` for what was reached.
+
+    Returns:
+      The map a with its sum and both scores.
+
+    References:
+      Sundararajan et al., Axiomatic Attribution (https://arxiv.org/abs/1703.01365), 2017.
+    """
+    if steps < 1:
+        raise ValueError(f"steps = {steps}: must be 1 or more")
+    x, start = (np.asarray(a, np.float32) for a in (image, baseline))
+    program = functools.partial(_gradients, score, x, start)
+
+    def along(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, total = [], np.zeros(x.shape)
+        for (value, gradient), count in _in_batches(program, nodes.astype(np.float32)):
+            values.extend(np.asarray(value, float)[:count])
+            total += np.asarray(gradient, float)[:count].sum(axis=0)
+        return np.array(values), total
+
+    values, ends = along(np.array([0.0, 1.0]))
+    before, after = values.tolist()
+    _, inner = along(np.arange(1, steps) / steps)
+    count = steps
+    while True:
+        a = (x - start) * (ends / 2 + inner) / count
+        result = Attribution(a.astype(np.float32), after, before, float(a.sum()), count)
+        if result.error <= tolerance or count >= steps * 2**MOST_DOUBLINGS:
+            return result
+        inner += along((np.arange(count) + 0.5) / count)[1]
+        count *= 2
+
+
+def make_attribute(
+    graph: nnx.GraphDef, variables: dict[str, nnx.State], steps: int
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Builds the map (slice (S, S) uint8, region (S, S) bool) -> (S, S) float32, logits a pixel.
+
+    By `integrated_gradients` of the region's `LesionScore` against the `blurred` slice, with
+    `steps` steps and no more, for a report whose cost must be known.
+    """
+
+    def attribute(image: np.ndarray, region: np.ndarray) -> np.ndarray:
+        score = LesionScore(graph, variables, region.astype(np.float32))
+        return integrated_gradients(score, image, blurred(image), steps, tolerance=math.inf).map
+
+    return attribute
+
+
+@jax.jit
+def _hidden(
+    score: Score, image: jax.Array, size: int, fill: float, top: jax.Array, left: jax.Array
+) -> jax.Array:
+    """Scores (K,) with the square at each (top, left) filled."""
+    row, column = (jnp.arange(n) for n in image.shape)
+
+    def one(top: jax.Array, left: jax.Array) -> jax.Array:
+        inside = ((row >= top) & (row < top + size))[:, None] & (column >= left)
+        return score(jnp.where(inside & (column < left + size), fill, image))
+
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(one)(top, left)
+
+
+def occlusion(
+    score: Score, image: np.ndarray, patch: int, stride: int, fill: float | None = None
+) -> np.ndarray:
+    r"""The score that is lost where a square patch is hidden.
+
+    .. math::
+      o_i = \frac{1}{|P_i|} \sum_{p \in P_i} F(x) - F(x \text{ with } p \text{ filled})
+
+    where P_i are the patches over pixel i; the last ones of a row or column end at the border.
+
+    Args:
+      score: F, a pytree, as for `integrated_gradients`.
+      image: x, (S, S) grey levels.
+      patch: side of the patch in pixels.
+      stride: pixels from one to the next, at most `patch`.
+      fill: grey level; None: the mean of the slice.
+
+    Returns:
+      (S, S) float32, logits; above 0 where the patch speaks for the lesion.
+
+    References:
+      Zeiler and Fergus, Visualizing Convolutional Networks (https://arxiv.org/abs/1311.2901), 2014.
+    """
+    if not 1 <= stride <= patch <= min(image.shape):
+        raise ValueError(
+            f"patch = {patch}, stride = {stride}: 1 ≤ stride ≤ patch ≤ {min(image.shape)} pixels"
+        )
+    x = np.asarray(image, np.float32)
+    fill = np.float32(x.mean() if fill is None else fill)
+    edges = [np.unique(np.append(np.arange(0, n - patch, stride), n - patch)) for n in x.shape]
+    corners = np.stack(np.meshgrid(*edges, indexing="ij"), -1).reshape(-1, 2)
+    program = functools.partial(_hidden, score, x)
+    whole = float(program(0, fill, *np.zeros((2, _batch()), int))[0])
+    scores = np.concatenate([
+        np.asarray(values, float)[:count]
+        for values, count in _in_batches(functools.partial(program, patch, fill), *corners.T)
+    ])  # fmt: skip
+    total, times = np.zeros(x.shape), np.zeros(x.shape)
+    for (top, left), value in zip(corners, scores, strict=True):
+        place = np.s_[top : top + patch, left : left + patch]
+        total[place] += whole - value
+        times[place] += 1
+    return (total / times).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _stage_maps(graph: nnx.GraphDef, stages: tuple[int, ...], state: nnx.State, *slices: jax.Array):
+    image, predicted, mask = (a.astype(jnp.float32)[None, ..., None] for a in slices)
+    critic, seen = nnx.merge(graph, state), network_input(image)
+    found, true = critic(seen * predicted), critic(seen * mask)
+    distance = lambda f, r: jnp.abs(f.astype(jnp.float32) - r.astype(jnp.float32))  # noqa: E731
+    return {s: distance(found[s - 1], true[s - 1]).mean(axis=-1)[0] for s in stages}
+
+
+def stage_differences(
+    critic: nnx.Module,
+    image: np.ndarray,
+    predicted: np.ndarray,
+    mask: np.ndarray,
+    stages: Sequence[int],
+) -> dict[int, np.ndarray]:
+    r"""Where the critic's stages see prediction and reference differ, in one slice.
+
+    .. math::
+      d_s = \frac{1}{C_s} \sum_c |critic(x \cdot p)_{sc} - critic(x \cdot y)_{sc}|
+
+    The mean of d_s is the stage's term of the loss (`losses.feature_distance`, `per_stage`).
+
+    Args:
+      critic: as from `networks.create_critic`.
+      image: (S, S) grey levels, x before stacking and z-score.
+      predicted: (S, S), p: probability, or logits where `loss.mask_with` says so.
+      mask: (S, S), y in {0, 1}.
+      stages: those wanted.
+
+    Returns:
+      By stage s the map (H_s, W_s) float32, in the stage's own resolution; `spread` it to see it.
+    """
+    graph, state = nnx.split(critic)
+    maps = _stage_maps(graph, tuple(stages), state, image, predicted, mask)
+    return {stage: np.asarray(values) for stage, values in maps.items()}
+
+
+def upsample_stage_map(values: np.ndarray, size: int) -> np.ndarray:
+    """Lays a stage's map (H_s, W_s) over the slice (size, size): every pixel takes the nearest.
+
+    A ResNet pads evenly and strides from the first pixel on, so that feature i of a stage lies on
+    pixel i · size / H_s, not in the middle of the i-th part of the slice.
+    """
+    row, column = (
+        np.minimum(np.rint(np.arange(size) * n / size).astype(int), n - 1) for n in values.shape
+    )
+    return values[row[:, None], column]

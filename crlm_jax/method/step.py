@@ -1,0 +1,231 @@
+"""Training: the state, one pure step for every method, and the loop, read top to bottom.
+
+One step, after Xia et al., Cancer Imaging 26:10 (2025):
+
+    prob       = sigmoid(segmenter(image))
+    loss       = bce_weight · BCE + dice_weight · Dice
+               + Σ_{s in stages} mean |critic(image·prob)_s − critic(image·mask)_s|
+    segmenter  ← gradient of loss         (through the critic, never into it)
+    critic     ← ascent on the same distance, only where critic.update = "adversarial"
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from crlm_jax.config.schema import Config, Loss
+from crlm_jax.method import losses
+from crlm_jax.method.networks import Networks, create_networks
+from crlm_jax.models.inputs import network_input
+from crlm_jax.system import parallel
+
+Terms = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a step reads and writes."""
+
+    step: jax.Array  # () int32, updates done
+    params: nnx.State  # of the segmenter
+    batch_stats: nnx.State  # of the segmenter
+    opt_state: optax.OptState
+    critic: nnx.State | None  # None: no stage is constrained
+    critic_opt_state: optax.OptState | None  # None: the critic is frozen
+
+
+Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Terms]]
+
+
+def learning_rate(config: Config, steps: int) -> optax.Schedule:
+    """The learning rate as a function of the number of updates done, of `steps` in all."""
+    optimizer, start = config.optimizer, config.optimizer.learning_rate
+    if optimizer.schedule == "polynomial":
+        return optax.polynomial_schedule(start, 0.0, power=0.9, transition_steps=steps)
+    if optimizer.schedule == "halved":
+        every = max(1, steps * optimizer.halve_every // config.train.epochs)
+        return optax.exponential_decay(start, every, 0.5, staircase=True)
+    return lambda step: start
+
+
+def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+    """SGD or Adam as PyTorch writes them: L2 added to the gradient of every parameter first.
+
+    `steps` is the number of updates in all, by which the learning rate falls.
+    """
+    optimizer, limit = config.optimizer, config.optimizer.clip_norm
+    if optimizer.name == "adam":
+        direction = optax.scale_by_adam(b1=optimizer.momentum)
+    else:
+        direction = optax.trace(optimizer.momentum, nesterov=optimizer.nesterov)
+    return optax.chain(
+        optax.clip_by_global_norm(limit) if limit else optax.identity(),
+        optax.add_decayed_weights(optimizer.weight_decay),
+        direction,
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
+    )
+
+
+def create_state(config: Config, mesh: Mesh) -> tuple[Networks, TrainState]:
+    """Builds networks and optimiser, copied to every device of the mesh.
+
+    Raises:
+      port.WeightsError: weights that the configuration names cannot be had, or do not fit.
+    """
+    structure, params, batch_stats, critic = create_networks(config)
+    optimizer = make_optimizer(config, steps=1)  # its state does not depend on them
+    adversarial = critic is not None and config.critic.update == "adversarial"
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        critic=critic,
+        critic_opt_state=optimizer.init(nnx.filter_state(critic, nnx.Param))
+        if adversarial
+        else None,
+    )
+    return structure, jax.device_put(state, parallel.replicated(mesh))
+
+
+def _feature_distance(
+    critic: nnx.Module, image: jax.Array, logits: jax.Array, mask: jax.Array, loss: Loss
+) -> jax.Array:
+    """Distance of the critic's stage features under the predicted map and under the true mask."""
+    predicted = jax.nn.sigmoid(logits) if loss.mask_with == "probability" else logits
+    if not loss.feature_gradient:
+        predicted = jax.lax.stop_gradient(predicted)
+    return losses.feature_distance(
+        critic(image * predicted), critic(image * mask), stages=loss.stages, fusion=loss.fusion
+    )
+
+
+def _segment(
+    networks: Networks, params: nnx.State, state: TrainState, image: jax.Array, seed: int
+) -> tuple[Sequence[jax.Array], nnx.State]:
+    """Returns the segmenter's heads in training mode, and its new batch statistics."""
+    # A copy, since batch norm writes its statistics and they come from outside the gradient.
+    segmenter = nnx.merge(networks.segmenter, params, state.batch_stats, networks.random, copy=True)
+    if networks.random:  # dropout, too, is a function of seed and step alone
+        nnx.reseed(segmenter, dropout=jax.random.fold_in(jax.random.key(seed), state.step))
+    heads = segmenter(image)
+    return heads, nnx.state(segmenter, nnx.BatchStat)
+
+
+def _loss(
+    params: nnx.State,
+    critic_params: nnx.State | None,
+    networks: Networks,
+    state: TrainState,
+    image: jax.Array,
+    mask: jax.Array,
+    config: Config,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], nnx.State]]:
+    """Returns the total, its terms, and the segmenter's new batch statistics."""
+    loss = config.loss
+    heads, batch_stats = _segment(networks, params, state, image, config.train.seed)
+    weights, dice = losses.head_weights(len(heads), loss.heads), losses.DICE[loss.dice]
+    parts = [
+        (weight, logits, losses.mask_of(logits, mask))
+        for weight, logits in zip(weights, heads, strict=True)
+        if weight
+    ]
+    terms = {
+        "bce": sum(weight * losses.bce(logits, y) for weight, logits, y in parts),
+        "dice": sum(weight * dice(logits, y) for weight, logits, y in parts),
+    }
+    total = loss.bce_weight * terms["bce"] + loss.dice_weight * terms["dice"]
+    if networks.critic is not None:
+        statistics = nnx.filter_state(state.critic, nnx.BatchStat)
+        # A copy, as above. What its batch norms write is dropped: they never normalise by it.
+        critic = nnx.merge(networks.critic, critic_params, statistics, copy=True)
+        terms["feature"] = _feature_distance(critic, image, heads[0], mask, loss)
+        total = total + terms["feature"]
+    return total, (terms, batch_stats)
+
+
+def _ascend(
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    params: nnx.State,
+    gradient: nnx.State,
+) -> tuple[nnx.State, optax.OptState]:
+    """Moves the critic's parameters up the feature distance; returns its state and optimiser's."""
+    descent = jax.tree.map(jnp.negative, gradient)
+    updates, opt_state = optimizer.update(descent, state.critic_opt_state, params)
+    params, limit = optax.apply_updates(params, updates), config.critic.clip
+    if limit:
+        params = jax.tree.map(lambda weight: jnp.clip(weight, -limit, limit), params)
+    return nnx.merge_state(state.critic, params), opt_state
+
+
+def make_update(config: Config, networks: Networks, steps: int) -> Update:
+    """Builds the pure step `(state, image, mask) -> (state, terms)` of a training of `steps`.
+
+    `image` is (B, H, W, 3) float32 as the networks see it, `mask` (B, H, W, 1) float32 {0, 1}. The
+    terms are float32 scalars: `loss`, `bce`, `dice`, `feature` (where stages are constrained) and
+    `grad_norm`, the segmenter's, without weight decay.
+    """
+    optimizer = make_optimizer(config, steps)
+    adversarial = networks.critic is not None and config.critic.update == "adversarial"
+
+    def update(state: TrainState, image: jax.Array, mask: jax.Array):
+        critic_params = None if state.critic is None else nnx.filter_state(state.critic, nnx.Param)
+        # One forward pass serves both players: the critic's parameters act on the distance alone.
+        grad = jax.value_and_grad(_loss, argnums=(0, 1) if adversarial else 0, has_aux=True)
+        (loss, (terms, batch_stats)), grads = grad(
+            state.params, critic_params, networks, state, image, mask, config
+        )
+        critic, critic_opt_state = state.critic, state.critic_opt_state
+        if adversarial:
+            grads, ascent = grads
+            critic, critic_opt_state = _ascend(config, optimizer, state, critic_params, ascent)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        new = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            critic=critic,
+            critic_opt_state=critic_opt_state,
+        )
+        return new, {"loss": loss, **terms, "grad_norm": optax.global_norm(grads)}
+
+    return update
+
+
+def make_train_step(
+    config: Config, networks: Networks, mesh: Mesh, steps: int
+) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Terms]]:
+    """Builds the jitted step over the mesh, `(state, batch) -> (state, terms)`; `state` is used up.
+
+    `steps` is the number of updates of the whole training.
+
+    The batch is global: `image` (B, H, W, 1) uint8, `mask` (B, H, W, 1) uint8 {0, 1} and
+    `photometric` (B, 6) float32 (`network_input`). The terms are those of `make_update`.
+    """
+    update = make_update(config, networks, steps)
+
+    def train_step(state: TrainState, batch: Mapping[str, jax.Array]):
+        image = network_input(batch["image"], batch["photometric"])
+        return update(state, image, batch["mask"].astype(jnp.float32))
+
+    everywhere, split = parallel.replicated(mesh), parallel.split_by_batch(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(everywhere, split),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+
+
+def total_steps(config: Config, slices: int) -> int:
+    """Number of updates: `train.steps`, or the full batches of `train.epochs` passes over them."""
+    return config.train.steps or max(1, config.train.epochs * slices // config.train.batch_size)

@@ -1,0 +1,9 @@
+from .nnunet import NNUNet as NNUNet
+from .resnet import ResNet50 as ResNet50
+from .segan import SegANCritic as SegANCritic
+from .segan import SegANSegmentor as SegANSegmentor
+from .torch_weights import WeightsError as WeightsError
+from .torch_weights import load_torch as load_torch
+from .transunet import TransUNet as TransUNet
+from .unet import UNet as UNet
+from .unetpp import UNetPlusPlus as UNetPlusPlus

@@ -1,0 +1,59 @@
+"""The command that plans a training on Cloud TPU.
+
+    python -m crlm_jax.plan --config configs/cross_pre.py:scale=paper \\
+        --topology v5e:2x2,v5e:16x16,v6e:4x4,v5p:2x2x1 --out plan
+    python -m crlm_jax.plan --config configs/cross_pre.py --topology cpu --measure
+"""
+
+import argparse
+import sys
+
+import jax
+
+from crlm_jax.config import flags
+from crlm_jax.config.schema import ConfigError, validate
+from crlm_jax.plan import cost as plan_cost
+from crlm_jax.plan import report as plan_report
+from crlm_jax.plan.compiling import PlanError
+from crlm_jax.plan.scaling import make_plan
+from crlm_jax.system.console import local_path
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; exits with 1 and one line where there is no plan."""
+    parser = argparse.ArgumentParser(
+        prog="python -m crlm_jax.plan",
+        description="Plan a training on Cloud TPU, by the TPU compiler, with no TPU at hand. Any "
+        "field of the configuration can be set, as --config.train.batch_size=64.",
+    )
+    add = parser.add_argument
+    add("--config", required=True, help="file, such as configs/cross_pre.py:scale=paper")
+    add("--topology", required=True, help="comma-separated, such as v5e:2x2,v6e:4x4; or cpu")
+    add("--out", type=local_path, help="folder for plan.md, plan.json and plan.png")
+    add("--slices", type=int, help="of the training (default: those of the paper's cohort)")
+    add("--largest-batch", action="store_true", help="find it for each topology; compiles often")
+    add("--measure", action="store_true", help="with cpu: run the step and compare")
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, overrides = parser.parse_known_args(words)
+    jax.config.update("jax_platforms", "cpu")  # nothing runs on an accelerator that is here
+    words_left = flags.parse_flags(["plan", f"--config={args.config}", *overrides])[1:]
+    try:
+        if words_left:
+            raise PlanError(f"{words_left[0]!r} is not a flag; see --help")
+        config = flags.flagged_config()
+        if args.slices is not None and args.slices < 1:
+            raise PlanError(f"--slices {args.slices}: must be 1 or more")
+        if args.out:
+            plan_report.check_out(args.out)
+        slices = args.slices or plan_cost.paper_slices(config)
+        names = list(dict.fromkeys(args.topology.split(",")))
+        options = {"largest": args.largest_batch, "measured": args.measure}
+        rows = make_plan(validate(config), names, slices, **options)
+        origin = "--slices" if args.slices else plan_report.PAPER_SLICES
+        plan = plan_report.describe(config, args.config, rows, slices, origin)
+        plan_report.show(plan)
+        if args.out:
+            command = "python -m crlm_jax.plan " + " ".join(words)
+            plan_report.write(plan | {"command": command}, args.out)
+    except (PlanError, ConfigError, OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+        sys.exit("error: " + " ".join(str(error).split())[:2000])

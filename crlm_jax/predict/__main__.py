@@ -1,0 +1,7 @@
+"""Runs `python -m crlm_jax.predict`."""
+
+import sys
+
+from crlm_jax.predict.command import main
+
+sys.exit(main())

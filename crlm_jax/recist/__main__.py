@@ -1,0 +1,7 @@
+"""Runs `python -m crlm_jax.recist`."""
+
+import sys
+
+from crlm_jax.recist.command import main
+
+sys.exit(main())

@@ -1,0 +1,8 @@
+"""`report.html` of a run, or of several side by side: one file that works offline.
+
+May import: every package below it.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,175 @@
+"""The figures of a report, as matplotlib draws them."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from crlm_jax.imaging import overlay
+from crlm_jax.measures.view import CaseView
+from crlm_jax.system.files import write_whole
+
+_TERMS = {
+    "loss": "total loss",
+    "bce": "BCE",
+    "dice": "Dice loss",
+    "feature": "feature distance",
+    "validation_dsc": "validation DSC",
+}
+SHOWN = {  # of a case, in the picture of their distribution
+    "dsc_paper": "DSC, paper's protocol",
+    "dsc": "DSC, clinical protocol",
+    "nsd_2mm": "surface Dice at 2 mm",
+    "hd95": "HD95 (mm)",
+}
+# Okabe and Ito's, for any number of runs.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+
+
+def _mark(figure: Figure, mark: str) -> None:
+    if mark:
+        figure.suptitle(mark, color="#b45309")
+
+
+def training(log: Sequence[Mapping[str, Any]], mark: str = "") -> Figure:
+    """Draws the terms of the loss and the validation DSC over the steps."""
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, label in _TERMS.items():
+        points = np.array([(line["step"], line[name]) for line in log if name in line])
+        if len(points):
+            axes = right if name == "validation_dsc" else left
+            style = ".-" if name == "validation_dsc" else "-"
+            axes.plot(*points.T, style, label=label)
+    left.set(xlabel="step", title="loss and its terms", yscale="log")
+    if left.lines:
+        left.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=4, fontsize=9)
+    if not any("validation_dsc" in line for line in log):
+        right.text(0.5, 0.5, "no validation patient has a tumour slice", ha="center", va="center")
+        right.set_xticks([])
+    right.set(xlabel="step", title="mean DSC of the validation patients", ylim=(0, 1))
+    _mark(figure, mark)
+    for axes in (left, right):
+        _plain(axes)
+    return figure
+
+
+def distributions(groups: Mapping[str, Sequence[Mapping[str, str]]], mark: str = "") -> Figure:
+    """Draws every case's metrics: a dot a case, a box from quartile to quartile with the median.
+
+    Args:
+      groups: rows of `cases.csv` by what is written below them, such as a condition.
+      mark: above the picture.
+    """
+    names = list(groups)
+    figure = Figure(figsize=(9.5, 3.2 + 0.16 * max(map(len, names))), layout="constrained")
+    rng = np.random.default_rng(0)
+    for axes, (metric, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
+        for place, name in enumerate(names):
+            values = np.array([float(row[metric]) for row in groups[name] if row.get(metric)])
+            colour = _COLOURS[place % len(_COLOURS)]
+            spread = rng.uniform(-0.18, 0.18, len(values))
+            axes.plot(place + spread, values, "o", color=colour, alpha=0.55, markersize=4)
+            if len(values):
+                axes.boxplot(
+                    values, positions=[place], widths=0.55, showfliers=False,
+                    medianprops={"color": "black"}, manage_ticks=False,
+                )  # fmt: skip
+        axes.set_title(title, fontsize=9)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axes.set_xlim(-0.6, len(names) - 0.4)
+        if metric != "hd95":
+            axes.set_ylim(-0.03, 1.03)
+        _plain(axes)
+    _mark(figure, mark)
+    return figure
+
+
+def bland_altman(agreement: Mapping[str, Mapping[str, Any]], mark: str = "") -> Figure:
+    """Draws model − reference over their mean, with the bias and the limits of agreement.
+
+    Args:
+      agreement: of one condition, from `results.json`: `sum_of_diameters` and `volume`.
+      mark: above the picture.
+    """
+    figure = Figure(figsize=(9.5, 3.4), layout="constrained")
+    scales = {"sum_of_diameters": ("sum of diameters", "mm", 1), "volume": ("volume", "cm³", 1e-3)}
+    for axes, (name, (label, unit, scale)) in zip(
+        figure.subplots(1, 2), scales.items(), strict=True
+    ):
+        found = agreement[name]
+        prediction, reference = (
+            np.array(found[who], float) * scale for who in ("prediction", "reference")
+        )
+        axes.plot((prediction + reference) / 2, prediction - reference, "o", color=_COLOURS[0])
+        for key, style in (("bias", "-"), ("lower", "--"), ("upper", "--")):
+            if found[key] is not None:
+                axes.axhline(found[key] * scale, linestyle=style, color="black", linewidth=1)
+        axes.axhline(0, color="grey", linewidth=0.5)
+        axes.set(
+            xlabel=f"mean of model and reference ({unit})",
+            ylabel=f"model − reference ({unit})",
+            title=label,
+        )
+        _plain(axes)
+    _mark(figure, mark)
+    return figure
+
+
+def key_slice(view: CaseView, title: str) -> Figure:
+    """Draws a case's key slice: whole and plain, then magnified with both contours."""
+    z = view.first_slice
+    masks = {layer.kind: layer.voxels[z] for layer in view.layers}
+    image, pixel = view.grey[z], view.spacing[1:]
+    height, width = image.shape[0] * pixel[0], image.shape[1] * pixel[1]
+    figure = Figure(figsize=(8, 4 * height / width + 0.75), layout="constrained", facecolor="#111")
+    plain, magnified = figure.subplots(1, 2)
+    extent = (0, width, height, 0)  # mm
+    for axes in (plain, magnified):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=extent)
+        axes.set_axis_off()
+    left, top, side = _frame(masks["reference"] | masks["prediction"], pixel)
+    plain.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="#a1a1aa", lw=0.8))
+    magnified.set(xlim=(left, left + side), ylim=(top + side, top))
+    overlay.contour(magnified, masks["reference"], extent, overlay.REFERENCE, "-")
+    overlay.contour(magnified, masks["prediction"], extent, overlay.PREDICTION, "--")
+    lines = [
+        Line2D([], [], color=overlay.REFERENCE, label="reference"),
+        Line2D([], [], color=overlay.PREDICTION, linestyle="--", label="prediction"),
+    ]
+    magnified.legend(handles=lines, loc="lower right", fontsize=8, facecolor="#111", labelcolor="w")
+    figure.suptitle(title, color="w", fontsize=10)
+    return figure
+
+
+def _frame(
+    mask: np.ndarray, pixel: tuple[float, float], margin: float = 0.15, least: float = 0.4
+) -> tuple[float, float, float]:
+    """A square around both masks, in mm: left, top, side; margin and least side as shares."""
+    size = np.array(mask.shape) * pixel
+    places = np.argwhere(mask) * pixel
+    if not len(places):
+        places = size[None] / 2
+    low, high = places.min(axis=0), places.max(axis=0)
+    side = min(max((high - low).max() + 2 * margin * size.max(), least * size.max()), size.min())
+    top, left = np.clip((low + high) / 2 - side / 2, 0, size - side)
+    return float(left), float(top), float(side)
+
+
+def embed(figure: Figure, path: Path | None) -> str:
+    """Returns a figure as a data URL, and keeps it as a PNG where there is a path."""
+    png = overlay.to_png(figure)
+    if path:
+        write_whole(path, png)
+    return "data:image/png;base64," + base64.b64encode(png).decode()

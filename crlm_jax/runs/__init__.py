@@ -1,0 +1,8 @@
+"""Run folders: what they hold, what their files are called, and their training log.
+
+May import: `errors`, `system`, `config`, `imaging`, `stats`, `recist`, `data`, `method`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

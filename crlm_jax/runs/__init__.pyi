@@ -1,0 +1,4 @@
+from .folder import FinishedRun as FinishedRun
+from .folder import read_finished as read_finished
+from .folder import read_run as read_run
+from .log import read_log as read_log

@@ -1,0 +1,118 @@
+"""`train.jsonl`: losses, speed, memory and the validation DSC, one line a log step."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from crlm_jax.config.schema import Config
+from crlm_jax.data.slices import Slices
+from crlm_jax.system import parallel
+from crlm_jax.system.files import append, write_whole
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss became NaN or infinite."""
+
+
+class TrainLog:
+    """Collects the terms of the steps on the device and writes their means to `train.jsonl`.
+
+    The device is asked for numbers only at `flush`, so that steps are not held up in between.
+
+    Args:
+      path: lines after step `start` are dropped: those steps are done again.
+      start: the step that training goes on from.
+      config: the experiment.
+      slices: to name the cases of a batch with a non-finite loss.
+    """
+
+    def __init__(self, path: Path, start: int, config: Config, slices: Slices):
+        self._path, self._slices = path, slices
+        self._batch_size = config.train.batch_size
+        self._data = "phantom" if config.data.cohort == "phantom" else "cohort"
+        self._window: list[tuple[int, dict[str, jax.Array], np.ndarray]] = []
+        self._since = time.perf_counter()
+        if parallel.is_main():
+            kept = [line for line in read_log(path) if line["step"] <= start]
+            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def add(self, step: int, terms: dict[str, jax.Array], records: np.ndarray) -> None:
+        """Takes the terms of a step and the rows of its batch, without waiting for the device."""
+        self._window.append((step, terms, records))
+
+    def flush(self) -> str:
+        """Writes the means since the last flush; returns them for the progress bar.
+
+        Raises:
+          NonFiniteLoss: a term of one of the steps is NaN or infinite.
+        """
+        window = [(step, _ordered(terms), rows) for step, terms, rows in self._window]
+        self._window = []
+        for step, terms, rows in window:
+            if not all(np.isfinite(value) for value in terms.values()):
+                raise NonFiniteLoss(self._describe(step, terms, rows))
+        means = {k: float(np.mean([t[k] for _, t, _ in window])) for k in window[0][1]}
+        elapsed, self._since = time.perf_counter() - self._since, time.perf_counter()
+        speed = round(len(window) * self._batch_size / elapsed, 2)
+        self._write({"step": window[-1][0], **means, "slices_per_second": speed, **_peak_memory()})
+        text = " ".join(f"{k} {value:.3f}" for k, value in means.items() if k != "grad_norm")
+        return f"{text} {speed:.1f} slices/s"
+
+    def validation(self, step: int, dsc: float | None) -> None:
+        """Writes the mean DSC of the validation patients; None: there are none with a tumour."""
+        if dsc is not None:
+            self._write({"step": step, "validation_dsc": dsc, "data": self._data})
+        self._since = time.perf_counter()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if parallel.is_main():
+            append(self._path, json.dumps(line) + "\n")
+
+    def _describe(self, step: int, terms: dict[str, float], rows: np.ndarray) -> str:
+        index = self._slices.index("train")
+        where = []
+        for row in rows:
+            case = self._slices.cases[index["case"][row]]
+            where.append(f"{case.patient}/{case.condition} z={index['z'][row]}")
+        values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+        return (
+            f"the loss is not finite at step {step} ({values}); cases of the batch: "
+            f"{', '.join(sorted(set(where)))}; the checkpoints before it are kept. Look at these "
+            "images, or lower --config.optimizer.learning_rate"
+        )
+
+
+def _peak_memory() -> dict[str, int]:
+    """The most that was in use so far, MiB: by this process, and on the fullest of its devices."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, Linux in KiB
+    memory = {"host_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20}
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [found["peak_bytes_in_use"] for found in stats if found]  # None on the CPU
+    if peaks:
+        memory["device_peak_mib"] = max(peaks) >> 20
+    return memory
+
+
+def _ordered(terms: dict[str, jax.Array]) -> dict[str, float]:
+    """Fetches the terms, the total first (a jitted function returns them by the alphabet)."""
+    values = {name: float(value) for name, value in jax.device_get(terms).items()}
+    return {"loss": values.pop("loss"), **values}
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Reads `train.jsonl`; a last line cut short by a kill is left out, an absent file is empty."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines

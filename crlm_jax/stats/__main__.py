@@ -1,0 +1,7 @@
+"""Runs `python -m crlm_jax.stats`."""
+
+import sys
+
+from crlm_jax.stats.command import main
+
+sys.exit(main())

@@ -1,0 +1,8 @@
+"""Many runs as one: run, listed, and compared in tables.
+
+May import: every package below it.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,3 @@
+from .runs import StudyRun as StudyRun
+from .runs import load_study as load_study
+from .runs import run_all as run_all

@@ -1,0 +1,70 @@
+"""The command that runs a study, lists its runs and writes its tables.
+
+python -m crlm_jax.study --study configs/studies/stages.py --workdir runs/stages
+python -m crlm_jax.study --study configs/studies/stages.py:seeds=1 --workdir runs/stages --list
+python -m crlm_jax.study --study configs/studies/stages.py --workdir runs/stages --report
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from crlm_jax.config.schema import ConfigError
+from crlm_jax.study import tables as study_tables
+from crlm_jax.study.runs import StudyRun, console, load_study, run_all, run_one
+from crlm_jax.system import preemption
+from crlm_jax.system.files import locate
+
+
+def show(runs: list[StudyRun]) -> None:
+    """Prints the runs with their index and state."""
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("index", "run", "state"):
+        table.add_column(name)
+    for index, run in enumerate(runs):
+        table.add_row(str(index), run.name, run.state)
+    console.print(table)
+    finished = sum(run.state == "finished" for run in runs)
+    console.print(f"{finished} of {len(runs)} finished")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; exits with 1 where a run failed."""
+    parser = argparse.ArgumentParser(prog="python -m crlm_jax.study", description="Run a study.")
+    add = parser.add_argument
+    add("--study", required=True, help="file, and after a colon its arguments")
+    add("--workdir", type=Path, required=True, help="folder of all runs")
+    add("--index", type=int, help="run this one only (for job arrays)")
+    add("--list", action="store_true", help="print the runs with their state")
+    add("--report", action="store_true", help="make the tables of whatever has finished")
+    add(
+        "--paper-data",
+        action="store_true",
+        help="the cohort is the paper's own: put its numbers of CRLM-GAN below ours",
+    )
+    args = parser.parse_args(argv)
+    try:
+        args.workdir = locate(args.workdir)
+        runs = load_study(args.study, args.workdir)
+        if args.list:
+            return show(runs)
+        if args.report:
+            return print(study_tables.write(runs, args.workdir, paper=args.paper_data))
+        if args.index is not None:
+            if not 0 <= args.index < len(runs):
+                raise ConfigError(f"--index {args.index}: the runs are 0 to {len(runs) - 1}")
+            return run_one(runs[args.index])
+        if args.paper_data:  # before the runs, not after them
+            study_tables.check_paper_data(runs)
+        words = ["--study", args.study, "--workdir", str(args.workdir), "--index"]
+        failed = run_all(runs, [sys.executable, "-m", "crlm_jax.study", *words])
+        print(study_tables.write(runs, args.workdir, paper=args.paper_data))
+        sys.exit(f"error: {failed} of {len(runs)} runs failed; see --list" if failed else 0)
+    except preemption.Preempted as told:
+        print(told)
+        sys.exit(preemption.EXIT_CODE)
+    except (ConfigError, OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,114 @@
+"""The pictures of a study: subsets of stages, and the same slice under every system."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from crlm_jax.imaging import overlay
+from crlm_jax.measures.view import CaseView
+
+_ABREAST = 8
+# The paper's figure has green and red; these two differ for the colour-blind, too, as do the lines.
+_GREEN, _RED = "#2ee6a8", "#ff5a36"
+
+
+def upset(means: Mapping[frozenset[int], Mapping[str, Any]], mark: str = "") -> Figure:
+    """Draws the DSC of subsets of stages, best first, over the dots that say which stages they are.
+
+    Args:
+      means: from `stats.bootstrap_mean`, by subset.
+      mark: above the picture.
+    """
+    ranked = sorted((s for s in means if means[s]["mean"] is not None),
+                    key=lambda s: -means[s]["mean"])  # fmt: skip
+    stages = sorted({stage for subset in ranked for stage in subset})
+    size = (1.5 + 0.5 * len(ranked), 3.2 + 0.3 * len(stages))
+    figure = Figure(figsize=size, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, max(1, len(stages) * 0.3)))
+    for place, subset in enumerate(ranked):
+        value = means[subset]
+        low = value["mean"] if value["ci_low"] is None else value["ci_low"]
+        high = value["mean"] if value["ci_high"] is None else value["ci_high"]
+        above.plot([place, place], [low, high], color="#0072b2")
+        above.plot(place, value["mean"], "o", color="#0072b2" if subset else "#d55e00")
+        for row, stage in enumerate(stages):
+            colour = "black" if stage in subset else "#d4d4d8"
+            below.plot(place, row, "o", color=colour, markersize=8)
+    above.set(ylabel="DSC (95 % CI)")
+    above.grid(axis="y", alpha=0.25)
+    above.spines[["top", "right"]].set_visible(False)
+    below.set_yticks(range(len(stages)), [f"stage {stage}" for stage in stages])
+    below.set(ylim=(len(stages) - 0.5, -0.5), xticks=[])
+    below.spines[:].set_visible(False)
+    figure.suptitle(f"{mark} · constrained stages; none: orange".strip(" ·"), fontsize=10)
+    return figure
+
+
+def contours(
+    shown: Mapping[tuple[str, str], Sequence[tuple[str, CaseView]]], mark: str = ""
+) -> Figure:
+    """Draws the same slice under every system, with both outlines, one row a condition.
+
+    Args:
+      shown: by experiment and condition, the systems with their view of the same case. More than
+        eight systems go on in the next line.
+      mark: above the picture.
+    """
+    lines = [
+        (experiment, cases, cases[start : start + _ABREAST])
+        for (experiment, _), cases in shown.items()
+        for start in range(0, len(cases), _ABREAST)
+    ]
+    columns = max(len(part) for _, _, part in lines)
+    figure = Figure(figsize=(2.1 * columns + 0.4, 2.35 * len(lines) + 0.4), facecolor="#111")
+    grid = figure.subplots(len(lines), columns, squeeze=False)
+    for row, (experiment, cases, part) in zip(grid, lines, strict=True):
+        for axes in row:
+            axes.set_axis_off()
+        view = cases[0][1]
+        window = _window([case for _, case in cases], view.first_slice)
+        for axes, (system, own) in zip(row, part, strict=False):
+            _draw_case(axes, own, view.first_slice, window)
+            axes.set_title(system, color="w", fontsize=9, pad=3)
+        label = f"{experiment}\n{view.title}, slice {view.first_slice + 1}"
+        row[0].text(-0.03, 0.5, label, color="w", fontsize=6.5, rotation=90, va="center",
+                    ha="right", transform=row[0].transAxes)  # fmt: skip
+    title = f"{mark} · the median case of {lines[0][1][0][0]} · reference green, prediction red"
+    figure.suptitle(title.strip(" ·"), color="w", fontsize=9, y=0.995, va="top")
+    height = figure.get_figheight()
+    left, top = 0.4 / figure.get_figwidth(), 1 - 0.45 / height
+    figure.subplots_adjust(left, 0.05 / height, 0.995, top, wspace=0.03, hspace=0.12)
+    return figure
+
+
+def _window(views: Sequence[CaseView], z: int) -> tuple[float, float, float]:
+    """Centre (x, y) and half side in mm of a square that holds all outlines of a slice."""
+    layers = [layer.voxels[z] for view in views for layer in view.layers
+              if layer.kind in ("reference", "prediction")]  # fmt: skip
+    rows, columns = np.nonzero(np.any(layers, axis=0))
+    shape, spacing = np.array(views[0].grey.shape[1:]), np.array(views[0].spacing[1:])
+    if not len(rows):
+        rows, columns = (np.array([0, n - 1]) for n in shape)
+    first = np.array((rows.min(), columns.min())) * spacing
+    last = np.array((rows.max() + 1, columns.max() + 1)) * spacing
+    half = max(0.65 * (last - first).max(), 0.25 * (shape * spacing).max())
+    y, x = (first + last) / 2
+    return float(x), float(y), float(half)
+
+
+def _draw_case(axes: Axes, view: CaseView, z: int, window: tuple[float, float, float]) -> None:
+    height, width = (
+        n * size for n, size in zip(view.grey.shape[1:], view.spacing[1:], strict=True)
+    )
+    extent = (0, width, height, 0)
+    axes.imshow(view.grey[z], cmap="gray", vmin=0, vmax=255, extent=extent)
+    for layer in view.layers:
+        if layer.kind == "reference":
+            overlay.contour(axes, layer.voxels[z], extent, _GREEN)
+        elif layer.kind == "prediction":
+            overlay.contour(axes, layer.voxels[z], extent, _RED, "--")
+    x, y, half = window
+    axes.set(xlim=(x - half, x + half), ylim=(y + half, y - half))

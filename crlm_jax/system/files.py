@@ -1,0 +1,171 @@
+"""Files and folders: where they are, whole or not at all, and what may be written over."""
+
+import contextlib
+import hashlib
+import importlib.util
+import itertools
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import fsspec
+from etils import epath
+
+# Names that Windows takes for devices, whatever ending follows.
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE | re.DOTALL)
+ADDRESS = re.compile("([a-z0-9]{2,}):/+")  # of a store; pathlib leaves one stroke of the two
+_LONG = 120  # bytes of a name: file systems take 255, and endings and numbers come after it
+
+
+def own_names(texts: Iterable[str]) -> list[str]:
+    """Makes a file name, still without its ending, of each text: safe, and unlike the others.
+
+    Whatever a text says (`../../etc/x`, `C:\\x`, `nul`, a line break, 5000 letters), its name is a
+    file of the folder that it is put in, on every system: letters, digits, `_`, `.` and `-`, no
+    dot first. Names also differ where upper and lower case or ways of writing a letter do not
+    count.
+    """
+    taken: set[str] = set()
+    names = []
+    for text in texts:
+        stem = _safe(text)
+        numbered = (f"{stem}_{number}" for number in itertools.count(2))
+        name = next(n for n in itertools.chain([stem], numbered) if _alike(n) not in taken)
+        taken.add(_alike(name))
+        names.append(name)
+    return names
+
+
+def _safe(text: str) -> str:
+    name = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", text)).strip(".") or "_"
+    if DEVICE.fullmatch(name):
+        name = f"_{name}"
+    if len(name.encode()) > _LONG:
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+        name = f"{name.encode()[: _LONG - 13].decode(errors='ignore')}-{digest}"
+    return name
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def locate(path: str | Path) -> Path:
+    """Returns a path that can be used as it is: of this machine, or of a bucket (`gs://`).
+
+    Raises:
+      OSError: it is of another kind of store, or the bucket is not there or cannot be reached.
+    """
+    scheme = ADDRESS.match(str(path))
+    if not scheme:
+        return Path(path)
+    address = f"{scheme[1]}://{str(path)[scheme.end() :]}"
+    if scheme[1] != "gs":
+        raise OSError(f"{address}: only gs:// is understood; mount the store and give its folder")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise OSError(f"{address}: needs gcsfs; pip install 'crlm_jax[gcs]'")
+    # Other processes write there too: what was once listed is asked for again.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    bucket = address.split("/")[2]
+    try:
+        there = bool(bucket) and epath.Path(f"gs://{bucket}").exists()
+    except Exception as error:  # of gcsfs, aiohttp and Google's authentication
+        raise OSError(f"{address}: the bucket cannot be reached ({error})") from error
+    if not there:
+        raise OSError(
+            f"{address}: no bucket {bucket!r} is there, or none that this account may see"
+        )
+    return epath.Path(address)
+
+
+def in_bucket(path: Path) -> bool:
+    """Whether a path that `locate` returned is of a bucket."""
+    return not isinstance(path, Path)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file under a temporary name beside it, then renames it over `path`."""
+    data = content.encode() if isinstance(content, str) else content
+    if in_bucket(path):  # there a file appears when all of it has arrived
+        path.write_bytes(data)
+        return
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def append(path: Path, text: str) -> None:
+    """Adds to the end of a file; one in a bucket, which cannot grow, is written anew."""
+    if in_bucket(path):
+        path.write_text(path.read_text() + text)
+        return
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def check_new(out: Path, force: bool, error: type[Exception]) -> None:
+    """Raises `error` where a file cannot be written, or is there and was not given up (`force`)."""
+    if not out.parent.is_dir():
+        raise error(f"--out {out}: there is no folder {out.parent}; make it, or correct it")
+    if out.exists() and not force:
+        raise error(f"--out {out}: is there already; name another, or --force to replace it")
+
+
+def check_folder(out: Path, ours: str, mark: str, error: type[Exception]) -> None:
+    """Raises `error` unless a folder is new, empty or of an earlier run; changes nothing.
+
+    Args:
+      out: the folder.
+      ours: pattern (a regular expression) of the names that a run leaves.
+      mark: the name that is there after every run.
+      error: to raise.
+    """
+    if not out.exists():
+        return
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else ["a file"]
+    others = [name for name in names if not re.fullmatch(ours, name)]
+    if others or (names and mark not in names):
+        found = ", ".join((others or names)[:3])
+        raise error(f"{out} holds something else ({found}); give another --out")
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path, check: Callable[[Path], None]) -> Iterator[Path]:
+    """Gives a folder beside `out` to write to, which takes its place at the end, or goes.
+
+    Args:
+      out: new, or what may be replaced.
+      check: raises where `out` holds what must not be lost; asked before and after the writing.
+    """
+    check(out)
+    temporary, replaced = (out.with_name(f".{out.name}.{uuid.uuid4().hex}") for _ in range(2))
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(f"{out}: cannot be made ({error.strerror}); give another --out") from error
+    try:
+        yield temporary
+        check(out)
+        if out.exists():
+            os.rename(out, replaced)
+        os.rename(temporary, out)
+    except BaseException:
+        if replaced.exists() and not out.exists():
+            os.rename(replaced, out)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)

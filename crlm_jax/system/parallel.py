@@ -1,0 +1,199 @@
+"""Devices and processes: device mesh, `jax.distributed`, host-local batch -> global array.
+
+The batch is split over every device of every process and the state is copied to each of them;
+`jax.jit` does the rest. One CPU, eight GPUs and a TPU pod run the same program.
+
+Training is one computation of all processes; in evaluation each takes cases of its own, on its own
+devices, and what they measured is gathered.
+"""
+
+import faulthandler
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+LOST_AFTER = 60  # seconds
+_FILE_SYSTEM = 90  # seconds
+_REPORT = 3600  # seconds; the others wait for the main process, which writes the report
+
+
+def start(
+    coordinator: str = "", processes: int = 0, process: int = -1, lost_after: int = LOST_AFTER
+) -> None:
+    """Joins the processes of one run; before any other use of JAX.
+
+    A process that dies or is cut off takes the others down after `lost_after` seconds: JAX ends
+    them (SIGABRT) with a message that names its number.
+
+    Args:
+      coordinator: `host:port` of process 0; empty: found by JAX (SLURM, Kubernetes, Cloud TPU).
+      processes: how many there are; 0: found by JAX.
+      process: which of them this one is; -1: found by JAX.
+      lost_after: seconds of silence after which a process counts as lost.
+
+    Raises:
+      ValueError: what is not given is not found.
+    """
+    # Its list of all threads would bury the message with which JAX ends a process.
+    faulthandler.disable()
+    if coordinator:
+        print(f"waiting for all processes to join at {coordinator}", file=sys.stderr, flush=True)
+    try:
+        jax.distributed.initialize(
+            coordinator_address=coordinator or None,
+            num_processes=processes or None,
+            process_id=process if process >= 0 else None,
+            heartbeat_timeout_seconds=lost_after,
+            shutdown_timeout_seconds=_REPORT,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed: {error} Where SLURM, Kubernetes or Cloud TPU do not say it, give "
+            "--coordinator=HOST:PORT, --processes=N and --process=I, from 0"
+        ) from error
+
+
+def is_cut_off(error: Exception) -> bool:
+    """Whether a computation with the other processes failed because one could not be reached."""
+    signs = "Gloo|NCCL|UNAVAILABLE|ABORTED|heartbeat|connection"
+    return jax.process_count() > 1 and bool(re.search(signs, str(error), re.IGNORECASE))
+
+
+def leave(code: int | str, error: Exception, lost_after: int) -> NoReturn:
+    """Ends this process because of an error, as `sys.exit(code)` does.
+
+    Among several, at once: these may be in the middle of a computation with it, so that it cannot
+    wait for them to end together. They are told that it is gone. But where it is this process that
+    is cut off, JAX says from whom within `lost_after` seconds, and ends it.
+    """
+    if jax.process_count() == 1:
+        sys.exit(code)
+    if isinstance(code, str):
+        print(f"process {jax.process_index()}: {code}", file=sys.stderr)
+    sys.stdout.flush()
+    if is_cut_off(error):
+        print(f"JAX names the lost process within {lost_after} s:", file=sys.stderr, flush=True)
+        time.sleep(lost_after + 10)
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def use_compile_cache(cache: str) -> None:
+    """Keeps compiled programs in the cache folder (`data.cache`), for the next process."""
+    path = Path(cache).expanduser() / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    # All of them: a run also compiles dozens of small ones, which take seconds together.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def make_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh of one axis, `data`, over all devices, the first `devices`, or these."""
+    some = devices is None or isinstance(devices, int)
+    chosen = jax.devices()[:devices] if some else list(devices)
+    return jax.make_mesh((len(chosen),), (AXIS,), (AxisType.Auto,), devices=chosen)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_by_batch(mesh: Mesh) -> NamedSharding:
+    """Every device holds its share of the first axis."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
+    """Raises ValueError where the devices cannot share `batch_size` slices evenly."""
+    if batch_size % mesh.size:
+        raise ValueError(
+            f"{field} = {batch_size} cannot be shared evenly by {mesh.size} devices; "
+            f"give a multiple of {mesh.size}, such as --config.{field}="
+            f"{-(-batch_size // mesh.size) * mesh.size}"
+        )
+
+
+def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Joins the processes' shares of a batch into arrays over the mesh.
+
+    Args:
+      batch: this process's share, first axis = slices; process 0 holds the first rows.
+      mesh: from `make_mesh`.
+
+    Returns:
+      The same names, arrays of the whole batch.
+    """
+    sharding = split_by_batch(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def to_local(tree: Any, mesh: Mesh) -> Any:
+    """Returns a replicated tree as it lies on this process's own devices; nothing is moved.
+
+    Args:
+      tree: of arrays that every device holds as a whole.
+      mesh: of this process's devices.
+    """
+
+    def local(array: jax.Array) -> jax.Array:
+        copies = [shard.data for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(array.shape, replicated(mesh), copies)
+
+    return jax.tree.map(local, tree)
+
+
+def share(items: Sequence[Any]) -> Sequence[Any]:
+    """Returns which of the items this process is to do; all of them where it is alone."""
+    return items[jax.process_index() :: jax.process_count()]
+
+
+def gather(value: Any) -> list[Any]:
+    """Returns what every process has for `value`, process 0 first; called by all of them.
+
+    It goes through JSON: a tuple becomes a list.
+    """
+    text = json.dumps(value)
+    if jax.process_count() == 1:
+        return [json.loads(text)]
+    mine = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(mine.size))
+    padded = np.pad(mine, (0, int(sizes.max()) - mine.size))
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def all_see(folder: Path, names: Collection[str]) -> list[bool]:
+    """Returns which processes see these files of a folder, when all have come to this call.
+
+    A network file system may take a minute to show one machine what another has written.
+    """
+    gather(None)
+    end = time.monotonic() + _FILE_SYSTEM
+    while not (seen := _sees(folder, names)) and time.monotonic() < end:
+        time.sleep(0.5)
+    return gather(seen)
+
+
+def _sees(folder: Path, names: Collection[str]) -> bool:
+    return folder.is_dir() and set(names) <= {path.name for path in folder.iterdir()}
+
+
+def is_main() -> bool:
+    """Whether this process writes logs, figures and reports."""
+    return jax.process_index() == 0
+
+
+def chosen_numbers(chosen: Iterable[bool]) -> str:
+    """The numbers of the chosen processes; empty: none is."""
+    return ", ".join(str(number) for number, here in enumerate(chosen) if here)

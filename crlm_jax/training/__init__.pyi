@@ -1,0 +1,2 @@
+from .experiment import run as run
+from .loop import fit as fit

@@ -1,0 +1,78 @@
+"""What a run says of itself on the console: its card before it starts, its results at the end."""
+
+from pathlib import Path
+
+import jax
+from rich.box import SIMPLE_HEAD
+from rich.panel import Panel
+from rich.table import Table
+
+from crlm_jax import __version__
+from crlm_jax.config.notices import warnings
+from crlm_jax.config.schema import Config
+from crlm_jax.method.step import TrainState
+from crlm_jax.report.tables import HEADER, result_rows
+from crlm_jax.system.console import console
+
+
+def describe_run(
+    config: Config, workdir: Path, data: dict[str, dict], state: TrainState, steps: int
+) -> list[tuple[str, str]]:
+    """Says what is about to happen: data, model, critic, devices, steps, files."""
+
+    def count(tree) -> str:
+        return f"{sum(x.size for x in jax.tree.leaves(tree)):,}"
+
+    splits = "; ".join(
+        f"{name} {len(split['patients'])} patients, {split['slices']:,} slices "
+        f"({split['tumour_slices']:,} with tumour)"
+        for name, split in data.items()
+    )
+    critic = "none: no stage is constrained"
+    if state.critic is not None:
+        stages = ", ".join(map(str, config.loss.stages))
+        critic = (
+            f"{config.critic.name}, weights {config.critic.weights}, {config.critic.update}; "
+            f"stages {stages}; {count(state.critic)} numbers"
+        )
+    devices = jax.devices()
+    return [
+        ("experiment", f"{config.name}, {config.method}, {config.scale} scale, "
+                       f"seed {config.train.seed}, crlm_jax {__version__}"),
+        ("data", f"{config.data.cohort}: {', '.join(config.data.conditions)}"),
+        ("split", splits),
+        ("segmenter", f"{config.segmenter.name}, widths {config.segmenter.widths}; "
+                      f"{count(state.params)} parameters"),
+        ("critic", critic),
+        ("devices", f"{len(devices)} × {devices[0].device_kind}, "
+                    f"{jax.process_count()} process(es), {config.train.precision}"),
+        ("training", f"{steps:,} steps of {config.train.batch_size} slices at "
+                     f"{config.data.image_size} × {config.data.image_size}; "
+                     f"{'Adam' if config.optimizer.name == 'adam' else 'SGD'}, learning rate "
+                     f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"),
+        ("files", f"{workdir}: config.json, data.json, train.jsonl, checkpoints/, cases.csv, "
+                  "lesions.csv, results.json, views/, figures/, report.html"),
+    ]  # fmt: skip
+
+
+def show_card(config: Config, card: list[tuple[str, str]]) -> None:
+    """Prints the run card."""
+    grid = Table.grid(padding=(0, 2))
+    for name, text in card:
+        grid.add_row(f"[dim]{name}", text)
+    console.print(Panel(grid, title="crlm_jax", title_align="left"))
+    for warning in warnings(config):
+        console.print(f"[bold yellow]{warning}")
+
+
+def show_results(config: Config, summary: dict) -> None:
+    """Prints the table of results."""
+    phantom_mark = " (PHANTOM)" if summary["data"] == "phantom" else ""
+    table = Table(
+        title=f"test patients{phantom_mark}: mean (95 % CI)", title_justify="left", box=SIMPLE_HEAD
+    )
+    for name in HEADER:
+        table.add_column(name)
+    for row in result_rows(summary):
+        table.add_row(*row)
+    console.print(table)

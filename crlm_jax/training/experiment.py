@@ -1,0 +1,149 @@
+"""One experiment: prepare the data, train, measure, report."""
+
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from crlm_jax.config.schema import Config, validate
+from crlm_jax.data import slices
+from crlm_jax.data.cohort.cases import SPLITS, read_cohort
+from crlm_jax.data.phantom.cohort import VERSION, make_phantom
+from crlm_jax.data.slices import Slices
+from crlm_jax.measures import evaluate
+from crlm_jax.measures.case import CaseResult
+from crlm_jax.measures.summary import summarise, write_results
+from crlm_jax.method import attribution
+from crlm_jax.method.segment import load_best, make_segment
+from crlm_jax.method.step import create_state, total_steps
+from crlm_jax.report import page
+from crlm_jax.runs.folder import check_shared, keep_records, open_workdir
+from crlm_jax.system import parallel
+from crlm_jax.system.console import console
+from crlm_jax.system.files import locate
+from crlm_jax.system.parallel import chosen_numbers
+from crlm_jax.training.card import describe_run, show_card, show_results
+from crlm_jax.training.loop import fit
+
+
+def prepare(config: Config) -> slices.Slices:
+    """Reads the cohort, or makes the phantom, and cuts it into slices.
+
+    Where the processes share the cache the main one does it for all; else all do it at once.
+
+    Raises:
+      ValueError: the slices of another process are not those of the main one.
+    """
+    wait = config.data.cache_shared
+    if wait and not parallel.is_main():
+        multihost_utils.sync_global_devices("prepared")
+    cache = Path(config.data.cache).expanduser()
+    if config.data.cohort == "phantom":
+        patients, seed = config.phantom.patients, config.phantom.seed
+        folder = cache / "phantom" / f"{patients}_patients_seed_{seed}_v{VERSION}"
+        cohort = make_phantom(folder, patients=patients, seed=seed, progress=True)
+    else:
+        cohort = Path(config.data.cohort).expanduser()
+    cases = read_cohort(
+        cohort,
+        conditions=config.data.conditions,
+        test_fraction=config.data.test_fraction,
+        validation_fraction=config.data.validation_fraction,
+        seed=config.data.split_seed,
+    )
+    prepared = slices.prepare(
+        cases,
+        size=config.data.image_size,
+        ct_window=config.data.ct_window,
+        train_slices=config.data.train_slices,
+        cache=cache,
+    )
+    if wait and parallel.is_main():
+        multihost_utils.sync_global_devices("prepared")
+    digests = parallel.gather(prepared.digest)
+    if others := chosen_numbers(digest != digests[0] for digest in digests):
+        raise ValueError(
+            f"data.cohort = {config.data.cohort!r}: process {others} found "
+            "other images or masks there than process 0; copy the cohort again"
+        )
+    return prepared
+
+
+def measure(
+    config: Config, prepared: slices.Slices, workdir: Path, mesh: Mesh
+) -> tuple[list[CaseResult], int]:
+    """Evaluates the best checkpoint; returns the test cases' results and the checkpoint's step."""
+    graph, variables, step = load_best(config, workdir, mesh)
+    own = parallel.make_mesh(jax.local_devices())
+    variables = parallel.to_local(variables, own)
+    attribute = None
+    if steps := config.evaluation.attribution_steps:
+        attribute = attribution.make_attribute(graph, variables, steps)
+    measured = evaluate.evaluate_cases(
+        config,
+        prepared,
+        make_segment(graph, own, mirror=config.evaluation.mirror),
+        variables,
+        own,
+        views=workdir / "views",
+        attribute=attribute,
+    )
+    check_shared(workdir / "views", evaluate.view_names(prepared))
+    return measured, step
+
+
+def run(config: Config, workdir: str | Path, profile: int = 0) -> dict | None:
+    """Runs one experiment to its report; traces `profile` of its training steps.
+
+    `workdir` is a folder, or the address of one in a bucket (`gs://`).
+
+    Returns:
+      The summary; None if the run was finished before, and in all processes but the main one.
+    """
+    validate(config)
+    workdir = locate(workdir)
+    if open_workdir(config, workdir):
+        if parallel.is_main():
+            console.print(f"{workdir} is finished: see {workdir / 'report.html'}")
+        return None
+    mesh = parallel.make_mesh()
+    parallel.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
+    parallel.check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
+    networks, state = create_state(config, mesh)
+    prepared = prepare(config)
+    data = describe_data(prepared)
+    keep_records(config, workdir, data, prepared.digest)
+    steps = total_steps(config, data["train"]["slices"])
+    card = describe_run(config, workdir, data, state, steps)
+    if parallel.is_main():
+        show_card(config, card)
+    fit(config, prepared, workdir, mesh, networks, state, profile)
+    measured, step = measure(config, prepared, workdir, mesh)
+    if not parallel.is_main():
+        return None
+    why = "the best on the validation patients"
+    if not data["validation"]["tumour_slices"]:
+        why = "the last: no validation patient has a tumour slice to choose by"
+    card.append(("checkpoint", f"step {step}, {why}"))
+    summary = summarise(config, measured)
+    write_results(workdir, measured, summary, card)
+    path = page.write_report([workdir], workdir / "report.html")
+    show_results(config, summary)
+    console.print(f"report: {path}")
+    return summary
+
+
+def describe_data(prepared: Slices) -> dict[str, dict]:
+    """Patients, images and slices of each split, for the run card and `data.json`."""
+    description = {}
+    for split in SPLITS:
+        cases = [case for case in prepared.cases if case.split == split]
+        index = prepared.index(split)
+        description[split] = {
+            "patients": sorted({case.patient for case in cases}),
+            "images": sum(len(case.images) for case in cases),
+            "slices": len(index),
+            "tumour_slices": int(index["tumour"].sum()),
+        }
+    return description

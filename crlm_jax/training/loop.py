@@ -1,0 +1,119 @@
+"""The training loop, read top to bottom: batches, steps, log, validation, checkpoints."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from crlm_jax.config.schema import Config
+from crlm_jax.data import pipeline
+from crlm_jax.data.slices import Slices
+from crlm_jax.measures import evaluate
+from crlm_jax.method.checkpoint import Checkpoints
+from crlm_jax.method.networks import Networks
+from crlm_jax.method.segment import make_segment
+from crlm_jax.method.step import TrainState, make_train_step, total_steps
+from crlm_jax.runs.log import TrainLog
+from crlm_jax.system import parallel
+from crlm_jax.system.preemption import Notice, Preempted
+from crlm_jax.system.profiling import Profiler
+
+
+def segmenter_part(state: TrainState) -> dict[str, Any]:
+    """The part of a checkpoint that evaluation and prediction need."""
+    return {"segmenter": {"params": state.params, "batch_stats": state.batch_stats}}
+
+
+def checkpoint_parts(state: TrainState) -> dict[str, Any]:
+    """A whole checkpoint; a frozen critic is read again from its source instead."""
+    training = {"step": state.step, "opt_state": state.opt_state}
+    if state.critic_opt_state is not None:
+        training |= {"critic": state.critic, "critic_opt_state": state.critic_opt_state}
+    return segmenter_part(state) | {"training": training}
+
+
+def with_parts(state: TrainState, parts: Mapping[str, Any]) -> TrainState:
+    """Returns the state with what `checkpoint_parts` kept."""
+    return dataclasses.replace(state, **parts["segmenter"], **parts["training"])
+
+
+def fit(
+    config: Config,
+    slices: Slices,
+    workdir: Path,
+    mesh: Mesh,
+    networks: Networks,
+    state: TrainState,
+    profile: int = 0,
+) -> None:
+    """Trains from `state` (used up), or goes on where the newest checkpoint in `workdir` stands.
+
+    Writes `workdir/checkpoints` and `workdir/train.jsonl`, and traces `profile` of the steps into
+    `workdir/profile`.
+
+    Raises:
+      NonFiniteLoss: naming step, terms and cases; the checkpoints stay.
+      Preempted: the process was told to stop; the step that it was at is saved.
+    """
+    steps = total_steps(config, len(slices.source("train")))
+    train_step = make_train_step(config, networks, mesh, steps)
+    own = parallel.make_mesh(jax.local_devices())
+    segment = make_segment(networks.segmenter_eval, own)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", config.train.keep))
+        notice = stack.enter_context(Notice())
+        start, found = checkpoints.resume(checkpoint_parts(state)) or (0, None)
+        if found:
+            state = with_parts(state, found)
+        profiler = stack.enter_context(Profiler(workdir / "profile", profile, start))
+        batches = _batches(config, slices, start)
+        log = TrainLog(workdir / "train.jsonl", start, config, slices)
+        bar = tqdm(range(start + 1, steps + 1), "train", steps, initial=start, unit="step",
+                   disable=not parallel.is_main())  # fmt: skip
+        for step in bar:
+            with profiler.step(step):
+                batch = next(batches)
+                records = batch.pop("record")
+                state, terms = train_step(state, parallel.to_global(batch, mesh))
+            log.add(step, terms, records)
+            told = notice.reached(step)
+            save = told or step % config.train.checkpoint_every == 0 or step == steps
+            if save or step % config.train.log_every == 0:
+                bar.set_postfix_str(log.flush())
+            if told:  # there may be seconds left: nothing is measured
+                checkpoints.save(
+                    step, checkpoint_parts(state), None
+                )  # complete when this block is left
+                raise Preempted(f"told to stop: step {step} of {steps} is saved; start it again")
+            if save:
+                variables = parallel.to_local(segmenter_part(state)["segmenter"], own)
+                dsc = evaluate.validation_dsc(config, slices, segment, variables, own)
+                log.validation(step, dsc)
+                checkpoints.save(step, checkpoint_parts(state), dsc)
+
+
+def _batches(config: Config, slices: Slices, start: int):
+    augment = config.augment
+    return pipeline.train_batches(
+        slices.source("train"),
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+        augment=augment.enabled,
+        hue=augment.hue,
+        saturation=augment.saturation,
+        brightness=augment.brightness,
+        contrast=augment.contrast,
+        policy=augment.policy,
+        foreground=config.train.foreground,
+        tumour=np.flatnonzero(slices.index("train")["tumour"]),
+    )

@@ -1,0 +1,120 @@
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import common
+from crlm_jax.config.schema import Config, ConfigError, _types, flatten, validate
+from crlm_jax.config.storage import differences, from_json, to_json
+
+EXPERIMENTS = sorted(
+    p.stem for p in Path("configs").glob("*.py") if p.stem not in ("common", "methods")
+)
+
+
+def load(name: str, arg: str | None = None) -> Config:
+    spec = importlib.util.spec_from_file_location(name, f"configs/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+
+
+def test_the_seven_experiments_are_there():
+    assert EXPERIMENTS == [
+        "cross_post", "cross_pre", "ct", "post_dwi", "post_t2wi", "pre_dwi", "pre_t2wi",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("scale", common.SCALES)
+@pytest.mark.parametrize("method", common.METHODS)
+def test_every_experiment_is_valid_at_every_scale_and_method(name, scale, method):
+    config = validate(load(name, f"scale={scale},method={method}"))
+    assert (config.name, config.scale, config.method) == (name, scale, method)
+
+
+def test_paper_scale_has_the_papers_hyper_parameters():
+    config = flatten(load("cross_pre", "scale=paper"))
+    paper = {
+        "data.image_size": 224,
+        "data.test_fraction": 0.4,
+        "data.train_slices": "tumour",
+        "segmenter.name": "unetpp",
+        "segmenter.widths": (32, 64, 128, 256, 512),
+        "critic.weights": "imagenet",
+        "critic.update": "frozen",
+        "loss.bce_weight": 1.0,
+        "loss.stages": (1, 2, 3, 4),
+        "loss.mask_with": "probability",
+        "loss.feature_gradient": True,
+        "loss.fusion": "per_stage",
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.momentum": 0.9,
+        "optimizer.weight_decay": 1e-4,
+        "train.batch_size": 16,
+        "train.epochs": 200,
+    }
+    assert {name: config[name] for name in paper} == paper
+
+
+def test_only_the_method_separates_crlm_gan_from_unetpp():
+    changed = differences(load("ct"), load("ct", "method=unetpp"))
+    assert [line.split(":")[0] for line in changed] == ["method", "loss.stages"]
+
+
+@pytest.mark.parametrize(
+    ("arg", "words"),
+    [("scale=huge", "laptop, paper"), ("size=3", "scale, method"), ("method=x", "crlm_gan")],
+)
+def test_a_wrong_config_argument_lists_the_right_ones(arg, words):
+    with pytest.raises(ConfigError, match=words):
+        load("ct", arg)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("loss.stages", (1, 1), "different stages"),
+        ("loss.stages", ("a",), "list of int"),
+        ("loss.fusion", "sum", "per_stage, concatenated"),
+        ("train.epochs", 0, "above 0"),
+        ("train.epochs", 1.5, "type int"),
+        ("optimizer.learning_rate", float("nan"), "finite"),
+        ("data.image_size", 100, "multiple of 16"),
+        ("data.ct_window", (250.0, -150.0), "lower first"),
+        ("data.test_fraction", 1.0, r"\[0, 1\)"),
+        ("data.conditions", (), "one or more"),
+        ("evaluation.threshold", 1.0, r"\(0, 1\)"),
+    ],
+)
+def test_a_wrong_value_is_named_with_the_remedy(field, value, words):
+    config = Config()
+    group, name = field.split(".")
+    setattr(getattr(config, group), name, value)
+    with pytest.raises(ConfigError, match=words) as error:
+        validate(config)
+    assert field in str(error.value)
+
+
+def test_json_round_trip():
+    config = load("cross_pre", "scale=paper,method=unet")
+    assert from_json(to_json(config), "x") == config
+
+
+def test_a_config_of_another_version_is_refused():
+    text = json.loads(to_json(Config()))
+    text["loss"]["magic"] = 1
+    with pytest.raises(ConfigError, match=r"run/config\.json.*loss\.magic"):
+        from_json(json.dumps(text), "run/config.json")
+
+
+def test_how_a_run_is_carried_out_is_not_the_experiment():
+    moved = Config()
+    moved.data = dataclasses.replace(moved.data, cache="/elsewhere", workers=3)
+    assert differences(Config(), moved) == []
+
+
+def test_every_field_says_its_type():
+    assert set(_types()) == set(flatten(Config()))

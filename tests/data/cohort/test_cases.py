@@ -1,0 +1,336 @@
+"""cohort.csv: what is read, how patients are split, and what each wrong file is told."""
+
+from pathlib import Path
+
+import pytest
+
+from crlm_jax.data.cohort.cases import read_cohort, read_images
+from crlm_jax.data.cohort.rows import CohortError, Image
+
+HEADER = "patient,condition,image,mask"
+
+
+def write(folder: Path, lines: list[str], name: str = "cohort.csv") -> Path:
+    """Writes a cohort file and an empty file for every path in it that begins with 'im' or 'ma'."""
+    for line in lines[1:]:
+        for cell in line.split(","):
+            if cell.strip().startswith(("im", "ma")):
+                (folder / cell.strip()).touch()
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def rows(patients: int, condition: str = "ct") -> list[str]:
+    return [f"p{i:02},{condition},im_{condition}{i},ma_{condition}{i}" for i in range(patients)]
+
+
+def splits(cases) -> dict[str, str]:
+    return {case.patient: case.split for case in cases}
+
+
+def refuse(path: Path, *parts: str, conditions=("ct",), **options) -> str:
+    """Asserts that reading fails with a message that holds all parts, and changes no file."""
+    before = {file: file.read_bytes() for file in path.parent.iterdir() if file.is_file()}
+    with pytest.raises(CohortError) as caught:
+        read_cohort(path, conditions=conditions, **options)
+    message = str(caught.value)
+    for part in (path.name, *parts):
+        assert part in message
+    after = {file: file.read_bytes() for file in path.parent.iterdir() if file.is_file()}
+    assert before == after
+    return message
+
+
+def test_reads_images_in_file_order_with_labels_and_rows(tmp_path):
+    path = write(
+        tmp_path,
+        [
+            HEADER + ",mask_label,split,comment",
+            "b,ct,im1,ma1,2,train,",
+            "a,ct,im2,ma2,,test,x",
+            "",
+            "b, ct ,im3,ma3,,train,",
+            "b,dwi,im4,ma4,,train,",
+            ",,,,,,",
+        ],
+    )
+    cases = read_cohort(path, conditions=["ct"], validation_fraction=0)
+    assert [(c.patient, c.condition, c.split) for c in cases] == [
+        ("b", "ct", "train"),
+        ("a", "ct", "test"),
+    ]
+    first, second = cases[0].images
+    assert (first.image, first.mask) == (tmp_path / "im1", tmp_path / "ma1")
+    assert (first.mask_label, first.row) == (2, 2)
+    assert (second.image.name, second.mask_label, second.row) == ("im3", None, 5)
+
+
+def test_byte_order_mark_and_quotes(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(4)])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"p00", b'"p,00"'))
+    assert "p,00" in splits(read_cohort(path, conditions=["ct"]))
+
+
+def test_split_sizes_are_those_of_the_paper(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(111)])
+    found = list(splits(read_cohort(path, conditions=["ct"])).values())
+    assert found.count("test") == 45  # 66 and 45 of 111
+    assert found.count("validation") == 13  # a fifth of 66, rounded
+    assert found.count("train") == 53
+
+
+def test_split_depends_on_seed_and_not_on_row_order(tmp_path):
+    lines = rows(20)
+    path = write(tmp_path, [HEADER, *lines])
+    other = write(tmp_path, [HEADER, *reversed(lines)], "reversed.csv")
+    one = splits(read_cohort(path, conditions=["ct"], seed=1))
+    assert one == splits(read_cohort(other, conditions=["ct"], seed=1))
+    assert one != splits(read_cohort(path, conditions=["ct"], seed=2))
+
+
+def test_a_patient_is_in_one_split_under_every_condition(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(20, "pre_dwi"), *rows(12, "post_dwi"), *rows(20, "ct")])
+    each = [
+        splits(read_cohort(path, conditions=[c], seed=3)) for c in ("pre_dwi", "post_dwi", "ct")
+    ]
+    both = read_cohort(path, conditions=["pre_dwi", "post_dwi"], seed=3)
+    assert each[0] == each[2] == splits(both)
+    assert each[1].items() <= each[0].items()
+    assert sorted(c.condition for c in both).count("post_dwi") == 12
+
+
+def test_validation_patients_come_out_of_the_given_training_patients(tmp_path):
+    lines = [f"{line},{'test' if i < 3 else 'train'}" for i, line in enumerate(rows(8))]
+    path = write(tmp_path, [HEADER + ",split", *lines])
+    found = splits(read_cohort(path, conditions=["ct"]))
+    assert [found[f"p{i:02}"] for i in range(3)] == ["test"] * 3
+    assert list(found.values()).count("validation") == 1
+    none = splits(read_cohort(path, conditions=["ct"], validation_fraction=0))
+    assert "validation" not in none.values()
+
+
+def test_one_training_patient_stays_in_training(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(2)])
+    found = splits(read_cohort(path, conditions=["ct"]))
+    assert sorted(found.values()) == ["test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"", ["the file is empty", "write the header patient,condition,image,mask"]),
+        (b"\n\n,,\n", ["the file is empty"]),
+        (HEADER.encode(), ["no rows below the header", "add one row an image"]),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", ["not UTF-8 text", "save it as UTF-8"]),
+        (b"patient\0", ["not a text file", "save it as UTF-8"]),
+        (HEADER.encode() + b'\na,ct,"im1,ma1\n', ["not readable as CSV", "save it"]),
+        (b"patient;condition;image;mask\na;b;c;d\n", ["row 1", "separate the cells with commas"]),
+    ],
+)
+def test_unusable_files(tmp_path, content, parts):
+    path = tmp_path / "cohort.csv"
+    path.write_bytes(content)
+    refuse(path, *parts)
+
+
+def test_absent_file(tmp_path):
+    with pytest.raises(CohortError, match=r"none\.csv: cohort file not found; correct the path"):
+        read_cohort(tmp_path / "none.csv", conditions=["ct"])
+
+
+@pytest.mark.parametrize(
+    ("header", "parts"),
+    [
+        ("patient,condition,image", ["row 1, column 'mask': missing; add it"]),
+        ("patient,condition,image,image,mask", ["column 'image': stands 2 times; keep one"]),
+        ("patient,condition,images,mask", ["column 'images': unknown; rename it to 'image'"]),
+        (HEADER + ",Mask Label", ["column 'Mask Label': unknown; rename it to 'mask_label'"]),
+        (HEADER + ",spilt", ["column 'spilt': unknown; rename it to 'split'"]),
+    ],
+)
+def test_wrong_header(tmp_path, header, parts):
+    path = write(tmp_path, [header, ",".join("x" for _ in header.split(","))])
+    refuse(path, *parts)
+
+
+def test_extra_columns_are_ignored(tmp_path):
+    path = write(tmp_path, [HEADER + ",patient_id,age", *(f"{row},7,70" for row in rows(3))])
+    assert len(read_cohort(path, conditions=["ct"])) == 3
+
+
+def test_every_wrong_row_is_listed_at_once(tmp_path):
+    path = write(
+        tmp_path,
+        [
+            HEADER + ",mask_label,split",
+            "a,ct,im1,ma1,,train",
+            "b,ct,gone/b.nii.gz,ma2,,train",
+            "c,Pre-DWI,im3,ma3,,train",
+            "d,ct,im4,ma4,1.0,train",
+            ",ct,im5,ma5,0,train",
+            "f,ct,im6,im6,,trian",
+            "g,ct,im7,ma7,,validation",
+            "h,ct,im8",
+        ],
+    )
+    message = refuse(
+        path,
+        "row 3, column 'image': file not found: gone/b.nii.gz; correct the path (relative to the "
+        "folder of the cohort file)",
+        "row 4, column 'condition': 'Pre-DWI' is not lower-case",
+        "write 'pre_dwi'",
+        "row 5, column 'mask_label': '1.0' is not an integer; write the label",
+        "row 6, column 'patient': empty; fill the cell",
+        "row 6, column 'mask_label': 0 is background; write a label above 0",
+        "row 7, column 'mask': the same file as the image",
+        "row 7, column 'split': 'trian' is not 'train' or 'test'; write 'train'",
+        "row 8, column 'split': 'validation' is not 'train' or 'test'; write 'train'",
+        "row 9: 3 cells under 6 columns; correct the commas",
+    )
+    assert len(message.splitlines()) == 9
+    assert "row 2" not in message
+
+
+def test_a_folder_can_be_an_image_but_not_a_mask(tmp_path):
+    (tmp_path / "series").mkdir()
+    path = write(tmp_path, [HEADER, "a,ct,series,ma1", "b,ct,im2,ma2"])
+    images = [case.images[0].image for case in read_cohort(path, conditions=["ct"])]
+    assert tmp_path / "series" in images
+    path = write(tmp_path, [HEADER, "a,ct,im1,series"])
+    refuse(path, "row 2, column 'mask': not a file: series; correct the path")
+
+
+def test_b_values_and_labels_in_words(tmp_path):
+    header = HEADER + ",mask_label,b_value"
+    lines = ["a,dwi,im1,ma1.dcm,Tumor*,1000", "a,dwi,im1,ma1.DCM,3,0.5", "b,dwi,im2,ma2,,"]
+    path = write(tmp_path, [header, *lines])
+    cases = read_cohort(path, conditions=["dwi"])
+    found = {case.patient: [(p.mask_label, p.b_value) for p in case.images] for case in cases}
+    assert found == {"a": [("Tumor*", 1000.0), (3, 0.5)], "b": [(None, None)]}
+    assert isinstance(found["a"][1][0], int)
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "b1000"])
+def test_wrong_b_value(tmp_path, text):
+    path = write(tmp_path, [HEADER + ",b_value", f"a,dwi,im1,ma1,{text}"])
+    refuse(
+        path, f"row 2, column 'b_value': {text!r} is not a number of s/mm²", "correct or clear it"
+    )
+
+
+def test_same_image_and_b_value_twice(tmp_path):
+    lines = ["a,dwi,im1,ma1,0", "a,dwi,im1,ma2,800", "a,dwi,im1,ma3,800.0"]
+    path = write(tmp_path, [HEADER + ",b_value", *lines])
+    message = refuse(path, "row 4, column 'image': im1 stands already in row 3", "delete one")
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "label", "part"),
+    [
+        ("ma1", "Tumor*", "'Tumor*' is not an integer; write the label"),
+        ("ma1.dcm", "0", "0 is background; write a label above 0"),
+        ("ma1.dcm", "-2", "-2 is background; write a label above 0"),
+    ],
+)
+def test_wrong_label(tmp_path, mask, label, part):
+    path = write(tmp_path, [HEADER + ",mask_label", f"a,ct,im1,{mask},{label}"])
+    refuse(path, f"row 2, column 'mask_label': {part}")
+
+
+def test_images_to_predict_need_no_masks(tmp_path):
+    (tmp_path / "im_series").mkdir()
+    path = tmp_path / "new.csv"
+    path.write_text("condition,image,patient,b_value\ndwi,im_series,a,800\ndwi,im_series,a,\n")
+    expected = Image("a", "dwi", tmp_path / "im_series", 800.0, 2)
+    assert read_images(path)[0] == expected
+    assert [(i.row, i.b_value) for i in read_images(path)] == [(2, 800.0), (3, None)]
+
+
+def test_images_to_predict_may_have_masks_of_any_kind(tmp_path):
+    lines = ["a,ct,im1,gone,lesion,maybe", "b,ct,im2,,,train"]
+    path = write(tmp_path, [HEADER + ",mask_label,split", *lines])
+    assert [type(image) for image in read_images(path)] == [Image, Image]
+    assert [image.patient for image in read_images(path)] == ["a", "b"]
+
+
+def test_wrong_images_to_predict_are_listed_at_once(tmp_path):
+    lines = ["a,CT,im1,x,1", ",ct,gone,x,1", "c,ct,im3,x,-1", "d,ct,im1,x,1"]
+    path = write(tmp_path, ["patient,condition,image,mask,b_value", *lines])
+    with pytest.raises(CohortError) as caught:
+        read_images(path)
+    assert [line.split(": ", 1) for line in str(caught.value).splitlines()] == [
+        [
+            f"{path}, row 2, column 'condition'",
+            "'CT' is not lower-case letters, digits and _; write 'ct'",
+        ],
+        [f"{path}, row 3, column 'patient'", "empty; fill the cell or delete the row"],
+        [
+            f"{path}, row 3, column 'image'",
+            "file not found: gone; correct the path (relative to the folder of the cohort file)",
+        ],
+        [
+            f"{path}, row 4, column 'b_value'",
+            "'-1' is not a number of s/mm², 0 or above; correct or clear it",
+        ],
+    ]
+    path.write_text("patient,condition,images\na,ct,im1\n")
+    with pytest.raises(CohortError, match="'images': unknown; rename it to 'image'"):
+        read_images(path)
+
+
+def test_same_image_twice(tmp_path):
+    path = write(tmp_path, [HEADER, "a,ct,im1,ma1", "b,ct,im2,ma2", "a,ct,./im1,ma3"])
+    refuse(path, "row 4, column 'image': im1 stands already in row 2", "delete one of the two rows")
+
+
+def test_one_image_under_two_patients(tmp_path):
+    path = write(tmp_path, [HEADER, "a,ct,im1,ma1", "b,ct,im1,ma2"])
+    refuse(path, "row 3, column 'image': im1 is also patient 'a''s in row 2", "correct the patient")
+
+
+def test_split_in_some_rows_only(tmp_path):
+    path = write(
+        tmp_path, [HEADER + ",split", "a,ct,im1,ma1,train", "b,ct,im2,ma2,", "c,ct,im3,ma3,"]
+    )
+    refuse(path, "column 'split': empty in rows 3, 4 but given in row 2", "every row or in none")
+
+
+def test_one_patient_in_both_splits(tmp_path):
+    path = write(
+        tmp_path,
+        [HEADER + ",split", "a,x,im1,ma1,train", "a,y,im2,ma2,test", "b,x,im3,ma3,test"],
+    )
+    refuse(
+        path,
+        "column 'split': patient 'a' is 'train' in row 2 and 'test' in row 3",
+        "put all rows of a patient in one split",
+        conditions=["x"],
+    )
+
+
+@pytest.mark.parametrize("empty", ["train", "test"])
+def test_empty_train_or_test_set(tmp_path, empty):
+    other = "test" if empty == "train" else "train"
+    path = write(tmp_path, [HEADER + ",split", *(f"{row},{other}" for row in rows(3))])
+    refuse(path, "column 'split'", f"no {empty} case is left for ct", "add patients")
+
+
+def test_conditions_that_are_not_there(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(3, "pre_dwi"), *rows(3, "ct")])
+    refuse(
+        path,
+        "column 'condition': no row with pre_dvi (did you mean 'pre_dwi'?)",
+        "the conditions there are: ct, pre_dwi",
+        conditions=["pre_dvi"],
+    )
+    refuse(path, "no row with mri", conditions=["ct", "mri"])
+    refuse(path, "no condition asked for; choose from ct, pre_dwi", conditions=[])
+
+
+def test_real_cohort(shared):
+    cases = read_cohort(shared / "data" / "cohort.csv", conditions=["ct"])
+    assert len(cases) == 11
+    assert {case.patient for case in cases} >= {"lits-117", "msd-11485"}
+    assert sum(len(case.images) for case in cases) == 25

@@ -1,0 +1,202 @@
+"""The check of a cohort: what is counted, and that every problem is found in one go."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+
+from crlm_jax.data.cohort import check
+from crlm_jax.data.cohort.check import check_cohort, summary_rows
+from crlm_jax.data.cohort.command import main
+from tests.cohorts import make_cohort
+
+HEADER = "patient,condition,image,mask,mask_label,split"
+
+
+def write_volume(path: Path, voxels: np.ndarray, spacing=(1.5, 1.5, 7.0)) -> None:
+    volume = sitk.GetImageFromArray(voxels)
+    volume.SetSpacing(spacing)
+    sitk.WriteImage(volume, str(path))
+
+
+def write_pair(folder: Path, name: str, mask: np.ndarray, *, low: int = 0, high: int = 900) -> str:
+    """Writes an image of noise between two values and its mask; returns their two cells."""
+    voxels = np.random.default_rng(0).integers(low, high, mask.shape).astype(np.int16)
+    write_volume(folder / f"{name}.nii.gz", voxels)
+    write_volume(folder / f"{name}_roi.nii.gz", mask.astype(np.uint8))
+    return f"{name}.nii.gz,{name}_roi.nii.gz"
+
+
+def a_mask(*lesions: tuple[slice, slice, slice]) -> np.ndarray:
+    mask = np.zeros((4, 12, 12), bool)
+    for lesion in lesions:
+        mask[lesion] = True
+    return mask
+
+
+ONE = np.s_[1:3, 2:4, 2:5]  # 12 voxels of 7 × 1.5 × 1.5 mm
+FAR = np.s_[3:4, 8:9, 8:9]  # 1 voxel
+
+
+@pytest.fixture
+def cohort(tmp_path) -> Path:
+    """Three patients: DWI of all, CT of one; the third without tumour."""
+    lines = [
+        HEADER,
+        f"a,dwi,{write_pair(tmp_path, 'a', a_mask(ONE, FAR))},,train",
+        f"b,dwi,{write_pair(tmp_path, 'b', a_mask(FAR))},,test",
+        f"b,ct,{write_pair(tmp_path, 'b_ct', a_mask(ONE), low=-1000)},1,test",
+        f"c,dwi,{write_pair(tmp_path, 'c', a_mask())},,train",
+    ]
+    path = tmp_path / "cohort.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_summary_counts_and_units(cohort):
+    report = check_cohort(cohort)
+    assert report.problems == ()
+    rows = [dict(zip(check.HEADER, row, strict=True)) for row in summary_rows(report)]
+    assert [row["condition"] for row in rows] == ["ct", "dwi", "in all"]
+    assert list(rows[1].values()) == [
+        "dwi", "3", "2/1", "3", "12", "4", "3", "16 (16–189)", "7", "1.5",
+    ]  # fmt: skip
+    assert rows[2]["patients"] == "3"
+    assert rows[2]["images"] == "4"
+    assert (rows[0]["with tumour"], rows[0]["lesion mm³"]) == ("2", "189")
+
+
+def test_warnings_do_not_fail(cohort, capsys):
+    assert main(["check", str(cohort)]) == 0
+    out, err = capsys.readouterr()
+    assert "condition dwi: no tumour in any image of c;" in err
+    assert "condition ct: 2 of 3 patients have no image under it: a, c" in err
+    assert "condition ct: no train patient has an image under it" in err
+    assert "16 (16–189)" in out
+    assert "split as in the file: 2 train (of whom 1 are kept to validate), 1 test" in out
+    assert "error" not in err
+
+
+@pytest.mark.parametrize(
+    ("condition", "low", "high", "part"),
+    [
+        ("ct", 0, 900, "looks like another modality than ct: no voxel is below 0 HU"),
+        ("ct_portal", 0, 900, "rescale slope and intercept"),
+        ("dwi", -1000, 900, "looks like another modality than dwi: 1 % of its voxels are below"),
+        ("ct", -1000, 900, None),
+        ("dwi", -20, 900, None),
+    ],
+)
+def test_images_that_look_like_another_modality(tmp_path, condition, low, high, part):
+    lines = ["patient,condition,image,mask"]
+    for name in ("a", "b"):
+        cells = write_pair(tmp_path, name, a_mask(ONE), low=low, high=high)
+        lines.append(f"{name},{condition},{cells}")
+    path = tmp_path / "cohort.csv"
+    path.write_text("\n".join(lines) + "\n")
+    report = check_cohort(path)
+    assert report.problems == ()
+    assert len(report.warnings) == (0 if part is None else 2)
+    assert part is None or f"row 2: {tmp_path / 'a.nii.gz'}: " in report.warnings[0]
+    assert part is None or part in report.warnings[0]
+
+
+def test_every_problem_of_rows_images_and_masks_at_once(cohort, capsys):
+    folder = cohort.parent
+    whole = (folder / "a.nii.gz").read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    write_volume(folder / "small.nii.gz", np.ones((2, 3, 3), np.uint8))
+    more = [
+        "d,DWI,a.nii.gz,b_roi.nii.gz,,train",
+        "e,dwi,cut.nii.gz,a_roi.nii.gz,,train",
+        f"g,dwi,{write_pair(folder, 'g', a_mask(ONE)).split(',')[0]},small.nii.gz,,train",
+        "h,dwi,gone.nii.gz,a_roi.nii.gz,,train",
+    ]
+    cohort.write_text(cohort.read_text() + "\n".join(more) + "\n")
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    assert main(["check", str(cohort)]) == 1
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 4
+    for part in (
+        f"error: {cohort}, row 6, column 'condition': 'DWI'",
+        f"error: {cohort}, row 7: {folder / 'cut.nii.gz'}: the file is cut off",
+        f"error: {cohort}, row 8: the mask {folder / 'small.nii.gz'} and the image",
+        f"error: {cohort}, row 9, column 'image': file not found: gone.nii.gz; correct the path",
+    ):
+        assert sum(line.startswith(part) for line in errors) == 1, part
+    assert "4 problems to correct" in err
+    assert "patients have no image" not in err
+    assert out == ""
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_drawn_split_is_that_of_the_training(tmp_path):
+    report = check_cohort(make_cohort(tmp_path, patients=6, shape=(2, 16, 16)))
+    assert check.split_line(report) == (
+        "split drawn at training (seed 0, 40 % to test): 3 train (of whom 1 are kept to validate), "
+        "3 test"
+    )
+    assert summary_rows(report)[0][:4] == ("pre_dwi", "6", "3/3", "6")
+
+
+def test_a_cohort_that_cannot_be_split_is_a_problem(tmp_path):
+    report = check_cohort(make_cohort(tmp_path, patients=1, shape=(2, 16, 16)))
+    assert len(report.problems) == 1
+    assert "no train case is left for pre_dwi" in report.problems[0]
+
+
+def test_a_label_that_no_mask_holds_is_a_problem(cohort):
+    lines = cohort.read_text().splitlines()
+    header, *rows = (line.split(",") for line in lines)
+    label = header.index("mask_label")
+    rows = [[*row[:label], "9", *row[label + 1 :]] for row in rows]
+    cohort.write_text("\n".join(map(",".join, [header, *rows])) + "\n")
+    assert check_cohort(cohort).problems == (
+        f"{cohort}: no image holds tumour; correct the masks or mask_label",
+    )
+
+
+def test_unusable_file_and_workers(tmp_path, capsys):
+    assert main(["check", str(tmp_path / "none.csv")]) == 1
+    assert "none.csv: cohort file not found; correct the path" in capsys.readouterr().err
+    assert main(["check", str(tmp_path), "--workers", "0"]) == 1
+    assert "--workers 0: write 1 or more" in capsys.readouterr().err
+
+
+def test_command_of_the_readme(cohort):
+    command = [sys.executable, "-m", "crlm_jax.data.cohort", "check", str(cohort)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "dwi" in run.stdout
+    assert all(line.startswith("warning: ") for line in run.stderr.splitlines())
+
+
+def test_real_cohort(shared, capsys):
+    data = shared / "data"
+    assert main(["check", str(data / "cohort.csv")]) == 0
+    out, err = capsys.readouterr()
+    # Counted another way: by SimpleITK's own components, and picture by picture.
+    labels = sitk.ReadImage(str(data / "ct_volume" / "labels.nii.gz")) == 2
+    parts = sitk.ConnectedComponent(labels, True)
+    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape.Execute(parts)
+    sizes = sorted(shape.GetPhysicalSize(label) for label in shape.GetLabels())
+    voxels = sitk.GetArrayFromImage(labels)
+    lesions, slices, tumour = len(sizes), len(voxels), int(voxels.any(axis=(1, 2)).sum())
+    for file in (data / "ct_slices" / "masks").glob("*.png"):
+        mask = sitk.GetArrayFromImage(sitk.ReadImage(str(file))) > 0
+        lesions += ndimage.label(mask, np.ones((3, 3)))[1]
+        slices, tumour = slices + 1, tumour + int(mask.any())
+    row = next(line.split() for line in out.splitlines() if line.strip().startswith("ct"))
+    assert row[:7] == ["ct", "11", "7/4", "25", str(slices), str(tumour), str(lesions)]
+    middle = sizes[len(sizes) // 2] if len(sizes) % 2 else sum(sizes[len(sizes) // 2 - 1 :][:2]) / 2
+    assert row[7:] == [f"{middle:,.0f}", f"({sizes[0]:,.0f}–{sizes[-1]:,.0f})", "1", "1"]
+    assert "7 train (of whom 1 are kept to validate), 4 test" in out
+    assert "Pictures have no spacing" in out
+    assert "no tumour in any image of msd-11596, msd-11653, msd-11891, msd-12145" in err
+    assert "modality" not in err

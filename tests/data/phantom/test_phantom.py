@@ -1,0 +1,186 @@
+"""The phantom cohort: the same bytes every time, sound geometry, and lesions as described."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+from scipy.spatial.distance import pdist
+
+from crlm_jax.data.phantom import cohort as phantom_cohort
+from crlm_jax.data.phantom.cohort import CONDITIONS, make_phantom
+from tests.benchmarks.phantom import contrast_to_noise
+
+PATIENTS = 3
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    return make_phantom(tmp_path_factory.mktemp("phantom") / "cohort", patients=PATIENTS, workers=2)
+
+
+@pytest.fixture(scope="module")
+def rows(cohort) -> list[dict[str, str]]:
+    with cohort.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def lesions(cohort) -> dict[str, dict]:
+    return json.loads((cohort.parent / "lesions.json").read_text())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def open_row(cohort: Path, row: dict[str, str]) -> tuple[sitk.Image, sitk.Image]:
+    return tuple(sitk.ReadImage(str(cohort.parent / row[key])) for key in ("image", "mask"))
+
+
+def value_at(image: sitk.Image, point: list[float]) -> float:
+    return image[image.TransformPhysicalPointToIndex(point)]
+
+
+def corners(mask: sitk.Image) -> list[np.ndarray]:
+    """Physical positions (mm) of each connected lesion's voxels."""
+    labelled, count = ndimage.label(sitk.GetArrayFromImage(mask), np.ones((3, 3, 3)))
+    found = (np.argwhere(labelled == index + 1)[:, ::-1] for index in range(count))
+    return [index * np.array(mask.GetSpacing()) + mask.GetOrigin() for index in found]
+
+
+def test_table_lists_every_image_once(cohort, rows):
+    assert cohort.name == "cohort.csv"
+    header = cohort.read_text().splitlines()[0]
+    assert header == "patient,condition,image,mask,mask_label,split"
+    assert [row["condition"] for row in rows] == list(CONDITIONS) * PATIENTS
+    assert len({row["patient"] for row in rows}) == PATIENTS
+    assert all(row["mask_label"] == row["split"] == "" for row in rows)
+    assert "no patient" in (cohort.parent / "README.txt").read_text()
+
+
+def test_same_seed_same_bytes_on_any_number_of_workers(cohort, tmp_path):
+    again = make_phantom(tmp_path / "again", patients=PATIENTS, workers=1)
+    assert contents(again.parent) == contents(cohort.parent)
+
+
+def test_a_scan_depends_on_seed_and_patient_only(cohort, tmp_path):
+    kwargs = {"patients": 1, "conditions": ["post_dwi"]}
+    image = "phantom-001/post_dwi.nii.gz"
+    one = make_phantom(tmp_path / "one", **kwargs).parent / image
+    other = make_phantom(tmp_path / "other", seed=1, **kwargs).parent / image
+    assert one.read_bytes() == (cohort.parent / image).read_bytes()
+    assert one.read_bytes() != other.read_bytes()
+
+
+def test_image_and_mask_share_a_geometry_and_hold_a_lesion(cohort, rows):
+    for row in rows:
+        image, mask = open_row(cohort, row)
+        for read in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(image, read)() == getattr(mask, read)(), row
+        assert image.GetPixelID() == sitk.sitkInt16
+        assert mask.GetPixelID() == sitk.sitkUInt8
+        voxels = sitk.GetArrayFromImage(mask)
+        assert set(np.unique(voxels)) == {0, 1}, row
+        assert not voxels[[0, -1]].any()  # slices without tumour above and below
+        assert image.GetSize()[0] * image.GetSpacing()[0] == pytest.approx(380.0)  # field of view
+        assert image.GetSpacing()[2] == pytest.approx(5.0 if row["condition"] == "ct" else 7.0)
+
+
+def test_ct_is_in_hounsfield_units(cohort):
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(cohort.parent / "phantom-001/ct.nii.gz")))
+    assert np.median(voxels[:, :8, :8]) == pytest.approx(-1000, abs=5)  # air
+    assert (voxels > 400).any()  # bone
+
+
+def test_lesions_have_the_sizes_described(cohort, rows, lesions):
+    for name, drawn in lesions.items():
+        assert 1 <= len(drawn["metastases"]) <= 5, name
+        for lesion in drawn["metastases"]:
+            assert 8 <= lesion["pre_mm"] <= 60
+            assert lesion["post_mm"] == 0 or 8 <= lesion["post_mm"] <= 60
+    for row in rows:
+        image, mask = open_row(cohort, row)
+        voxel = np.linalg.norm(image.GetSpacing())
+        key = "post_mm" if row["condition"].startswith("post") else "pre_mm"
+        drawn = max(lesion[key] for lesion in lesions[row["patient"]]["metastases"])
+        spans = [pdist(points).max() if len(points) > 1 else 0.0 for points in corners(mask)]
+        assert max(spans) == pytest.approx(drawn, abs=voxel + 4), row
+
+
+def test_lesions_lie_in_the_liver_and_benign_ones_outside_the_mask(cohort, rows, lesions):
+    for row in rows:
+        _, mask = open_row(cohort, row)
+        for points in corners(mask):
+            x, y, z = points.mean(0)
+            # The liver: the patient's right (LPS: negative x) and its left lobe in front.
+            assert -150 < x < 90, row
+            assert x < 10 or y < 20, row
+            assert -110 < z < 100, row
+        drawn = lesions[row["patient"]]
+        assert drawn["benign"]
+        assert not any(value_at(mask, benign["centre_mm"]) for benign in drawn["benign"])
+        key = "post_mm" if row["condition"].startswith("post") else "pre_mm"
+        large = [lesion for lesion in drawn["metastases"] if lesion[key] > 20]
+        assert all(value_at(mask, lesion["centre_mm"]) for lesion in large)
+
+
+def test_chemotherapy_shrinks_lesions_and_dwi_shows_them_best(cohort, rows):
+    contrast: dict[str, list[float]] = {}
+    volume: dict[str, float] = {}
+    for row in rows:
+        image, mask = open_row(cohort, row)
+        voxels = sitk.GetArrayFromImage(mask)
+        value = contrast_to_noise(sitk.GetArrayFromImage(image), voxels, mask.GetSpacing()[0])
+        contrast.setdefault(row["condition"], []).append(value)
+        ml = voxels.sum() * np.prod(mask.GetSpacing()) / 1000
+        volume[row["condition"]] = volume.get(row["condition"], 0.0) + ml
+    middle = {condition: np.median(values) for condition, values in contrast.items()}
+    assert middle["pre_dwi"] > middle["pre_t2wi"]
+    for sequence in ("dwi", "t2wi"):
+        assert middle[f"pre_{sequence}"] > middle[f"post_{sequence}"]
+        assert volume[f"pre_{sequence}"] > volume[f"post_{sequence}"]
+
+
+def test_finished_cohort_is_returned_as_it_is(cohort):
+    before = cohort.stat().st_mtime_ns
+    assert make_phantom(cohort.parent, patients=PATIENTS) == cohort
+    assert cohort.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"patients": 2}, {"conditions": ["ct"]}])
+def test_other_settings_in_the_folder_are_an_error(cohort, change):
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        make_phantom(cohort.parent, **{"patients": PATIENTS} | change)
+
+
+def test_other_files_in_the_folder_are_an_error(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=str(tmp_path)):
+        make_phantom(tmp_path, patients=1)
+    assert contents(tmp_path) == {"thesis.txt": b"mine"}
+
+
+def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phantom_cohort, "_write_scan", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make_phantom(tmp_path / "cohort", patients=2, conditions=["pre_dwi"])
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    make_phantom(tmp_path / "cohort", patients=1, conditions=["pre_dwi"])
+    assert [path.name for path in tmp_path.iterdir()] == ["cohort"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"conditions": ["pet"]}, {"conditions": []}, {"patients": 0}, {"seed": -1}]
+)
+def test_wrong_settings_are_an_error(tmp_path, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        make_phantom(tmp_path / "cohort", **wrong)
+    assert not (tmp_path / "cohort").exists()

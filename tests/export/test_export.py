@@ -1,0 +1,370 @@
+"""An exported segmenter gives what the package gives, without the package."""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from crlm_jax.config.schema import ConfigError
+from crlm_jax.config.storage import to_json
+from crlm_jax.export import bundle, function, to_onnx
+from crlm_jax.export import command as export_command
+from crlm_jax.imaging import resize as imaging_resize
+from crlm_jax.imaging import volumes
+from crlm_jax.imaging.grey import to_uint8
+from crlm_jax.method.checkpoint import Checkpoints
+from crlm_jax.method.segment import load_best, make_segment
+from crlm_jax.method.step import create_state
+from crlm_jax.runs.folder import read_run
+from crlm_jax.system import parallel
+from crlm_jax.training.loop import segmenter_part
+from tests.cohorts import tiny_config
+
+WINDOW = (20.0, 180.0)
+FINAL_BIAS = 4.2
+# Batch, rows, columns: as the network sees it, larger, a single row, uneven both ways.
+SHAPES = [(1, 32, 32), (3, 64, 48), (1, 1, 5), (2, 83, 150)]
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "jax2onnx")),
+    reason="the extra `export` is not installed",
+)
+
+
+def make_run(folder: Path, conditions=("pre_dwi",), precision="float32") -> Path:
+    """A run whose weights and statistics were moved, so that every layer shows in the result."""
+    config = tiny_config(folder / "cohort.csv", folder / "cache", conditions)
+    config.loss.stages, config.train.precision = (), precision
+    config.data.ct_window = (-100.0, 200.0)
+    _, state = create_state(config, parallel.make_mesh(1))
+    rng = np.random.default_rng(1)
+
+    def moved(path, x):
+        x, name = np.asarray(x), jax.tree_util.keystr(path)
+        noise = rng.uniform(-0.5, 0.5, x.shape).astype(np.float32)
+        if x.ndim == 4:  # a gain that keeps the spread from layer to layer
+            return x * 2.4
+        if "final" in name:  # probabilities on either side of the threshold
+            return np.full_like(x, FINAL_BIAS)
+        return x * (1 + noise) + (noise / 2 if "bias" in name or "mean" in name else 0)
+
+    parts = jax.tree_util.tree_map_with_path(moved, segmenter_part(state))
+    parts = jax.device_put(parts, parallel.replicated(parallel.make_mesh(1)))
+    folder.mkdir()
+    (folder / "config.json").write_text(to_json(config), encoding="utf-8")
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(7, parts, None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("exports") / "stablehlo"
+    bundle.export_run(run, out, "stablehlo")
+    return out
+
+
+@pytest.fixture(scope="module")
+def exported_onnx(run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("exports") / "both"
+    bundle.export_run(run, out)
+    return out
+
+
+def load_stablehlo(folder: Path):
+    return jax.jit(jax.export.deserialize(bytearray((folder / bundle.STABLEHLO).read_bytes())).call)
+
+
+def load_onnx(folder: Path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / bundle.ONNX)
+    return lambda image, window: session.run(None, {"image": image, "window": window})[0]
+
+
+@functools.cache
+def segmenter(run: Path, precision: str):
+    config, mesh = read_run(run), parallel.make_mesh(1)
+    config.train.precision = precision
+    graph, variables, _ = load_best(config, run, mesh)
+    return functools.partial(make_segment(graph, mesh), variables)
+
+
+def by_the_package(run: Path, image: np.ndarray, window=WINDOW, precision="float32") -> np.ndarray:
+    """The probability (B, H, W) by the path of evaluation and prediction."""
+    volume = volumes.Volume(image, (1.0, 1.0, 1.0), None, False, Path("raw"))
+    grey = to_uint8(volume, "ct", ct_window=window)
+    slices = imaging_resize.resize(grey, read_run(run).data.image_size)[..., None]
+    probability = np.asarray(segmenter(run, precision)(slices))
+    return imaging_resize.resize(probability, image.shape[1:])
+
+
+def raw(shape: tuple[int, int, int]) -> np.ndarray:
+    rng = np.random.default_rng(shape)
+    blobs = imaging_resize.resize(
+        rng.uniform(0, 200, (shape[0], 4, 4)).astype(np.float32), shape[1:]
+    )
+    return blobs + rng.normal(0, 15, shape).astype(np.float32)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_stablehlo_is_the_packages_path(run, exported, shape):
+    image = raw(shape)
+    expected = by_the_package(run, image)
+    found = load_stablehlo(exported)(image, np.array(WINDOW, np.float32))
+    assert found.shape == shape
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
+def test_the_moved_weights_give_maps_worth_comparing(run):
+    expected = by_the_package(run, raw((2, 83, 150)))
+    assert expected.std() > 0.05
+    assert expected.min() < 0.4 < 0.6 < expected.max()
+
+
+def test_stablehlo_runs_on_every_platform_at_every_size(exported):
+    loaded = jax.export.deserialize(bytearray((exported / bundle.STABLEHLO).read_bytes()))
+    assert loaded.platforms == ("cpu", "cuda", "tpu")
+    assert [str(aval.shape) for aval in loaded.in_avals] == ["(B, H, W)", "(2,)"]
+    assert [str(aval.shape) for aval in loaded.out_avals] == ["(B, H, W)"]
+
+
+@pytest.mark.parametrize(("old", "new"), [(7, 32), (32, 7), (512, 224), (224, 511), (1, 3), (5, 5)])
+def test_halfway_grey_levels_round_as_in_numpy(old, new):
+    grey = np.random.default_rng(old).integers(0, 256, (2, old, old)).astype(np.uint8)
+    resize = jax.jit(function._resize, static_argnums=(1, 2))
+    found = np.rint(resize(grey.astype(np.float32), new, new))
+    np.testing.assert_array_equal(found, imaging_resize.resize(grey, new))
+
+
+@needs_onnx
+@pytest.mark.parametrize("shape", SHAPES)
+def test_onnx_is_the_packages_path(run, exported_onnx, shape):
+    image = raw(shape)
+    found = load_onnx(exported_onnx)(image, np.array(WINDOW, np.float32))
+    assert found.shape == shape
+    np.testing.assert_allclose(found, by_the_package(run, image), atol=1e-4, rtol=0)
+
+
+@needs_onnx
+def test_onnx_carries_its_warnings(exported_onnx):
+    import onnx
+
+    model = onnx.load(exported_onnx / bundle.ONNX)
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    assert notes == {"run": "tiny", "step": "7", "conditions": "pre_dwi", "warnings": ""}
+
+
+@needs_onnx
+def test_a_bfloat16_run_stays_so_in_stablehlo_and_is_float32_in_onnx(tmp_path):
+    run, out, image = (
+        make_run(tmp_path / "run", precision="bfloat16"),
+        tmp_path / "out",
+        raw(SHAPES[0]),
+    )
+    bundle.export_run(run, out)
+    window = np.array(WINDOW, np.float32)
+    rounded = by_the_package(run, image, precision="bfloat16")
+    exact = by_the_package(run, image, precision="float32")
+    assert np.abs(rounded - exact).max() > 1e-3
+    np.testing.assert_allclose(load_stablehlo(out)(image, window), rounded, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(load_onnx(out)(image, window), exact, atol=1e-4, rtol=0)
+    description = json.loads((out / bundle.PREPROCESSING).read_text())
+    assert description["precision"] == {bundle.STABLEHLO: "bfloat16", bundle.ONNX: "float32"}
+
+
+def test_preprocessing_says_what_a_user_must_know(tmp_path):
+    run = make_run(tmp_path / "mixed", ("ct", "pre_dwi"))
+    config = read_run(run)
+    config.data.cohort, config.loss.stages = "phantom", (1,)
+    (run / "config.json").write_text(to_json(config), encoding="utf-8")
+    before = contents(run)
+    bundle.export_run(run, tmp_path / "out", "stablehlo")
+    assert contents(run) == before
+    found = json.loads((tmp_path / "out" / bundle.PREPROCESSING).read_text())
+    assert found["windows"]["ct"] == {"kind": "fixed", "unit": "HU", "low": -100, "high": 200}
+    assert found["windows"]["pre_dwi"]["kind"] == "percentiles"
+    assert (found["run"], found["step"], found["threshold"]) == ("mixed", 7, 0.5)
+    assert found["image_size"] == 32
+    assert [warning.split(":")[0] for warning in found["warnings"]] == ["PHANTOM", "RANDOM CRITIC"]
+    assert set(found["files"]) == {bundle.STABLEHLO, bundle.EXAMPLE}
+    for name, digest in found["files"].items():
+        assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
+    done = run_example(tmp_path / "out", ("crlm_jax",), "scan.nii.gz", "mask.nii.gz")
+    assert done.returncode == 1
+    assert "give one CONDITION of ct, pre_dwi" in done.stderr
+
+
+def run_example(out: Path, without: tuple[str, ...], *arguments) -> subprocess.CompletedProcess:
+    """Runs the written example in a process that cannot import some packages."""
+    program = (
+        "import runpy, sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name.partition('.')[0] in {without!r}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    command = [sys.executable, "-I", "-c", program, str(out / bundle.EXAMPLE), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def write_oblique_scan(path: Path) -> None:
+    """A scan of 11 axial slices, stored sagittal, flipped and turned by 10°."""
+    image = sitk.GetImageFromArray(raw((40, 11, 36)).astype(np.int16))
+    cosine, sine = np.cos(np.radians(10)), np.sin(np.radians(10))
+    turn = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    columns = turn @ np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]])
+    image.SetDirection(columns.ravel().tolist())
+    image.SetSpacing((1.1, 5.0, 1.3))
+    image.SetOrigin((30.0, -80.0, 400.0))
+    sitk.WriteImage(image, str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        (bundle.STABLEHLO, ("crlm_jax", "flax", "onnx", "onnxruntime")),
+        pytest.param(bundle.ONNX, ("crlm_jax", "flax", "jax", "onnx"), marks=needs_onnx),
+    ],
+)
+def test_the_example_segments_a_scan_without_the_package(run, request, tmp_path, name, without):
+    out = request.getfixturevalue("exported" if name == bundle.STABLEHLO else "exported_onnx")
+    scan, mask = tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz"
+    write_oblique_scan(scan)
+    done = run_example(out, without, scan, mask, name)
+    assert done.returncode == 0, done.stderr
+    volume = volumes.read_image(scan)
+    assert volume.voxels.shape[0] == 11
+    found = volumes.read_mask(mask, None, volume)  # raises where the grids differ
+    window = tuple(np.percentile(volume.voxels, (0.5, 99.5)))
+    probability = by_the_package(run, volume.voxels, window)
+    assert 0.05 < found.mean() < 0.95
+    assert ((found == (probability > 0.5)) | (np.abs(probability - 0.5) < 1e-4)).all()
+
+
+def test_a_second_export_replaces_the_first(run, exported, tmp_path):
+    out = Path(shutil.copytree(exported, tmp_path / "out"))
+    (out / bundle.ONNX).write_bytes(b"of an earlier step")
+    bundle.export_run(run, out, "stablehlo")
+    assert set(contents(out)) == {bundle.STABLEHLO, bundle.PREPROCESSING, bundle.EXAMPLE}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def fails(capsys, *arguments) -> str:
+    """Runs the command, which must end with one line of error; returns it."""
+    with pytest.raises(SystemExit) as stop:
+        export_command.main([str(argument) for argument in arguments])
+    message = str(stop.value.code)
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("names", [("thesis.docx",), ("example.py",), ("preprocessing.json", "x")])
+def test_a_folder_with_something_else_is_refused(run, tmp_path, capsys, names):
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+    message = fails(capsys, "--run", run, "--out", tmp_path, "--format", "stablehlo")
+    assert str(tmp_path) in message
+    assert "another --out" in message
+    assert contents(tmp_path) == before
+
+
+def test_a_run_that_is_not_there_is_one_line(tmp_path, capsys):
+    message = fails(
+        capsys, "--run", tmp_path / "no", "--out", tmp_path / "o", "--format", "stablehlo"
+    )
+    assert str(tmp_path / "no") in message
+    assert "config.json" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_a_checkpoint_is_one_line(run, tmp_path, capsys):
+    young = tmp_path / "young"
+    young.mkdir()
+    (young / "config.json").write_bytes((run / "config.json").read_bytes())
+    message = fails(capsys, "--run", young, "--out", tmp_path / "o", "--format", "stablehlo")
+    assert str(young) in message
+    assert "train the run first" in message
+    assert set(contents(tmp_path)) == {"young/config.json"}
+    assert [path.name for path in young.iterdir()] == ["config.json"]
+
+
+def test_missing_packages_are_named_with_the_two_ways_out(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    message = fails(capsys, "--run", run, "--out", tmp_path / "out")
+    assert "pip install 'crlm_jax[export]'" in message
+    assert "--format stablehlo" in message
+    assert not list(tmp_path.iterdir())
+
+
+@needs_onnx
+@pytest.mark.parametrize("wrong", [2e-4, np.nan])
+def test_an_onnx_result_that_differs_is_refused(run, tmp_path, monkeypatch, wrong):
+    import onnxruntime
+
+    honest = onnxruntime.InferenceSession.run
+
+    def perturbed(self, *arguments):
+        (probability,) = honest(self, *arguments)
+        probability[0, 3, 5] += wrong
+        return [probability]
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", perturbed)
+    with pytest.raises(to_onnx.ExportError, match="nothing was written"):
+        bundle.export_run(run, tmp_path / "out", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_leaves_the_earlier_export(run, exported, tmp_path, monkeypatch):
+    out = Path(shutil.copytree(exported, tmp_path / "out"))
+    before = contents(tmp_path)
+    write = Path.write_bytes
+
+    def full(self, data):
+        if self.name == bundle.PREPROCESSING:
+            raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        bundle.export_run(run, out, "stablehlo")
+    assert contents(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_command_prints_what_it_wrote(run, tmp_path, capsys):
+    (tmp_path / "out").mkdir()  # empty
+    export_command.main(
+        ["--run", str(run), "--out", str(tmp_path / "out"), "--format", "stablehlo"]
+    )
+    written = capsys.readouterr().out.split()
+    assert {Path(line).name for line in written} == set(contents(tmp_path / "out"))
+
+
+def test_a_config_of_another_version_is_refused(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"unknown": 1}')
+    with pytest.raises(ConfigError):
+        bundle.export_run(tmp_path, tmp_path / "out", "stablehlo")

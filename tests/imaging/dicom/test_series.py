@@ -1,0 +1,417 @@
+"""DICOM series to volumes: order, geometry, values, and what is refused."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    MPEG2MPML,
+    HTJ2KLossless,
+    JPEGLSLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+from crlm_jax.imaging.dicom import series as dicom_series
+from crlm_jax.imaging.dicom.files import find_series, is_dicom
+from crlm_jax.imaging.dicom.series import read_series
+from tests.imaging.dicom.dicoms import (
+    FRAME,
+    ORIGIN,
+    SHAPE,
+    SPACING,
+    by_simpleitk,
+    image,
+    refuse,
+    rotation,
+    save,
+    uid,
+    voxels,
+    write_segments,
+    write_series,
+)
+
+# Order, geometry and values
+
+
+@pytest.mark.parametrize("degrees", [0, 20, 75, 180])
+@pytest.mark.parametrize("flip", [1, -1])
+def test_volume_is_the_one_of_simpleitk(tmp_path, degrees, flip):
+    axes = rotation(degrees)
+    axes[2] *= flip  # files in the order of decreasing position
+    write_series(tmp_path, axes=axes)
+    array, geometry, series = read_series(tmp_path)
+    expected = by_simpleitk(tmp_path)
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, sitk.GetArrayFromImage(expected))
+    np.testing.assert_array_equal(array, voxels()[::flip] - 1024)
+    assert geometry.size == expected.GetSize() == SHAPE[::-1]
+    np.testing.assert_allclose(geometry.spacing, expected.GetSpacing(), rtol=1e-6)
+    np.testing.assert_allclose(geometry.origin, expected.GetOrigin(), atol=1e-6)
+    np.testing.assert_allclose(geometry.direction, expected.GetDirection(), atol=1e-7)
+    assert np.linalg.det(np.reshape(geometry.direction, (3, 3))) == pytest.approx(1)
+    assert len(series.headers) == SHAPE[0]
+    for index, header in enumerate(series.headers):
+        z = geometry.origin + np.reshape(geometry.direction, (3, 3))[:, 2] * 2.5 * index
+        np.testing.assert_allclose(header.ImagePositionPatient, z, atol=1e-5)
+        assert "PixelData" not in header
+
+
+def test_names_and_numbers_of_files_are_of_no_account(tmp_path):
+    order = np.random.default_rng(3).permutation(SHAPE[0])
+    names = [f"IM{order[index]:04d}" for index in range(SHAPE[0])]
+
+    def shuffle(index, header):
+        header.InstanceNumber = int(order[-1 - index])
+
+    files = write_series(tmp_path, names=names, change=shuffle)
+    array, geometry, series = read_series(tmp_path)
+    np.testing.assert_array_equal(array, voxels() - 1024)
+    assert geometry.origin == ORIGIN
+    assert geometry.spacing == pytest.approx(SPACING[::-1])
+    assert [Path(header.filename) for header in series.headers] == files
+
+
+def test_what_the_series_says(tmp_path):
+    write_series(tmp_path, modality="MR")
+    _, _, series = read_series(tmp_path)
+    assert (series.uid, series.modality, series.path) == (uid(1), "MR", tmp_path)
+    assert series.b_value is None
+
+
+def test_rescale_is_that_of_each_slice(tmp_path):
+    def rescale(index, header):
+        header.RescaleSlope, header.RescaleIntercept = 0.5 + index, -10 * index
+
+    write_series(tmp_path, change=rescale)
+    index = np.arange(SHAPE[0])[:, None, None]
+    array, _, _ = read_series(tmp_path)
+    np.testing.assert_allclose(array, voxels() * (0.5 + index) - 10 * index, rtol=1e-6)
+    np.testing.assert_allclose(array, sitk.GetArrayFromImage(by_simpleitk(tmp_path)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
+def test_stored_types(tmp_path, dtype):
+    array = voxels().astype(dtype)
+    write_series(tmp_path, array, modality="MR")
+    np.testing.assert_array_equal(read_series(tmp_path)[0], array)
+
+
+@pytest.mark.parametrize(
+    ("change", "spacing"),
+    [
+        ({"SpacingBetweenSlices": 4.5, "SliceThickness": 3}, 4.5),
+        ({"SliceThickness": 3}, 3.0),
+        ({"SliceThickness": None}, 1.0),
+    ],
+)
+def test_one_slice(tmp_path, change, spacing):
+    write_series(tmp_path, voxels()[:1], change=lambda _, header: header.update(change))
+    array, geometry, _ = read_series(tmp_path)
+    np.testing.assert_array_equal(array, voxels()[:1] - 1024)
+    assert geometry.spacing == (0.8, 0.7, spacing)
+
+
+def test_positions_of_two_digits_are_even_enough(tmp_path):
+    def round_off(index, header):
+        header.ImagePositionPatient = [f"{value:.2f}" for value in header.ImagePositionPatient]
+
+    write_series(tmp_path, axes=rotation(20), spacing=(0.333, 0.7, 0.7), change=round_off)
+    assert read_series(tmp_path)[1].spacing[2] == pytest.approx(0.333, abs=0.005)
+
+
+def test_real_series(shared):
+    folder = shared / "data" / "dicom_seg" / "ct"
+    array, geometry, series = read_series(folder)
+    expected = by_simpleitk(folder)
+    np.testing.assert_array_equal(array, sitk.GetArrayFromImage(expected))
+    assert geometry.spacing == pytest.approx((0.810547, 0.810547, 1.0))
+    assert geometry.origin == pytest.approx(expected.GetOrigin())
+    assert series.modality == "CT"
+    assert np.median(array[1, 200:300, 200:300]) == pytest.approx(50, abs=150)  # HU of soft tissue
+
+
+# Files and folders
+
+
+def test_is_dicom(tmp_path):
+    files = write_series(tmp_path / "a", names=[f"IM{index}" for index in range(6)])
+    assert is_dicom(tmp_path / "a")
+    assert is_dicom(files[0])
+    assert not is_dicom(tmp_path)  # not directly in it
+    assert not is_dicom(tmp_path / "none")
+    (tmp_path / "scan.nii.gz").write_bytes(b"0" * 400)
+    assert not is_dicom(tmp_path / "scan.nii.gz")
+    assert not is_dicom(tmp_path)
+    (tmp_path / "x.DCM").write_bytes(b"")
+    assert is_dicom(tmp_path / "x.DCM")
+
+
+def test_find_series(tmp_path):
+    first = write_series(tmp_path / "p1" / "deep", names=[f"I{index}" for index in range(6)])
+    second = write_series(tmp_path / "p1", series=uid(2))
+    third = write_series(tmp_path / "p2", series=uid(3), modality="MR")
+    write_segments(tmp_path / "p2" / "seg.dcm", third, {"Tumor": voxels() > 0})
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "p2" / "._000.dcm").write_bytes(b"resource fork")
+    assert find_series(tmp_path) == {uid(1): first, uid(2): second, uid(3): third}
+    assert find_series(tmp_path / "p1" / "deep") == {uid(1): first}
+
+
+def test_one_of_several_series(tmp_path):
+    write_series(tmp_path, names=[f"a{index}" for index in range(6)])
+    other = write_series(tmp_path, voxels(1), series=uid(2), modality="MR")
+    listed = f"{uid(1)} (CT, 6 images); {uid(2)} (MR, 6 images)"
+    refuse(lambda: read_series(tmp_path), f"{tmp_path}: holds 2 series", "--series UID", listed)
+    refuse(
+        lambda: read_series(tmp_path, series=uid(9)),
+        f"{tmp_path}: has no series {uid(9)}",
+        "--series UID",
+        listed,
+    )
+    refuse(
+        lambda: read_series(other[0], series=uid(1)),
+        f"{other[0]}: belongs to series {uid(2)}, not {uid(1)}",
+    )
+    for found in (read_series(tmp_path, series=uid(2)), read_series(other[3])):
+        np.testing.assert_array_equal(found[0], voxels(1))
+        assert found[2].uid == uid(2)
+    assert read_series(other[3])[2].path == other[3]
+
+
+def test_objects_that_are_no_images_are_ignored(tmp_path):
+    files = write_series(tmp_path)
+    write_segments(tmp_path / "seg.dcm", files, {"Tumor": voxels() > 0})
+    for number, kind in enumerate(
+        ("1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.481.3", "1.2.840.10008.1.3.10")
+    ):
+        other = pydicom.dcmread(files[0])
+        other.SOPClassUID = other.file_meta.MediaStorageSOPClassUID = kind
+        other.SeriesInstanceUID = uid(20 + number)
+        save(other, tmp_path / f"other{number}")
+    (tmp_path / "readme.txt").write_text("hello")
+    np.testing.assert_array_equal(read_series(tmp_path)[0], voxels() - 1024)
+    refuse(
+        lambda: read_series(tmp_path / "seg.dcm"),
+        f"{tmp_path / 'seg.dcm'}: holds no image (Segmentation Storage)",
+    )
+    for file in files:
+        file.unlink()
+    refuse(lambda: read_series(tmp_path), f"{tmp_path}: no image among its 4 DICOM files")
+
+
+def test_series_beside_unreadable_files(tmp_path):
+    """What `predict` on a tree of series may use too."""
+    files = write_series(tmp_path / "ct")
+    files[2].write_bytes(files[2].read_bytes()[:300])
+    unreadable = []
+    found = find_series(tmp_path, unreadable)
+    assert found == {uid(1): [*files[:2], *files[3:]]}
+    assert unreadable == [files[2]]
+
+
+def test_absent_empty_and_foreign(tmp_path):
+    refuse(lambda: read_series(tmp_path / "none"), f"{tmp_path / 'none'}: file or folder not found")
+    refuse(lambda: read_series(tmp_path), f"{tmp_path}: no DICOM file in the folder; name the one")
+    text = tmp_path / "a.nii"
+    text.write_text("hello " * 100)
+    refuse(lambda: read_series(text), f"{text}: not a DICOM file; name")
+    refuse(lambda: read_series(tmp_path), f"{tmp_path}: no DICOM file in the folder")
+    named = tmp_path / "b.dcm"
+    text.rename(named)
+    for call in (read_series, find_series):
+        refuse(lambda call=call: call(tmp_path), f"{named}: not a DICOM file, or cut off")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.09, 0.125, 0.2, 0.35, 0.6, 0.7, 0.8, 0.999])
+def test_files_cut_off(tmp_path, share):
+    file = write_series(tmp_path)[-1]  # at the edge, where no gap would tell
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * share)])
+    refuse(lambda: read_series(tmp_path), f"{file}: ", "copy it again" if share < 0.65 else "again")
+
+
+def test_file_without_preamble(tmp_path):
+    for file in write_series(tmp_path):
+        header = pydicom.dcmread(file)
+        del header.file_meta
+        header.save_as(file, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    np.testing.assert_array_equal(read_series(tmp_path)[0], voxels() - 1024)
+
+
+# Compressed pixels
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_compressed(tmp_path, syntax):
+    array = np.abs(voxels()).astype(np.uint16)
+    write_series(tmp_path, array, change=lambda _, header: header.compress(syntax))
+    np.testing.assert_array_equal(read_series(tmp_path)[0], array - 1024.0)
+
+
+@pytest.mark.parametrize("codec", ["JPEG", "JPEG2000"])  # JPEG: lossless, process 14
+def test_compressed_as_by_an_archive(tmp_path, codec):
+    if codec == "JPEG":
+        pytest.importorskip("gdcm")
+
+    def encode(index, header):
+        writer = sitk.ImageFileWriter()
+        writer.SetFileName(str(tmp_path / "encoded.dcm"))
+        writer.UseCompressionOn()
+        writer.SetCompressor(codec)
+        writer.Execute(sitk.GetImageFromArray(voxels()[index][None]))
+        encoded = pydicom.dcmread(tmp_path / "encoded.dcm")
+        header.file_meta.TransferSyntaxUID = encoded.file_meta.TransferSyntaxUID
+        header["PixelData"] = encoded["PixelData"]
+
+    write_series(tmp_path / "series", change=encode)
+    file = tmp_path / "series" / "000.dcm"
+    assert pydicom.dcmread(file).file_meta.TransferSyntaxUID.is_compressed
+    np.testing.assert_array_equal(read_series(tmp_path / "series")[0], voxels() - 1024)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "remedy"),
+    [
+        (HTJ2KLossless, "pip install pylibjpeg pylibjpeg-openjpeg, or store the series uncomp"),
+        (JPEGLSLossless, "pip install python-gdcm, or store the series uncompressed"),
+        (MPEG2MPML, "; store the series uncompressed"),
+    ],
+)
+def test_no_decoder(tmp_path, monkeypatch, syntax, remedy):
+    def encode(index, header):
+        header.compress(RLELossless)
+        header.file_meta.TransferSyntaxUID = syntax
+
+    def none(_):
+        raise NotImplementedError
+
+    monkeypatch.setattr(dicom_series, "get_decoder", none)
+    write_series(tmp_path, change=encode)
+    refuse(
+        lambda: read_series(tmp_path),
+        f"{tmp_path / '000.dcm'}: no decoder for its transfer syntax {syntax} ({syntax.name})",
+        remedy,
+    )
+
+
+def test_compressed_pixels_that_are_damaged(tmp_path):
+    def damage(index, header):
+        header.compress(JPEGLSLossless)
+        header.PixelData = header.PixelData[:24] + bytes(len(header.PixelData) - 24)
+
+    write_series(tmp_path, np.abs(voxels()).astype(np.uint16), change=damage)
+    refuse(lambda: read_series(tmp_path), "000.dcm: its pixels are cut off or damaged", "JPEG-LS")
+
+
+# What is no stack
+
+
+def test_missing_slice(tmp_path):
+    write_series(tmp_path)[2].unlink()
+    refuse(
+        lambda: read_series(tmp_path),
+        f"{tmp_path}: series {uid(1)}: slices are unevenly spaced, 5 mm between 001.dcm and "
+        "003.dcm and 2.5 mm as a rule",
+        "export the series again, whole",
+    )
+
+
+def test_doubled_slice(tmp_path):
+    files = write_series(tmp_path)
+    shutil.copy(files[2], tmp_path / "copy.dcm")
+    refuse(
+        lambda: read_series(tmp_path),
+        f"series {uid(1)}: holds the same image twice (002.dcm and copy.dcm); take one",
+    )
+    again = pydicom.dcmread(files[2])
+    again.SOPInstanceUID = generate_uid()
+    save(again, tmp_path / "copy.dcm")
+    refuse(
+        lambda: read_series(tmp_path),
+        f"series {uid(1)}: several images at one position (002.dcm and copy.dcm)",
+        "take the doubled images away",
+    )
+
+
+def test_several_phases_in_one_series(tmp_path):
+    write_series(tmp_path, names=[f"a{index}" for index in range(6)])
+    write_series(tmp_path, names=[f"b{index}" for index in range(6)])
+    refuse(lambda: read_series(tmp_path), "several images at one position (a0 and b0)", "phase")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "orientation"),
+        ({"Rows": 6, "Columns": 32}, "size"),
+        ({"PixelSpacing": [0.7, 0.9]}, "pixel spacing"),
+        ({"FrameOfReferenceUID": FRAME + ".1"}, "frame of reference"),
+    ],
+)
+def test_mixed(tmp_path, change, what):
+    write_series(tmp_path, change=lambda index, header: index == 4 and header.update(change))
+    refuse(
+        lambda: read_series(tmp_path),
+        f"{tmp_path}: series {uid(1)}: 000.dcm and 004.dcm differ in {what}",
+        "--series UID",
+    )
+
+
+def test_gantry_tilt(tmp_path):
+    def tilt(index, header):
+        x, y, z = header.ImagePositionPatient
+        header.ImagePositionPatient = [x, y + index * 2.5 * np.tan(np.radians(12)), z]
+
+    write_series(tmp_path, change=tilt)
+    refuse(
+        lambda: read_series(tmp_path),
+        f"series {uid(1)}: slices are shifted in their plane by up to 2.657 mm",
+        "gantry tilt of 12°",
+        "dcm2niix",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, ["is a localizer", "--series UID"]),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, ["in colour", "--series UID"]),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, ["in colour"]),
+        ({"NumberOfFrames": 4}, ["several frames", "dcm2niix"]),
+    ],
+)
+def test_images_that_are_no_slices(tmp_path, change, parts):
+    write_series(tmp_path, change=lambda index, header: index == 5 and header.update(change))
+    refuse(lambda: read_series(tmp_path), f"{tmp_path}: series {uid(1)}: 005.dcm", *parts)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "said"),
+    [
+        ("ImagePositionPatient", "Image Position (Patient) (0020,0032)"),
+        ("ImageOrientationPatient", "Image Orientation (Patient) (0020,0037)"),
+        ("PixelSpacing", "Pixel Spacing (0028,0030)"),
+        ("Rows", "Rows (0028,0010)"),
+    ],
+)
+def test_headers_without_a_place(tmp_path, keyword, said):
+    for change in (Dataset.__delattr__, lambda header, name: setattr(header, name, None)):
+        write_series(
+            tmp_path, change=lambda index, header, by=change: index == 3 and by(header, keyword)
+        )
+        refuse(lambda: read_series(tmp_path), f"{tmp_path / '003.dcm'}: has no valid {said}")
+
+
+def test_screenshot_is_a_series_of_its_own(tmp_path):
+    write_series(tmp_path)
+    picture = image(voxels()[0], ORIGIN, np.eye(3), series=uid(2), number=1)
+    picture.SOPClassUID = SecondaryCaptureImageStorage
+    picture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    save(picture, tmp_path / "shot.dcm")
+    refuse(lambda: read_series(tmp_path), "holds 2 series", f"{uid(2)} (CT, 1 images)")

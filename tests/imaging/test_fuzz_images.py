@@ -1,0 +1,211 @@
+"""Damaged images, masks and DICOM; see `tests/fuzzing.py`."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+
+from crlm_jax.imaging import grey, volumes
+from crlm_jax.imaging.geometry import VolumeError
+from tests.fuzzing import fuzz, mutated, taken_or_refused
+from tests.imaging.dicom import dicoms
+
+
+def make_image(folder: Path, ending: str) -> bytes:
+    shape = (6, 7) if ending == ".png" else (3, 6, 7)
+    voxels = np.arange(np.prod(shape), dtype=np.uint8 if ending == ".png" else np.int16)
+    image = sitk.GetImageFromArray(voxels.reshape(shape))
+    if ending != ".png":
+        image.SetSpacing((0.7, 0.8, 5.0))
+    path = folder / f"valid{ending}"
+    sitk.WriteImage(image, str(path))
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+IMAGES = (".nii", ".nii.gz", ".nrrd", ".mha", ".png")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    return {ending: make_image(folder, ending) for ending in IMAGES}
+
+
+def check_image(path: Path) -> None:
+    volume = None
+
+    def read():
+        nonlocal volume
+        volume = volumes.read_image(path)
+        grey.to_uint8(volume, "ct")
+
+    if taken_or_refused(read, VolumeError, path.parent, str(path)):
+        taken_or_refused(
+            lambda: volumes.read_mask(path, 1, volume), VolumeError, path.parent, str(path)
+        )
+
+
+@pytest.mark.parametrize("ending", IMAGES)
+@fuzz(150)
+@given(data=st.data())
+def test_image_bytes(images, tmp_path, ending, data):
+    path = tmp_path / f"scan{ending}"
+    path.write_bytes(data.draw(mutated(images[ending])))
+    check_image(path)
+
+
+NUMBERS = st.one_of(
+    st.sampled_from([0, 1, 2, 3, 4, 8, 16, 128, 255, 256, 512, 1024, 32767, 65535]),
+    st.integers(-(2**15), 2**15 - 1),
+)
+
+
+@fuzz(300)
+@given(
+    place=st.sampled_from(
+        [0, 39, *range(40, 56, 2), 70, 72, 108, 112, 252, 254, 344, *range(76, 108, 4)]
+    ),
+    value=NUMBERS,
+    short=st.booleans(),
+)
+def test_nifti_header(images, tmp_path, place, value, short):
+    data = bytearray(images[".nii"])
+    field = np.array(value).astype("<i2").tobytes() if short else np.float32(value).tobytes()
+    data[place : place + len(field)] = field
+    path = tmp_path / "scan.nii"
+    path.write_bytes(bytes(data))
+    check_image(path)
+
+
+TEXT_VALUES = """
+    0;1;-1;2;3;4;17;1000000;99999999999999999999;1e999;nan;inf;NaN NaN NaN;1 1 1;0 0 0;-1 -1 -1;
+    100000 100000 100000;3 3;3 3 3 3;LOCAL;LIST;/etc/passwd;../x.raw;x.raw;gzip;raw;ascii;bzip2;
+    short;MET_SHORT;MET_FLOAT;double;block;True;(1,0,0) (0,1,0) (0,0,1);(0,0,0) (0,0,0) (0,0,0);
+    none;;%n;(nan,0,0) (0,1,0) (0,0,1)
+"""
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+@fuzz(200)
+@given(
+    line=st.integers(0, 30),
+    value=st.sampled_from([text.strip() for text in TEXT_VALUES.split(";")]),
+)
+def test_text_header(images, tmp_path, ending, line, value):
+    sign = b": " if ending == ".nrrd" else b" = "
+    end = b"\n\n" if ending == ".nrrd" else b"LOCAL\n"
+    header, _, voxels = images[ending].partition(end)
+    lines = (header + end.rstrip()).split(b"\n")
+    line %= len(lines)
+    lines[line] = lines[line].partition(sign)[0] + sign + value.encode()
+    path = tmp_path / f"scan{ending}"
+    path.write_bytes(b"\n".join(lines) + (b"\n\n" if ending == ".nrrd" else b"\n") + voxels)
+    check_image(path)
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    def change(index, header):  # the same bytes in every run
+        header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = dicoms.uid(10 + index)
+
+    folder, array = tmp_path_factory.mktemp("dicom") / "ct", dicoms.voxels()[:3, :5, :6]
+    files = dicoms.write_series(folder, array, change=change)
+    return [file.read_bytes() for file in files]
+
+
+def write_series(folder: Path, contents: list[bytes]) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for number, content in enumerate(contents):
+        (folder / f"{number}.dcm").write_bytes(content)
+    return folder
+
+
+@fuzz(200)
+@given(data=st.data(), number=st.integers(0, 2))
+def test_dicom_bytes(series, tmp_path, data, number):
+    contents = list(series)
+    contents[number] = data.draw(mutated(series[number]))
+    check_image(write_series(tmp_path / "ct", contents))
+
+
+ELEMENTS = """
+    Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel PixelSpacing
+    ImagePositionPatient ImageOrientationPatient RescaleSlope RescaleIntercept SliceThickness
+    SeriesInstanceUID SOPClassUID Modality ImageType NumberOfFrames FrameOfReferenceUID
+    PhotometricInterpretation PatientID DiffusionBValue
+"""
+VALUES = {
+    "US": [n.to_bytes(2, "little") for n in (0, 1, 2, 5, 6, 16, 65535)] + [b"", b"\1", b"\5\0\6\0"],
+    "DS": [
+        b"",
+        b"0",
+        b"-1",
+        b"nan",
+        b"inf",
+        b"1e400",
+        b"a",
+        b"1\\2",
+        b"1\\2\\3",
+        b"0\\0\\0\\0\\0\\0",
+    ],
+    "IS": [b"", b"0", b"1", b"2", b"-3", b"x", b"1\\2"],
+    "FD": [np.float64(x).tobytes() for x in (0, -1, np.nan, np.inf, 1e300)] + [b"", b"12345"],
+}
+TEXTS = [b"", b" ", b"a\\b", b"../../x", b"\xff\xfe", b"1.2.3", b"x" * 200, b"A\nB", b"LOCALIZER"]
+
+
+@fuzz(300)
+@given(
+    keyword=st.sampled_from(ELEMENTS.split()),
+    data=st.data(),
+    slices=st.sampled_from([1, 3]),
+    everywhere=st.booleans(),
+    absent=st.booleans(),
+)
+def test_dicom_header(series, tmp_path, keyword, data, slices, everywhere, absent):
+    tag, kind = Tag(keyword), dictionary_VR(keyword)
+    value = data.draw(st.sampled_from(VALUES.get(kind, TEXTS)))
+    folder = write_series(tmp_path / "ct", series[:slices])
+    for file in sorted(folder.iterdir())[: None if everywhere else 1]:
+        header = pydicom.dcmread(file)
+        header.pop(tag, None)
+        if not absent:  # as a raw element, which pydicom writes without a look at its value
+            header._dict[tag] = RawDataElement(tag, kind, len(value), value, 0, False, True)
+        header.save_as(file)
+    check_image(folder)
+
+
+@pytest.fixture(scope="module")
+def segmentation(series, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seg")
+    files = sorted(write_series(folder / "ct", series).iterdir())
+    mask = np.zeros((3, 5, 6), bool)
+    mask[1, 2:4, 2:5] = True
+
+    def change(header):
+        header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = dicoms.uid(20)
+        header.SeriesInstanceUID = dicoms.uid(21)
+
+    path = dicoms.write_segments(folder / "seg.dcm", files, {"Tumor_1": mask}, change=change)
+    return volumes.read_image(folder / "ct"), path.read_bytes()
+
+
+@fuzz(100)
+@given(data=st.data())
+def test_segmentation_bytes(segmentation, tmp_path, data):
+    image, valid = segmentation
+    path = tmp_path / "seg.dcm"
+    path.write_bytes(data.draw(mutated(valid)))
+    read = lambda: volumes.read_mask(path, None, image)  # noqa: E731
+    taken_or_refused(read, VolumeError, tmp_path, str(path))

@@ -1,0 +1,138 @@
+"""Evaluation with a segmenter whose answers are known: it thresholds the grey level."""
+
+import jax
+import numpy as np
+import pytest
+
+from crlm_jax.measures import evaluate, summary
+from crlm_jax.measures.view import CaseView
+from crlm_jax.system import parallel
+from tests.finished_runs import bright, evaluate_bright, prepare, write_volume
+
+
+@pytest.fixture
+def known(tmp_path):
+    """Three test patients: half found, missed altogether, and one without any tumour."""
+    rows = []
+    shape = (3, 64, 64)
+    for patient in ("half", "missed", "clean", "teach"):
+        image, mask = np.zeros(shape, np.int16), np.zeros(shape, np.uint8)
+        image[:, 0, 0] = 255  # gives every image the same range
+        if patient != "clean":
+            mask[1, 16:32, 16:32] = 1
+        if patient in ("half", "teach"):
+            image[1, 16:32, 16:24] = 200
+        write_volume(tmp_path / f"{patient}.nii.gz", image)
+        write_volume(tmp_path / f"{patient}_mask.nii.gz", mask)
+        split = "train" if patient == "teach" else "test"
+        rows.append(f"{patient},ct,{patient}.nii.gz,{patient}_mask.nii.gz,{split}")
+    return prepare(tmp_path, rows, ("ct",))
+
+
+@pytest.fixture
+def measured(known):
+    return evaluate_bright(*known)
+
+
+def test_both_protocols_of_known_cases(measured):
+    rows = {row["patient"]: row for row in (r.row for r in measured)}
+    assert set(rows) == {"half", "missed", "clean"}
+    for suffix in ("", "_paper"):
+        assert rows["half"]["recall" + suffix] == pytest.approx(0.5)
+        assert rows["half"]["precision" + suffix] == pytest.approx(1.0)
+        assert rows["half"]["dsc" + suffix] == pytest.approx(2 / 3)
+        assert rows["missed"]["dsc" + suffix] == 0
+    assert (rows["half"]["slices"], rows["half"]["tumour_slices"]) == (3, 1)
+    assert rows["clean"]["tumour_slices"] == 0
+    assert rows["clean"]["dsc"] == 1
+    assert rows["clean"]["dsc_paper"] is None
+
+
+def test_empty_masks_are_counted(known, measured):
+    config, _ = known
+    ct = summary.summarise(config, measured)["conditions"]["ct"]
+    assert ct["cases"] == 3
+    assert (ct["empty_prediction"], ct["empty_reference"], ct["both_empty"]) == (1, 0, 1)
+    assert ct["without_tumour_slices"] == 1
+    assert ct["dsc"]["n"] == 3
+    assert ct["dsc"]["mean"] == pytest.approx((2 / 3 + 0 + 1) / 3)
+    assert ct["dsc_paper"]["n"] == 2
+    assert ct["dsc_paper"]["mean"] == pytest.approx(1 / 3)
+
+
+def test_the_csv_leaves_an_undefined_cell_empty(known, measured, tmp_path):
+    config, _ = known
+    summary.write_results(tmp_path, measured, summary.summarise(config, measured), [])
+    line = next(x for x in (tmp_path / "cases.csv").read_text().splitlines() if "clean" in x)
+    assert line.startswith("clean,ct,3,0,1.000000,1.000000,1.000000,1.000000,1.000000,,,,,,")
+
+
+def test_distances_lesions_and_volumes_of_known_cases(measured):
+    rows = {row["patient"]: row for row in (r.row for r in measured)}
+    half, missed, clean = (rows[name] for name in ("half", "missed", "clean"))
+    assert half["hd"] == pytest.approx(8 * 1.5)  # the missing half is 8 pixels wide
+    assert (half["lesions_found"], half["lesion_sensitivity"]) == (1, 1.0)
+    assert half["volume_reference"] == pytest.approx(256 * 1.5 * 1.5 * 7)
+    assert half["volume_error_relative"] == pytest.approx(-0.5)
+    assert missed["hd95"] == pytest.approx(np.hypot(np.hypot(64 * 1.5, 64 * 1.5), 3 * 7))
+    assert (missed["nsd_2mm"], missed["lesions_found"], missed["lesions_reference"]) == (0, 0, 1)
+    assert (clean["hd95"], clean["nsd_2mm"], clean["volume_error_relative"]) == (0, 1, None)
+
+
+def test_lesions_are_listed_with_their_partners(known, measured, tmp_path):
+    config, _ = known
+    summary.write_results(tmp_path, measured, summary.summarise(config, measured), [])
+    lines = (tmp_path / "lesions.csv").read_text().splitlines()
+    found = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    assert [(r["patient"], r["mask"], r["lesion"], r["partner"]) for r in found] == [
+        ("half", "reference", "1", "1"),
+        ("half", "prediction", "1", "1"),
+        ("missed", "reference", "1", ""),
+    ]
+    assert float(found[1]["short_axis_mm"]) < float(found[1]["diameter_mm"])
+
+
+def test_the_viewer_gets_every_image(known, tmp_path):
+    evaluate_bright(*known, tmp_path / "views")
+    views = [CaseView.load(file) for file in sorted((tmp_path / "views").iterdir())]
+    by_title = {view.title: view for view in views}
+    assert set(by_title) == {"half · ct", "missed · ct", "clean · ct"}
+    half = by_title["half · ct"]
+    layers = {layer.name: layer.voxels for layer in half.layers}
+    assert (half.first_slice, half.window, half.unit) == (1, (0.0, 255.0), "HU")
+    assert (layers["reference"].sum(), layers["prediction"].sum()) == (256, 128)
+    assert (layers["probability"] > 127).sum() == 128
+    assert [mark.text.rsplit(", ", 1)[1] for mark in half.marks] == ["found", "right"]
+    assert by_title["missed · ct"].order < half.order < by_title["clean · ct"].order
+
+
+def test_attribution_is_asked_for_where_most_is_predicted(known, tmp_path):
+    asked = []
+
+    def attribute(image, region):
+        asked.append((image.shape, int(region.sum())))
+        return np.where(region, 2.0, -0.5)
+
+    evaluate_bright(*known, tmp_path / "views", attribute=attribute)
+    assert asked == [((32, 32), 32)]  # only one case has a prediction
+    views = [CaseView.load(file) for file in sorted((tmp_path / "views").iterdir())]
+    (view,) = [v for v in views if v.title == "half · ct"]
+    layer = next(layer for layer in view.layers if layer.name == "attribution of slice 2")
+    assert (layer.kind, layer.shown) == ("signed", False)
+    assert np.unique(np.flatnonzero(layer.voxels.any(axis=(1, 2)))).tolist() == [1]
+    assert layer.voxels.max() == 127
+    assert layer.voxels.min() == pytest.approx(-127 / 4, abs=1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_padding_of_the_last_batch_changes_nothing(known, measured, batch_size):
+    config, prepared = known
+    config.evaluation.batch_size = batch_size
+    again = evaluate_bright(config, prepared)
+    assert [r.row for r in again] == [r.row for r in measured]
+
+
+def test_without_validation_patients_there_is_no_validation_dsc(known):
+    config, prepared = known
+    mesh = parallel.make_mesh(1)
+    assert evaluate.validation_dsc(config, prepared, jax.jit(bright), {}, mesh) is None

@@ -1,0 +1,345 @@
+"""The planner: what it reads in a compiled program, and what follows from it."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs.cross_pre import get_config
+from crlm_jax.config.schema import Config
+from crlm_jax.config.storage import differences, from_json
+from crlm_jax.plan import chips, compiling, hlo, scaling
+from crlm_jax.plan import cost as plan_cost
+from crlm_jax.plan import report as plan_report
+from tests.method.test_step import small_config
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU compiler (the extra `plan`) is not installed",
+)
+
+# As the TPU compiler writes it, shortened: tiled layouts, three ways to write a group.
+PROGRAM = """HloModule jit_train_step, is_scheduled=true, entry_computation_layout={(f32[8])->f32[8]}
+
+%sum (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[]{:T(128)} parameter(0)
+  %y = f32[]{:T(128)} parameter(1)
+  ROOT %add.1 = f32[]{:T(128)} add(%x, %y), backend_config={"estimated_cycles":"9000"}
+}
+
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0:T(128)} parameter(0)
+  ROOT %multiply.1 = f32[8]{0:T(128)} multiply(%p, %p), backend_config={"estimated_cycles":"9000"}
+}
+
+%body (b: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %b = (s32[], f32[8]{0:T(128)}) parameter(0)
+  %g = f32[8]{0:T(128)} get-tuple-element(%b), index=1
+  %all-reduce.7 = f32[8]{0:T(128)S(1)} all-reduce(%g), channel_id=2, replica_groups=[1,4]<=[4], to_apply=%sum
+  %fusion.2 = f32[8]{0:T(128)} fusion(%all-reduce.7), kind=kLoop, calls=%fused, backend_config={"window_config":{"estimated_cycles":"10"}}
+  ROOT %t = (s32[], f32[8]{0:T(128)}) tuple(%b, %fusion.2)
+}
+
+%condition (c: (s32[], f32[8])) -> pred[] {
+  %c = (s32[], f32[8]{0:T(128)}) parameter(0)
+  ROOT %less = pred[]{:T(512)} compare(%c, %c), direction=LT, backend_config={"estimated_cycles":"1"}
+}
+
+%short (s: f32[8]) -> f32[8] {
+  %s = f32[8]{0:T(128)} parameter(0)
+  ROOT %negate.1 = f32[8]{0:T(128)} negate(%s), backend_config={"estimated_cycles":"5"}
+}
+
+%long (l: f32[8]) -> f32[8] {
+  %l = f32[8]{0:T(128)} parameter(0)
+  ROOT %sine.1 = f32[8]{0:T(128)} sine(%l), backend_config={"estimated_cycles":"700"}
+}
+
+ENTRY %main (param.0: f32[8], param.1: bf16[16,4]) -> f32[8] {
+  %param.0 = f32[8]{0:T(128)} parameter(0), metadata={op_name="state.params['estimated_cycles']"}
+  %param.1 = bf16[16,4]{1,0:T(8,128)(2,1)} parameter(1)
+  %fusion.1 = f32[8]{0:T(128)} fusion(%param.0), kind=kLoop, calls=%fused, backend_config={"window_config":{"estimated_cycles":"2000"}}
+  %all-reduce.1 = (f32[3,3,8,16]{3,2,1,0:T(8,128)S(1)}, /*index=1*/f32[]{:T(128)}) all-reduce(%fusion.1, %fusion.1), channel_id=1, replica_groups=mesh['axis_0'=4,'axis_1'=1] {'axis_0','axis_1'}, use_global_device_ids=true, to_apply=%sum
+  %all-gather-start.1 = (bf16[16,4]{1,0:T(8,128)(2,1)}, bf16[32,4]{1,0:T(8,128)(2,1)}) all-gather-start(%param.1), channel_id=3, replica_groups={{0,1},{2,3}}, dimensions={0}
+  %while.1 = (s32[], f32[8]{0:T(128)}) while(%fusion.1), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %all-gather-done.1 = bf16[32,4]{1,0:T(8,128)(2,1)} all-gather-done(%all-gather-start.1)
+  %reduce-scatter.1 = f32[2]{0:T(128)} reduce-scatter(%param.0), channel_id=4, replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%sum
+  %collective-permute.1 = u8[5,3]{1,0} collective-permute(%param.1), channel_id=5, source_target_pairs={{0,1},{1,2}}
+  %conditional.1 = f32[8]{0:T(128)} conditional(%param.0, %param.0, %param.0), branch_computations={%short, %long}
+  ROOT %call.1 = f32[8]{0:T(128)} call(%conditional.1), to_apply=%short
+}
+"""  # noqa: E501
+
+
+def test_collectives_are_found_with_bytes_group_and_number_of_runs():
+    found = {one.kind + str(one.times): one for one in hlo.Program(PROGRAM, 4).collectives()}
+    sizes = {name: (one.size, one.group, one.sent) for name, one in found.items()}
+    gradient = 4 * (3 * 3 * 8 * 16 + 1)
+    assert sizes == {
+        "all-reduce1": (gradient, 4, gradient * 1.5),
+        "all-gather1": (2 * 32 * 4, 2, 32 * 4),
+        "all-reduce3": (32, 4, 48),  # of the loop
+        "reduce-scatter1": (8, 4, 24),
+        "collective-permute1": (15, 4, 15),
+    }
+    assert found["all-reduce1"].shape == "f32[3,3,8,16], f32[]"
+
+
+def test_cycles_are_those_of_what_runs_one_by_one():
+    fusion, loop, branch, call = 2000, 3 * (10 + 1), 700, 5
+    assert hlo.Program(PROGRAM).cycles() == fusion + loop + branch + call
+
+
+def test_a_text_without_entry_is_refused():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        hlo.Program("HloModule empty\n")
+
+
+@pytest.mark.parametrize("name", ["v9:2x2", "v5e:2x2x1", "v5e:2xa", "v5e", "", "v5e:0x2"])
+def test_an_unknown_topology_is_one_error_that_lists_the_known_ones(name):
+    with pytest.raises(compiling.PlanError) as caught:
+        compiling.find_target(name)
+    assert all(example in str(caught.value) for example in (*chips.EXAMPLES.values(), "cpu"))
+
+
+def test_without_the_tpu_compiler_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(compiling.PlanError, match=r"pip install 'crlm_jax\[plan\]'"):
+        compiling.find_target("v5e:2x2")
+
+
+def make_row(**changes) -> dict:
+    """A compiler's report of a step on v5e:2x2, in round numbers."""
+    parts = ("arguments", "outputs", "aliased", "temporaries", "code")
+    return {
+        "topology": "v5e:2x2", "chip": "v5e", "chips": 4, "batch": 16,
+        "scaling": ["weak", "strong"],
+        "memory_bytes": {**dict.fromkeys(parts, 2**30), "total": 4 * 2**30},
+        "flops": 197e9, "bytes_accessed": 819e6, "cycles": 3_000_000,
+        "collectives": {"all-reduce": {"count": 100, "bytes": 10**8, "sent_bytes": 1.5e8}},
+    } | changes  # fmt: skip
+
+
+def test_times_follow_from_the_report_and_the_chip():
+    row = plan_cost.add_times(make_row(), chips.CHIPS["v5e"], (2, 2), Config(), slices=800)
+    assert row["compute_seconds"] == pytest.approx(2e-3)  # 1.5 GHz
+    assert row["transfer_seconds"] == pytest.approx(1.5e-3)  # two ports, 50 GB/s each
+    assert row["latency_seconds"] == pytest.approx(100 * 2 * 2 * 1e-6)
+    assert row["step_seconds"] == pytest.approx(3.9e-3)
+    assert row["roofline_seconds"] == pytest.approx(1e-3)
+    assert row["peak_share"] == pytest.approx(1 / 3.9)
+    assert row["collective_share"] == pytest.approx(1.9 / 3.9)
+    assert row["hbm_share"] == pytest.approx(0.25)
+    assert row["images_per_second"] == pytest.approx(16 / 3.9e-3)
+    assert row["steps"] == 200 * 800 // 16
+    assert row["chip_hours"] == pytest.approx(4 * 10_000 * 3.9e-3 / 3600)
+
+
+def test_a_ring_is_shorter_and_wider_than_a_line():
+    chip = chips.CHIPS["v5e"]
+    assert (chip.hops((16, 16)), chip.hops((4, 4)), chip.hops((1, 1))) == (16, 6, 0)
+    assert chip.send_bandwidth((16, 16)) == 2 * chip.send_bandwidth((4, 4)) == 200e9
+
+
+def test_the_slices_are_those_of_the_papers_cohort():
+    config = Config()
+    config.data.conditions = ("ct",)
+    assert plan_cost.paper_slices(config) == round(2142 * 0.8)
+    config.data.conditions = ("pre_dwi", "pre_t2wi")
+    assert plan_cost.paper_slices(config) == round(2546 / 2 * 66 / 111 * 0.8)
+    config.data.conditions = ("dce",)
+    with pytest.raises(ValueError, match="--slices"):
+        plan_cost.paper_slices(config)
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 4, 5, 37, 1000])
+@pytest.mark.parametrize("padded", [1, 8])
+@pytest.mark.parametrize("start", [1, 4])
+def test_the_largest_batch_is_found_in_few_compiles(most, padded, start):
+    """Memory of 100 a slice over a base of 150, or in lumps of eight slices."""
+    asked = []
+
+    def memory(n):
+        asked.append(n)
+        used = 150 + 100 * -(-n // padded) * padded
+        return used if n < 2 * most else None
+
+    limit = 150 + 100 * most
+    wanted = max(n for n in range(most + 1) if n == 0 or (memory(n) or limit + 1) <= limit)
+    first = memory(start)
+    asked.clear()
+    assert scaling.largest_batch(memory, limit, start, first) == wanted
+    assert len(asked) == len(set(asked)) <= (5 if padded == 1 else 12)
+    assert start not in asked
+
+
+def test_a_batch_beyond_the_memory_does_not_fit_and_other_errors_show(monkeypatch):
+    message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm"
+
+    def refuse(step, target, batch):
+        raise jax.errors.JaxRuntimeError(message)
+
+    target = compiling.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4)
+    monkeypatch.setattr(scaling, "in_subprocess", lambda function, *args: function(*args))
+    monkeypatch.setattr(compiling, "find_target", lambda name: target)
+    monkeypatch.setattr(compiling, "compile_step", refuse)
+    memory = scaling.chip_memory(bare_config(), target)
+    assert memory(1) is None
+    message = "INTERNAL: a fault of the compiler"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        memory(1)
+
+
+def bare_config(**changes) -> Config:
+    """The fastest to compile: a UNet of two depths and no critic."""
+    changes = {"segmenter__name": "unet", "segmenter__widths": (4, 8), "loss__stages": ()} | changes
+    return small_config(**changes)
+
+
+def test_a_step_that_does_not_fit_is_told_and_the_others_are_planned(monkeypatch):
+    config, compile_step = bare_config(), compiling.compile_step
+
+    def refuse_large(step, target, batch):
+        if target.chip:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: exceeds available HBM (15.75G)")
+        return compile_step(step, target, batch)
+
+    target = compiling.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4)
+    find = compiling.find_target
+    monkeypatch.setattr(scaling, "in_subprocess", lambda function, *args: function(*args))
+    monkeypatch.setattr(compiling, "compile_step", refuse_large)
+    for module in (compiling, scaling):
+        monkeypatch.setattr(
+            module, "find_target", lambda name: find(name) if name == "cpu" else target
+        )
+    rows = scaling.make_plan(config, ["v5e:2x2", "cpu"], 100, largest=False, measured=False)
+    described = plan_report.describe(config, "tiny", rows, 100, "--slices")
+    plan_report.show(described)
+    text = plan_report.markdown(described | {"command": "python -m crlm_jax.plan"})
+    assert "| v5e:2x2 | weak, strong | 8 | – |" in text
+    assert "v5e:2x2, batch 8: RESOURCE_EXHAUSTED: exceeds available HBM (15.75G)" in text
+    assert rows[1]["flops"] > 0
+
+
+def test_a_compiler_that_is_killed_is_one_error():
+    assert compiling.in_subprocess(dict, [("process", "own")]) == {"process": "own"}
+    with pytest.raises(
+        compiling.PlanError, match="compiler was killed, probably for want of memory"
+    ):
+        compiling.in_subprocess(os._exit, 137)
+
+
+def test_the_plan_of_the_cpu_agrees_with_a_measured_step():
+    (row,) = scaling.make_plan(bare_config(), ["cpu"], 100, largest=False, measured=True)
+    measured, memory = row["measured"], row["memory_bytes"]
+    assert memory["arguments"] == pytest.approx(measured["argument_bytes"], rel=0.02)
+    assert memory["temporaries"] > 0
+    assert measured["step_seconds"] > 0
+    convolution = 2 * 8 * 32 * 32 * 3 * 3 * 4 * 4  # one of those at full size
+    assert row["flops"] > convolution
+    # A step is not faster than its FLOPs, but the rate of one product is no law.
+    assert row["flops"] / measured["step_seconds"] < 4 * measured["matmul_flops"]
+    assert row["collectives"] == {}
+
+
+def test_a_plan_needs_no_weights():
+    config = small_config(critic__weights="imagenet")
+    step = compiling.make_step(config)
+    assert step.config.critic.weights == "random"
+    assert step.state.critic is not None
+    assert config.critic.weights == "imagenet"
+
+
+def test_a_batch_that_the_first_topology_cannot_share_is_refused(monkeypatch):
+    target = compiling.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4)
+    monkeypatch.setattr(scaling, "find_target", lambda name: target)
+    with pytest.raises(compiling.PlanError, match="6 cannot be shared evenly by the 4 chips"):
+        scaling.make_plan(small_config(train__batch_size=6), ["v5e:2x2"], 1, largest=False,
+                       measured=False)  # fmt: skip
+
+
+def test_the_files_say_that_they_are_estimates(tmp_path):
+    chip, config = chips.CHIPS["v5e"], Config()
+    rows = [
+        plan_cost.add_times(make_row(), chip, (2, 2), config, 800),
+        plan_cost.add_times(
+            make_row(topology="v5e:16x16", chips=256, batch=1024, scaling=["weak"]),
+            chip, (16, 16), config, 800,
+        ),
+    ]  # fmt: skip
+    described = plan_report.describe(config, "configs/cross_pre.py", rows, 800, "--slices")
+    plan_report.write(described | {"command": "python -m crlm_jax.plan"}, tmp_path / "plan")
+    text = (tmp_path / "plan" / "plan.md").read_text(encoding="utf-8")
+    assert "v5e:16x16" in text
+    assert "compiler estimate" in text
+    saved = json.loads((tmp_path / "plan" / "plan.json").read_text(encoding="utf-8"))
+    assert saved["label"] == "compiler estimate"
+    assert saved["rows"][0]["efficiency"] == 1
+    assert 0.5 < saved["rows"][1]["efficiency"] < 1
+    assert (tmp_path / "plan" / "plan.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "plan" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="something else"):
+        plan_report.check_out(tmp_path / "plan")
+
+
+def test_the_command_ends_with_one_line_on_a_wrong_topology():
+    words = ["--config", "configs/cross_pre.py", "--topology", "v9:2x2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "crlm_jax.plan", *words], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: topology 'v9:2x2': the chips are v4")
+    assert done.stderr.count("\n") == 1
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("name", "count"), [("v5e:1x1", 1), ("v5e:16x16", 256), ("v6e:4x4", 16), ("v4:2x2x1", 4)]
+)
+def test_a_chip_of_a_topology_is_one_device(name, count):
+    assert len(compiling.find_target(name).devices) == count
+
+
+@needs_libtpu
+def test_a_slice_that_cannot_be_is_refused():
+    with pytest.raises(compiling.PlanError, match="v5e:3x5: the TPU compiler refuses it"):
+        compiling.find_target("v5e:3x5")
+
+
+def test_the_documented_plan_scales_in_work_and_says_when_and_with_what():
+    docs = Path(__file__).parents[2] / "docs"
+    documented = json.loads((docs / "plan.json").read_text(encoding="utf-8"))
+    few, many = documented["rows"][:2]
+    assert (few["topology"], few["chips"], few["batch"]) == ("v5e:2x2", 4, 16)
+    assert (many["topology"], many["chips"], many["batch"]) == ("v5e:16x16", 256, 1024)
+    assert many["flops"] == pytest.approx(few["flops"], rel=0.01)
+    assert {row["chip"] for row in documented["rows"]} == {"v5e", "v6e", "v5p"}
+    config = from_json(json.dumps(documented["config"]), "docs/plan.json")
+    assert differences(config, get_config("scale=paper")) == []
+    text = (docs / "plan.md").read_text(encoding="utf-8")
+    assert documented["command"] in text
+    said = f"{documented['date']}; " + ", ".join(
+        f"{name} {version}" for name, version in documented["versions"].items()
+    )
+    assert said in text
+    assert text.count("compiler estimate") >= 3
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_weak_scaling_keeps_the_flops_of_a_chip():
+    names = ["v5e:2x2", "v5e:4x4"]
+    few, many = scaling.make_plan(bare_config(), names, 100, largest=False, measured=False)
+    assert (few["chips"], few["batch"], few["scaling"]) == (4, 8, ["weak", "strong"])
+    assert (many["chips"], many["batch"], many["scaling"]) == (16, 32, ["weak"])
+    assert many["flops"] == pytest.approx(few["flops"], rel=0.01)
+    for row in (few, many):
+        assert 0 < row["memory_bytes"]["total"] < chips.CHIPS["v5e"].hbm_bytes
+        assert row["cycles"] > 0
+        # Every gradient crosses the chips, in float32, besides the statistics of batch norm.
+        assert row["collectives"]["all-reduce"]["bytes"] > 4 * 1000

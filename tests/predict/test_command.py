@@ -1,0 +1,371 @@
+"""The command that predicts: what it takes, where its results go, and what it refuses."""
+
+import csv
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from crlm_jax.imaging import volumes
+from crlm_jax.imaging.dicom import segmentation
+from crlm_jax.imaging.dicom.series import read_series
+from crlm_jax.imaging.grey import to_uint8
+from crlm_jax.predict import command as predict_command
+from crlm_jax.predict import outputs, stream
+from crlm_jax.predict import segmenter as predict_segmenter
+from crlm_jax.predict.scans import Scan
+from tests.imaging.dicom import dicoms
+from tests.predict.test_segmenter import ball, identity, tiny_run
+
+__all__ = ["tiny_run"]  # a fixture
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Calls the command with a segmenter that thresholds; returns its exit code."""
+
+    def call(*words, segmenter=None) -> int:
+        made = segmenter or identity()
+        monkeypatch.setattr(predict_command, "load", lambda run, **options: made)
+        with pytest.raises(SystemExit) as caught:
+            predict_command.main([str(word) for word in ("--run", "runs/none", *words)])
+        return caught.value.code
+
+    return call
+
+
+def scan_file(path: Path, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(ball(**options)[0], str(path))
+    return path
+
+
+def bright_series(folder: Path, **options) -> Path:
+    """A CT series with a bright block in four slices."""
+    array = np.full((6, 32, 32), 924, np.int16)  # -100 HU
+    array[1:5, 8:14, 20:27] = 1224
+    dicoms.write_series(folder, array, **options)
+    return folder
+
+
+def mask_of(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def rows(path: Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# One scan
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_the_ending_decides_the_format(tmp_path, run, ending):
+    image, inside = ball(direction=np.diag((-1, -1, 1)))
+    scan = tmp_path / "scan.nii.gz"
+    sitk.WriteImage(image, str(scan))
+    assert run("--image", scan, "--out", tmp_path / f"mask{ending}") == 0
+    written = sitk.ReadImage(str(tmp_path / f"mask{ending}"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(written), inside)
+    assert written.GetSize() == image.GetSize()
+    for about in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(written, about)(), getattr(image, about)(), atol=1e-5)
+
+
+def test_a_picture(tmp_path, run):
+    grey = (np.indices((32, 32))[1] > 20).astype(np.uint8) * 200
+    sitk.WriteImage(sitk.GetImageFromArray(grey), str(tmp_path / "slice.png"))
+    assert run("--image", tmp_path / "slice.png", "--out", tmp_path / "mask.png") == 0
+    np.testing.assert_array_equal(mask_of(tmp_path / "mask.png"), (grey > 0) * 255)
+
+
+@pytest.mark.parametrize("options", [[], ["--one-segment"]])
+def test_dicom_in_and_out(tmp_path, run, options):
+    folder = bright_series(tmp_path / "ct", axes=dicoms.rotation(20))
+    assert run("--image", folder, "--out", tmp_path / "seg.dcm", *options) == 0
+    array, geometry, series = read_series(folder)
+    found = segmentation.read_segmentation(tmp_path / "seg.dcm", geometry, series)
+    np.testing.assert_array_equal(found, array > 50)
+    assert found.sum() == 4 * 6 * 7
+
+
+def test_dicom_to_nifti_lies_on_the_series(tmp_path, run):
+    folder = bright_series(tmp_path / "ct", axes=dicoms.rotation(20))
+    assert run("--image", folder, "--out", tmp_path / "mask.nii.gz") == 0
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    scan, mask = reader.Execute(), sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
+    for place in np.argwhere(sitk.GetArrayFromImage(mask))[::17]:
+        point = mask.TransformIndexToPhysicalPoint(place[::-1].tolist())
+        assert scan[scan.TransformPhysicalPointToIndex(point)] == 200
+    assert mask_of(tmp_path / "mask.nii.gz").sum() == 4 * 6 * 7
+
+
+def test_lesions_are_listed(tmp_path, run):
+    scan = scan_file(tmp_path / "scan.nii.gz")
+    assert run("--image", scan, "--out", tmp_path / "mask.nii.gz") == 0
+    (row,) = rows(tmp_path / "mask_lesions.csv")
+    inside = ball()[1]
+    assert tuple(row) == outputs.LESION_COLUMNS
+    assert (row["scan"], row["condition"], row["lesion"], row["slice"]) == ("scan", "ct", "1", "4")
+    assert float(row["volume_mm3"]) == pytest.approx(inside.sum() * 3.6, abs=0.05)
+    assert float(row["diameter_mm"]) == pytest.approx(13 * 1.2, abs=0.6)  # 12 and a bit, in y
+    place = [float(row[f"centre_{axis}_mm"]) for axis in "lps"]
+    assert place == pytest.approx([5 + 9, -60 + 20 * 1.2, 900 + 4 * 3], abs=0.06)
+
+
+def test_probability_threshold_and_small_lesions(tmp_path, run):
+    scan = scan_file(tmp_path / "scan.nii.gz")
+    words = ["--image", scan, "--out", tmp_path / "mask.nii.gz"]
+    assert run(*words, "--probability", tmp_path / "p.nii.gz") == 0
+    image, probability = ball()[0], sitk.ReadImage(str(tmp_path / "p.nii.gz"))
+    grey = to_uint8(volumes.from_image(image), "ct")
+    np.testing.assert_allclose(sitk.GetArrayFromImage(probability), grey / 255, atol=1e-6)
+    assert probability.GetOrigin() == pytest.approx(image.GetOrigin())
+
+
+def test_options_reach_the_segmenter(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        predict_command,
+        "load",
+        lambda run, **options: seen.update(options, run=run) or identity(),
+    )
+    with pytest.raises(SystemExit):
+        predict_command.main(
+            f"--run runs/x --image {scan_file(tmp_path / 'a.nii.gz')} --out {tmp_path / 'm.nii.gz'}"
+            " --tta --threshold 0.3 --min-lesion-mm3 20 --device cpu:2".split()
+        )
+    assert seen.pop("device").id == 2
+    assert seen == {"run": Path("runs/x"), "tta": True, "threshold": 0.3, "min_lesion_mm3": 20.0}
+
+
+def test_overlays_are_drawn_of_the_slices_with_a_lesion(tmp_path, run):
+    scan = scan_file(tmp_path / "scan.nii.gz", shape=(8, 32, 32))
+    assert run(
+        "--image", scan, "--out", tmp_path / "m.nii.gz", "--overlay", tmp_path / "o"
+    ) == 0  # fmt: skip
+    slices = np.flatnonzero(ball(shape=(8, 32, 32))[1].any(axis=(1, 2)))
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
+        f"scan_z{z:03d}.png" for z in slices
+    ]
+    picture = mask_of(tmp_path / "o" / "scan_z004.png")[..., :3].astype(int)
+    line = (abs(picture - (230, 159, 0)) < 20).all(axis=-1)
+    bright = (abs(picture - 223) < 3).all(axis=-1)  # the lesion's grey level, 200 HU
+    outline, lesion = np.argwhere(line).mean(axis=0), np.median(np.argwhere(bright), axis=0)
+    np.testing.assert_allclose(outline, lesion, atol=12)  # of some 600 pixels
+
+
+def test_the_real_command_with_a_real_run(tmp_path, tiny_run, capsys):
+    scan = scan_file(tmp_path / "scan.nii.gz")
+    with pytest.raises(SystemExit) as caught:
+        predict_command.main(
+            f"--run {tiny_run} --image {scan} --out {tmp_path / 'm.nii.gz'}".split()
+        )
+    assert caught.value.code == 0
+    expected = predict_segmenter.load(tiny_run)(sitk.ReadImage(str(scan)))
+    np.testing.assert_array_equal(mask_of(tmp_path / "m.nii.gz"), sitk.GetArrayFromImage(expected))
+    assert "1 mask(s)" in capsys.readouterr().out
+
+
+# Many scans
+
+
+def test_one_bad_scan_does_not_stop_the_others(tmp_path, run, capsys):
+    folder = tmp_path / "scans"
+    for name in ("a", "c"):
+        scan_file(folder / f"{name}.nii.gz")
+    (folder / "b.nii.gz").write_bytes(b"no image")
+    scan_file(folder / "d.nrrd")
+    assert run("--image", folder, "--out", tmp_path / "masks") == 1
+    made = sorted(path.name for path in (tmp_path / "masks").iterdir())
+    assert made == ["a.nii.gz", "c.nii.gz", "d.nrrd", "lesions.csv"]
+    assert [row["scan"] for row in rows(tmp_path / "masks" / "lesions.csv")] == ["a", "c", "d"]
+    told = capsys.readouterr().err
+    assert "b.nii.gz" in told
+    assert "1 of 4 scans failed; the others are done" in told
+
+
+def test_a_cohort_file_names_patients_conditions_and_masks(tmp_path, run):
+    scan_file(tmp_path / "x" / "1.nii.gz")
+    scan_file(tmp_path / "x" / "2.nii.gz")
+    cohort = tmp_path / "cohort.csv"
+    cohort.write_text("patient,condition,image\np1,ct,x/1.nii.gz\nMüller/2,ct,x/2.nii.gz\n")
+    assert run("--image", cohort, "--out", tmp_path / "out" / "{name}_mask.nrrd") == 0
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["Müller_2_ct_mask.nrrd", "lesions.csv", "p1_ct_mask.nrrd"]
+    listed = [row["patient"] for row in rows(tmp_path / "out" / "lesions.csv")]
+    assert listed == ["p1", "Müller/2"]
+
+
+def test_a_tree_of_dicom_series(tmp_path, run):
+    bright_series(tmp_path / "in" / "p1" / "ct")
+    bright_series(tmp_path / "in" / "p2", series=dicoms.uid(2))
+    assert run("--image", tmp_path / "in", "--out", tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "lesions.csv", "p1_ct.dcm", "p2.dcm",
+    ]  # fmt: skip
+
+
+def test_a_broken_file_in_a_tree_does_not_stop_the_series(tmp_path, run, capsys):
+    bright_series(tmp_path / "in" / "p1")
+    bright_series(tmp_path / "in" / "p2", series=dicoms.uid(2))
+    os.truncate(tmp_path / "in" / "p2" / "000.dcm", 200)  # its series cannot be told
+    assert run("--image", tmp_path / "in", "--out", tmp_path / "out") == 1
+    assert (tmp_path / "out" / "p1.dcm").is_file()
+    assert not (tmp_path / "out" / "p2.dcm").exists()
+    assert "p2/000.dcm" in capsys.readouterr().err
+
+
+def test_the_next_scan_is_read_while_the_network_works(tmp_path, monkeypatch):
+    second_read = threading.Event()
+    plain = volumes.read_image
+
+    def reading(path, **options):
+        volume = plain(path, **options)
+        if path.name == "2.nii.gz":
+            second_read.set()
+        return volume
+
+    monkeypatch.setattr(volumes, "read_image", reading)
+    waited = []
+
+    def network(batch):
+        waited.append(second_read.wait(20))
+        return batch[..., 0] / np.float32(255)
+
+    segmenter = identity()
+    object.__setattr__(segmenter, "network", network)
+    jobs = [
+        outputs.Job(Scan(scan_file(tmp_path / f"{i}.nii.gz"), str(i)), tmp_path / f"m{i}.nii")
+        for i in (1, 2)
+    ]
+    found, failed = stream.predict_scans(segmenter, jobs, warn=pytest.fail)
+    assert not failed
+    assert [row["scan"] for row in found] == ["1", "2"]
+    assert all(waited)
+
+
+# What is refused, with one clear line
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--out", "{tmp}/mask.foo"], ["mask.foo", "endings", ".nii.gz"]),
+        (["--out", "{tmp}/mask.dcm"], ["DICOM-SEG", "scan.nii.gz", ".nii.gz"]),
+        (["--out", "{tmp}/mask.png"], ["PNG holds one slice"]),
+        (["--out", "{tmp}/scan.nii.gz"], ["write over the scan"]),
+        (["--out", "/proc/none/mask.nii.gz"], ["/proc/none", "permissions"]),
+        (["--out", "{tmp}/m.nii.gz", "--probability", "{tmp}/p.dcm"], ["p.dcm", "endings"]),
+        (["--out", "{tmp}/m.nii.gz", "--device", "abacus"], ["abacus", "cpu:0"]),
+        (["--out", "{tmp}/m.nii.gz", "--series", "1.2"], ["scan.nii.gz", "no DICOM"]),
+        (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/none.nii.gz"], ["none.nii.gz: file not"]),
+        (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/empty"], ["empty", "no image"]),
+        (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/two"], ["m.nii.gz", "2 scans", "{{name}}"]),
+        (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/text.nii.gz"], ["cut off"]),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_clear_error(tmp_path, run, capsys, words, parts):
+    scan_file(tmp_path / "scan.nii.gz")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.nii.gz").write_text("text")
+    for name in "ab":
+        scan_file(tmp_path / "two" / f"{name}.nii.gz")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code = run("--image", tmp_path / "scan.nii.gz", *(word.format(tmp=tmp_path) for word in words))
+    told = capsys.readouterr().err + (code if isinstance(code, str) else "")
+    assert code != 0
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    for part in parts:
+        assert part.replace("{{", "{").replace("}}", "}") in errors[0]
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("words", [["--threshold", "2"], ["--condition", "Pre DWI"]])
+def test_wrong_options_are_refused_before_anything_is_read(run, words, capsys):
+    assert run("--image", "x.nii.gz", "--out", "y.nii.gz", *words) == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_a_run_without_checkpoint(tmp_path, tiny_run, capsys):
+    scan = scan_file(tmp_path / "scan.nii.gz")
+    with pytest.raises(SystemExit) as caught:
+        predict_command.main(f"--run {tmp_path} --image {scan} --out {tmp_path / 'm.nii'}".split())
+    assert "no run is here" in caught.value.code
+    (tmp_path / "config.json").write_text((tiny_run / "config.json").read_text())
+    with pytest.raises(SystemExit) as caught:
+        predict_command.main(f"--run {tmp_path} --image {scan} --out {tmp_path / 'm.nii'}".split())
+    assert "no complete checkpoint" in caught.value.code
+
+
+def test_a_run_with_several_windows_wants_the_condition(tmp_path, run):
+    segmenter = identity(conditions=("ct", "pre_dwi"))
+    words = ["--image", scan_file(tmp_path / "a.nii.gz"), "--out", tmp_path / "m.nii.gz"]
+    assert "say which the scan is with --condition" in run(*words, segmenter=segmenter)
+    assert run(*words, "--condition", "ct", segmenter=segmenter) == 0
+
+
+def test_a_truncated_series_is_refused(tmp_path, run, capsys):
+    folder = bright_series(tmp_path / "ct")
+    file = folder / "003.dcm"
+    os.truncate(file, file.stat().st_size - 500)
+    assert run("--image", folder, "--out", tmp_path / "m.nii.gz") == 1
+    told = capsys.readouterr().err
+    assert "003.dcm" in told
+    assert not (tmp_path / "m.nii.gz").exists()
+
+
+def test_another_modality_is_a_warning(tmp_path, run, capsys):
+    bright = ball()[0] + 300  # no voxel below 0
+    sitk.WriteImage(bright, str(tmp_path / "mr.nii.gz"))
+    words = ["--image", tmp_path / "mr.nii.gz", "--out", tmp_path / "m.nii.gz"]
+    assert run(*words) == 0
+    assert "looks like another modality than ct: no voxel is below 0 HU" in capsys.readouterr().err
+    mri = identity(conditions=("pre_dwi",))
+    assert run(*words, segmenter=mri) == 0
+    assert "modality" not in capsys.readouterr().err
+    sitk.WriteImage(ball()[0] - 300, str(tmp_path / "mr.nii.gz"))
+    assert run(*words, segmenter=mri) == 0
+    assert "as in CT" in capsys.readouterr().err
+    assert run(*words, "--condition", "ct", segmenter=mri) == 0
+    assert "is ct, but the run was trained on pre_dwi" in capsys.readouterr().err
+
+
+def test_the_modality_of_a_series_is_read(tmp_path, run, capsys):
+    folder = bright_series(tmp_path / "mr", modality="MR")
+    assert run("--image", folder, "--out", tmp_path / "m.nii.gz") == 0
+    assert "its DICOM modality is MR" in capsys.readouterr().err
+
+
+def test_no_name_or_birth_date_goes_anywhere_but_into_dicom(tmp_path, run, capsys):
+    bright_series(tmp_path / "in" / "p1")
+    broken = bright_series(tmp_path / "in" / "p2", series=dicoms.uid(2))
+    (broken / "002.dcm").unlink()
+    words = ["--image", tmp_path / "in", "--out", tmp_path / "out" / "{name}.nii.gz"]
+    assert run(*words, "--overlay", tmp_path / "out") == 1
+    told = capsys.readouterr()
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    everything = written.decode("latin-1") + told.out + told.err
+    for word in (*dicoms.PATIENT["PatientName"].split("^"), dicoms.PATIENT["PatientBirthDate"]):
+        assert word not in everything
+        assert word.encode() not in written
+    assert dicoms.PATIENT["PatientID"] not in everything
+
+
+def test_a_failing_write_leaves_no_part(tmp_path, run, monkeypatch):
+    scan = scan_file(tmp_path / "scan.nii.gz")
+
+    def full(image, path, **options):
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("disk full")
+
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(sitk, "WriteImage", full)
+    assert run("--image", scan, "--out", tmp_path / "mask.nii.gz") == 1
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,0 +1,151 @@
+import json
+import re
+import shutil
+
+import pytest
+
+from crlm_jax.config.schema import ConfigError
+from crlm_jax.config.storage import to_json
+from crlm_jax.report import command as report_command
+from crlm_jax.report import page
+from crlm_jax.report.tables import CLINICAL, clinical_rows, comparison_rows, format_mean, size_rows
+from crlm_jax.runs.folder import read_finished
+from tests.finished_runs import make_run
+
+HOSTILE = "../<script>alert(1)</script>"
+SIZES = {"a": (20, 12), "b": (20, 20), "c": (12, 12), HOSTILE: (16, 0)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "half", SIZES)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "half")
+
+
+def reconfigure(run, change) -> None:
+    config = read_finished(run).config
+    change(config)
+    (run / "config.json").write_text(to_json(config))
+
+
+def write(run) -> str:
+    return page.write_report([run], run / "report.html").read_text(encoding="utf-8")
+
+
+def visible(html: str) -> str:
+    """The page without scripts and styles."""
+    return re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S)
+
+
+def test_phantom_and_random_weights_stand_at_the_top(run):
+    def phantom(config):
+        config.data.cohort, config.critic.weights = "phantom", "random"
+
+    reconfigure(run, phantom)
+    html = visible(write(run))
+    assert html.index("PHANTOM") < html.index("RANDOM CRITIC") < html.index("<table")
+
+    def real(config):
+        config.data.cohort, config.critic.weights = "cohort.csv", "imagenet"
+
+    reconfigure(run, real)
+    html = visible(write(run))
+    assert "PHANTOM" not in html
+    assert "RANDOM" not in html
+
+
+def test_worst_median_and_best_are_shown_with_their_dsc(run):
+    html = visible(write(run))
+    shown = re.findall(r"<strong>(\w+) · ([\w, ]+) · ([^<]+)</strong>: DSC ([\d.]+)", html)
+    assert [(c, role) for c, role, *_ in shown] == [
+        ("pre_dwi", "worst"), ("pre_dwi", "median"), ("pre_dwi", "best"),
+        ("post_dwi", "worst"), ("post_dwi", "median"), ("post_dwi", "best"),
+    ]  # fmt: skip
+    values = [float(dsc) for *_, dsc in shown[:3]]
+    assert values == sorted(values)
+
+
+def test_a_patient_name_cannot_write_html_or_leave_the_folder(run):
+    html = write(run)
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert all(re.fullmatch(r"[\w.-]+\.png", p.name) for p in (run / "figures").iterdir())
+    assert (run / "figures" / "training.png").exists()
+    assert {p.name for p in run.parent.iterdir()} == {"half"}
+
+
+def test_borders_lesions_and_sizes_are_told(run):
+    summary = read_finished(run).summary
+    header, row = ("condition", "n", *CLINICAL.values()), clinical_rows(summary)[0]
+    cells = dict(zip(header, row, strict=True))
+    assert (cells["condition"], cells["n"]) == ("pre_dwi", "4")
+    assert cells["lesion sensitivity"].startswith("1.00")
+    assert cells["volume error"] == "−0.50 (−0.50 to −0.50)*"
+    sizes = size_rows(summary)
+    assert sizes[0] == ["pre_dwi", "4 of 4 (100%)", "0 of 0", "0 of 0", "4 of 4 (100%)", "0"]
+    assert sizes[1][1] == "3 of 3 (100%)"  # one lesion vanished
+    html = visible(write(run))
+    for text in header:
+        assert text in html
+
+
+def test_response_of_model_and_reference(run):
+    (agreement,) = read_finished(run).summary["responses"].values()
+    # Half of every lesion's width is predicted, before and after, so that the responses agree.
+    assert (agreement["patients"], agreement["kappa"]["kappa"]) == (4, 1.0)
+    table = dict(zip(agreement["categories"], map(sum, agreement["table"]), strict=True))
+    assert table == {"CR": 1, "PR": 1, "SD": 2, "PD": 0, "NE": 0}
+    html = visible(write(run))
+    assert "Response to chemotherapy, dwi" in html
+    assert "not a medical device" in html
+    assert (run / "figures" / "agreement_pre_dwi.png").exists()
+
+
+def test_several_runs_are_compared_patient_by_patient(run, tmp_path):
+    better = make_run(tmp_path / "better", SIZES, found=1.0)
+    out = page.write_report([run, better], tmp_path / "both.html")
+    html = visible(out.read_text(encoding="utf-8"))
+    assert "Compared with half, patient by patient" in html
+    rows = comparison_rows([read_finished(run), read_finished(better)])
+    assert [row[:3] for row in rows][:2] == [
+        ["better", "pre_dwi", "DSC (paper)"], ["better", "pre_dwi", "DSC (clinical)"],
+    ]  # fmt: skip
+    # DSC from 2/3 to 1 for every patient; with four, p cannot be less than 2^-3.
+    assert rows[0][3:6] == ["4", "0.33 (0.33–0.33)*", "0.125"]
+    assert not (tmp_path / "figures").exists()
+    same = comparison_rows([read_finished(run), read_finished(run)])
+    assert {(row[4][:4], row[5]) for row in same} == {("0.00", "1.000")}
+
+
+def test_a_run_without_views_has_a_report_all_the_same(run):
+    shutil.rmtree(run / "views")
+    assert "There is no case to show" in write(run)
+
+
+def test_what_is_no_finished_run_is_refused(run, tmp_path, capsys):
+    with pytest.raises(ConfigError, match="no run is here"):
+        page.write_report([tmp_path], tmp_path / "x.html")
+    (run / "results.json").write_text(json.dumps({"conditions": {}}))
+    with pytest.raises(ConfigError, match=r"of an earlier version .* start it again"):
+        page.write_report([run], tmp_path / "x.html")
+    (run / "cases.csv").unlink()
+    with pytest.raises(SystemExit, match=r"error: .*cases\.csv: missing, so this run is not fin"):
+        report_command.main([str(run)])
+    with pytest.raises(SystemExit):
+        report_command.main([str(run), str(run)])
+    assert "name the file with --out" in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_a_mean_is_written_with_its_interval():
+    assert format_mean({"mean": 0.806, "ci_low": 0.7551, "ci_high": 0.85}) == ("0.81 (0.76–0.85)")
+    few = {"mean": 0.806, "ci_low": 0.7551, "ci_high": 0.85, "small": True}
+    assert format_mean(few) == "0.81 (0.76–0.85)*"
+    below = {"mean": -0.5, "ci_low": -0.75, "ci_high": 0.1}
+    assert format_mean(below) == "−0.50 (−0.75 to 0.10)"
+    assert format_mean({"mean": 0.5, "ci_low": None, "ci_high": None}) == "0.50"
+    assert format_mean({"mean": None, "ci_low": None, "ci_high": None}) == "–"

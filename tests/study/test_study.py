@@ -1,0 +1,296 @@
+"""Studies: what is run, what happens when a run fails or is killed, and the tables."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.studies import critic, paper, stages
+from crlm_jax.config.schema import Config, ConfigError, validate
+from crlm_jax.study import command as study_command
+from crlm_jax.study import runs as study_runs
+from crlm_jax.study import tables as study_tables
+from crlm_jax.training import experiment
+from tests.cohorts import make_cohort
+from tests.finished_runs import make_run
+
+SIZES = {"a": (20, 12), "b": (20, 20), "c": (12, 12)}
+STUDY = '''
+from crlm_jax.config import Config
+
+def get_study(arg=None):
+    """`arg`: names, separated by spaces."""
+    return [(name, Config()) for name in (arg or "x/one/seed0 x/two/seed0 x/two/seed1").split()]
+'''
+# What stands for a run's process: finishes, fails or is killed by what its index is.
+STUB = """
+import os, pathlib, signal, sys
+index = int(sys.argv[-1])
+name = ["one/seed0", "two/seed0", "two/seed1"][index]
+folder = pathlib.Path(sys.argv[1]) / "x" / name
+if index == 1 and not os.environ.get("MENDED"):
+    if os.environ.get("KILL"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.with_name("seed0.error.txt").write_text("Traceback\\nValueError: too dark\\n")
+    sys.exit(1)
+folder.mkdir(parents=True)
+(folder / "report.html").write_text("done")
+folder.with_name(folder.name + ".error.txt").unlink(missing_ok=True)
+"""
+
+
+@pytest.fixture
+def runs(tmp_path):
+    (tmp_path / "s.py").write_text(STUDY)
+    return study_runs.load_study(str(tmp_path / "s.py"), tmp_path / "runs")
+
+
+@pytest.fixture
+def stub(tmp_path):
+    (tmp_path / "stub.py").write_text(STUB)
+    return [sys.executable, str(tmp_path / "stub.py"), str(tmp_path / "runs")]
+
+
+@pytest.mark.parametrize("kill", ["", "1"])
+def test_a_failed_run_does_not_stop_the_others_and_is_run_again(runs, stub, monkeypatch, kill):
+    monkeypatch.setenv("KILL", kill)
+    assert study_runs.run_all(runs, stub) == 1
+    reason = "failed: killed by signal 9" if kill else "failed: ValueError: too dark"
+    assert [run.state for run in runs] == ["finished", reason, "finished"]
+    before = runs[0].folder.stat().st_mtime_ns
+    monkeypatch.setenv("MENDED", "1")
+    assert study_runs.run_all(runs, stub) == 0
+    assert {run.state for run in runs} == {"finished"}
+    assert runs[0].folder.stat().st_mtime_ns == before  # finished ones are left alone
+
+
+def test_an_error_is_kept_until_the_run_succeeds(runs, monkeypatch, capsys):
+    def fails(config, folder):
+        raise ValueError("too dark")
+
+    monkeypatch.setattr(experiment, "run", fails)
+    with pytest.raises(ValueError, match="too dark"):
+        study_runs.run_one(runs[0])
+    assert runs[0].state == "failed: ValueError: too dark"
+    study_command.show(runs)
+    assert "too dark" in capsys.readouterr().out
+    monkeypatch.setattr(experiment, "run", lambda config, folder: None)
+    study_runs.run_one(runs[0])
+    assert runs[0].state == "waiting"
+
+
+def test_wrong_studies_are_refused(tmp_path, capsys):
+    file = tmp_path / "s.py"
+    for text, part in (
+        ("x = 1", "has no get_study"),
+        ("def get_study(arg): return []", "has no run"),
+        (STUDY.replace("x/one/seed0 ", "../one/seed0 "), "'../one/seed0' is not named"),
+        (STUDY.replace("x/two/seed0 ", "x/one/seed0 "), "two runs are named x/one/seed0"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=part):
+            study_runs.load_study(str(file), tmp_path)
+    with pytest.raises(SystemExit, match=r"none\.py: file not found"):
+        study_command.main(["--study", str(tmp_path / "none.py"), "--workdir", str(tmp_path)])
+    file.write_text(STUDY)
+    with pytest.raises(SystemExit, match="the runs are 0 to 2"):
+        study_command.main(["--study", str(file), "--workdir", str(tmp_path), "--index", "3"])
+    with pytest.raises(ConfigError, match="the keys are scale, seeds, cohort, condition"):
+        stages.get_study("sedes=2")
+    with pytest.raises(ConfigError, match="a whole number from 1 on"):
+        stages.get_study("seeds=none")
+
+
+def test_the_stage_study_has_every_subset_under_every_seed():
+    found = stages.get_study("seeds=2,scale=paper,cohort=c.csv,condition=ct")
+    assert len(found) == 32
+    assert found[0][0] == "ct/unetpp/seed0"
+    subsets = {config.loss.stages for _, config in found}
+    assert len(subsets) == 16
+    assert {config.train.seed for _, config in found} == {0, 1}
+    assert {config.data.cohort for _, config in found} == {"c.csv"}
+    assert {config.scale for _, config in found} == {"paper"}
+    named = study_tables.stage_subsets(name.split("/")[1] for name, _ in found)
+    assert set(named) == {frozenset(stages) for stages in subsets}
+
+
+def test_the_critic_study_changes_one_thing_at_a_time():
+    found = dict(critic.get_study("seeds=1,scale=paper"))
+    reference = found.pop("pre_dwi/crlm_gan/seed0")
+    assert reference.critic.weights == "imagenet"
+    assert set(found) == {
+        f"pre_dwi/{system}/seed0"
+        for system in ("adversarial", "concatenated", "released", "random_weights")
+    }
+    laptop = dict(critic.get_study("seeds=1"))
+    assert "pre_dwi/random_weights/seed0" not in laptop  # the laptop's are random anyhow
+
+
+def test_the_paper_study_has_its_six_methods_under_its_seven_experiments():
+    found = paper.get_study("seeds=2,scale=paper,cohort=mri.csv,ct_cohort=ct.csv,vit=vit.npz")
+    assert len(found) == 2 * 7 * 6
+    configs = {name: validate(config) for name, config in found}
+    assert found[0][0] == "pre_dwi/crlm_gan/seed0"
+    assert configs["cross_pre/unet/seed0"].data.conditions == ("pre_dwi", "pre_t2wi")
+    assert configs["ct/segan/seed1"].data.cohort == "ct.csv"
+    assert configs["post_dwi/segan/seed1"].data.cohort == "mri.csv"
+    assert configs["ct/transunet/seed0"].transunet.weights == "vit.npz"
+    some = paper.get_study("seeds=1,experiments=ct+cross_pre,methods=crlm_gan+unet")
+    assert [name for name, _ in some] == [
+        "ct/crlm_gan/seed0", "ct/unet/seed0", "cross_pre/crlm_gan/seed0", "cross_pre/unet/seed0",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"experiments=mri: 'mri' is none of all, single, cross"):
+        paper.get_study("experiments=mri")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two seeds of UNet++ (half found), one of each stage, none of both stages."""
+    folder = tmp_path_factory.mktemp("study")
+    names = {
+        "x/unetpp/seed0": 0.5, "x/unetpp/seed1": 0.5, "x/stages_1/seed0": 1.0,
+        "x/stages_2/seed0": 0.5, "x/stages_12/seed0": None,
+    }  # fmt: skip
+    runs = []
+    for name, found in names.items():
+        if found is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            make_run(folder / name, SIZES, found)
+            (folder / name / "report.html").write_text("done")
+        runs.append(study_runs.StudyRun(name, Config(), folder / name))
+    return folder, runs
+
+
+def test_tables_of_what_has_finished(finished):
+    folder, runs = finished
+    path = study_tables.write(runs, folder)
+    html, text = path.read_text(), (folder / "tables.md").read_text()
+    assert "4 of 5 runs have finished" in html
+    assert "- x/stages_12/seed0: waiting" in text
+    found = study_tables.collect(runs)
+    rows = [dict(zip(study_tables.HEADER, r, strict=True)) for r in study_tables.result_rows(found)]
+    first = rows[0]
+    assert (first["system"], first["condition"], first["seeds"]) == ("unetpp", "pre_dwi", "2")
+    assert first["DSC"] == "0.67 (0.67–0.67)*"
+    assert first["DSC of the seeds"] == "0.67, 0.67"
+    paired = study_tables.paired_rows(found)
+    by_system = {(row[1], row[2]): row for row in paired}
+    assert by_system["stages_1", "pre_dwi"][4] == "0.33 (0.33–0.33)*"
+    assert by_system["stages_2", "pre_dwi"][4] == "0.00 (0.00–0.00)*"
+    holm = [float(row[6]) for row in paired]
+    assert all(p >= float(row[5]) for p, row in zip(holm, paired, strict=True))
+    lines = list(csv.reader((folder / "tables.csv").open(newline="")))
+    assert list(study_tables.HEADER) in lines
+    assert {p.name for p in (folder / "figures").iterdir()} == {
+        "stages_x_pre_dwi.png", "stages_x_post_dwi.png", "contours.png",
+    }  # fmt: skip
+
+
+def test_the_papers_numbers_stand_beside_ours_only_where_the_data_are_its_own(tmp_path):
+    systems = {}
+    for system, found in (("crlm_gan", 1.0), ("unet", 0.5)):
+        folder = tmp_path / "pre_dwi" / system / "seed0"
+        folder.parent.mkdir(parents=True)
+        make_run(folder, SIZES, found)
+        (folder / "report.html").write_text("done")
+        systems[system] = study_runs.StudyRun(f"pre_dwi/{system}/seed0", Config(), folder)
+    runs = [*systems.values()]
+    for run in runs:
+        run.config.data.cohort = "mri.csv"
+    study_tables.write(runs, tmp_path)
+    assert "CRLM-GAN, the paper's" not in (tmp_path / "tables.md").read_text()
+    study_tables.write(runs, tmp_path, paper=True)
+    rows = [
+        line for line in (tmp_path / "tables.md").read_text().splitlines() if "paper's |" in line
+    ]
+    assert rows == [
+        "| pre_dwi | CRLM-GAN, the paper's | pre_dwi | – | 45 | 0.81 (0.76–0.85) | 0.70 | 0.83 | "
+        "0.82 | 0.82 | – |"
+    ]
+    runs[1].config.data.cohort = "phantom"
+    with pytest.raises(ConfigError, match="--paper-data: pre_dwi/unet/seed0 is on the phantom"):
+        study_tables.write(runs, tmp_path, paper=True)
+
+
+def test_the_effect_of_a_stage_is_the_mean_over_the_pairs_that_differ_by_it(finished):
+    _, runs = finished
+    rows = study_tables.effect_rows(study_tables.collect(runs))
+    effects = {(row[1], row[2]): row[4] for row in rows}
+    # The runs of both stages are missing, so each stage has one pair: with it alone, and without.
+    assert effects["pre_dwi", "1"] == "0.33 (0.33–0.33)*"
+    assert effects["pre_dwi", "2"] == "0.00 (0.00–0.00)*"
+
+
+def test_contours_show_the_median_case_of_the_reference_under_every_system(finished):
+    _, runs = finished
+    systems = study_tables.collect(runs)["x"]
+    shown = study_tables.median_case(systems, "pre_dwi")
+    assert [system for system, _ in shown] == ["unetpp", "stages_1", "stages_2"]
+    assert len({view.title for _, view in shown}) == 1
+    masks = [
+        next(layer.voxels for layer in view.layers if layer.kind == "prediction")
+        for _, view in shown
+    ]
+    assert masks[1].sum() == 2 * masks[0].sum()
+    np.testing.assert_array_equal(masks[0], masks[2])
+
+
+def test_the_command_lists_a_real_study(capsys):
+    file = Path(__file__).parents[2] / "configs" / "studies" / "stages.py"
+    study_command.main(["--study", f"{file}:seeds=1", "--workdir", "runs/none", "--list"])
+    out = capsys.readouterr().out
+    assert "pre_dwi/stages_1234/seed0" in out
+    assert "0 of 16 finished" in out
+
+
+REAL = '''
+from pathlib import Path
+from tests.cohorts import tiny_config
+
+def get_study(arg=None):
+    """Three tiny runs, of which the second has no cohort; `arg` is the folder of all."""
+    folder, runs = Path(arg), []
+    for seed, cohort in enumerate(("cohort.csv", "nowhere.csv", "cohort.csv")):
+        config = tiny_config(folder / cohort, folder / "cache")
+        config.train.seed, config.evaluation.attribution_steps = seed, 0
+        config.train.batch_size, config.loss.stages = 4, ()
+        runs.append((f"x/unetpp/seed{seed}", config))
+    return runs
+'''
+
+
+@pytest.mark.slow
+def test_a_real_study_that_is_killed_goes_on_and_lists_what_failed(tmp_path):
+    make_cohort(tmp_path)
+    (tmp_path / "real.py").write_text(REAL)
+    file, workdir = f"{tmp_path / 'real.py'}:{tmp_path}", tmp_path / "runs"
+    command = [sys.executable, "-m", "crlm_jax.study", "--study", file, "--workdir", str(workdir)]
+    first, failed, last = (workdir / "x" / "unetpp" / f"seed{i}" for i in range(3))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.time() + 300
+    while not (last / "config.json").exists():
+        assert process.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    assert (first / "report.html") in done
+    assert not (last / "report.html").exists()
+
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "1 of 3 runs failed" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == done
+    assert (last / "report.html").exists()
+    assert "nowhere.csv" in failed.with_name("seed1.error.txt").read_text()
+    listed = subprocess.run([*command, "--list"], capture_output=True, text=True).stdout
+    assert "2 of 3 finished" in listed
+    assert "failed: CohortError" in listed

@@ -1,3 +1,3 @@
 """CRLM-GAN in JAX: one-stage segmentation of colorectal liver metastases on MRI and CT."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

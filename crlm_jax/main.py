@@ -6,20 +6,14 @@
 Flags and exit codes only: `training/experiment.py` does the work.
 """
 
-import sys
-import traceback
+from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 
-from crlm_jax.config.flags import flagged_config, parse_flags, root_cause
-from crlm_jax.config.schema import ConfigError
-from crlm_jax.data.cohort.rows import CohortError
-from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.method.checkpoint import CheckpointError
-from crlm_jax.models.torch_weights import WeightsError
-from crlm_jax.runs.log import NonFiniteLoss
-from crlm_jax.system import parallel, preemption
-from crlm_jax.system.console import console
+from crlm_jax.config.flags import flagged_config, parse_flags
+from crlm_jax.errors import UserError
+from crlm_jax.system import console, parallel, preemption
 from crlm_jax.training.experiment import run
 
 _WORKDIR = flags.DEFINE_string(
@@ -36,37 +30,39 @@ _PROFILE = flags.DEFINE_integer(
     "profile", 0, "Steps of the training to trace into profile/, for xprof; 0: none.", 0
 )
 
-_USER_ERRORS = (
-    ConfigError, CohortError, VolumeError, WeightsError, NonFiniteLoss, CheckpointError, OSError,
-    ValueError,
-)  # fmt: skip
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains, evaluates and reports the experiment that the parsed flags name.
+
+    Args:
+      argv: the program's name and what the flag parser left over.
+
+    Raises:
+      UserError: a flag or a field of the configuration is wrong.
+    """
+    if argv is not None and len(argv) > 1:
+        raise UserError(f"{argv[1]!r} is not a flag; fields are set as --config.field=value")
+    config = flagged_config()
+    preemption.exit_when_told()
+    given = [f for f in (_COORDINATOR, _PROCESSES, _PROCESS) if f.value != f.default]
+    if given and not _DISTRIBUTED.value:
+        raise UserError(f"--{given[0].name} requires --distributed")
+    if _DISTRIBUTED.value:
+        parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _LOST_AFTER.value)
+    parallel.use_compile_cache(config.data.cache)
+    run(config, _WORKDIR.value or f"runs/{config.name}", _PROFILE.value)
+    return 0
 
 
-def main(argv: list[str]) -> None:
-    """Entry point after the flags are parsed."""
-    if len(argv) > 1:
-        sys.exit(f"error: {argv[1]!r} is not a flag; fields are set as --config.field=value")
-    try:
-        config = flagged_config()
-        preemption.exit_when_told()
-        given = [f for f in (_COORDINATOR, _PROCESSES, _PROCESS) if f.value != f.default]
-        if given and not _DISTRIBUTED.value:
-            raise ValueError(f"--{given[0].name} is of several processes: give --distributed too")
-        if _DISTRIBUTED.value:
-            parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _LOST_AFTER.value)
-        parallel.use_compile_cache(config.data.cache)
-        run(config, _WORKDIR.value or f"runs/{config.name}", _PROFILE.value)
-    except preemption.Preempted as told:
-        console.print(str(told))
-        sys.exit(preemption.EXIT_CODE)
-    except Exception as error:
-        known = isinstance(error, _USER_ERRORS) or parallel.is_cut_off(error)
-        if known and not logging.level_debug():
-            parallel.leave(f"error: {root_cause(error)}", error, _LOST_AFTER.value)
-        traceback.print_exc()
-        parallel.leave(1, error, _LOST_AFTER.value)
+def start(argv: Sequence[str] | None = None) -> NoReturn:
+    """Parses the flags and runs `main`; the program's entry, also as `crlm train`.
+
+    Args:
+      argv: the program's name and its arguments; None: those of the process.
+    """
+    logging.set_verbosity(logging.WARNING)
+    app.run(lambda left: console.exit_code(main, left), argv, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
-    app.run(main, flags_parser=parse_flags)
+    start()

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app
 
 from crlm_jax import main
-from crlm_jax.config.flags import parse_flags
 from crlm_jax.config.schema import Config, flatten
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.step import TrainState, create_state
@@ -132,7 +130,7 @@ def _main(argv: list[str], output: str) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = argv
-    app.run(main.main, argv, parse_flags)
+    main.start(argv)
 
 
 def free_port() -> int:

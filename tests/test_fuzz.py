@@ -15,6 +15,7 @@ from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.config.storage import to_json
 from crlm_jax.data.cohort.cases import read_cohort, read_images
 from crlm_jax.data.cohort.rows import CohortError
+from crlm_jax.errors import UserError
 from crlm_jax.measures.view import CaseView, Layer, Mark
 from crlm_jax.method.checkpoint import CheckpointError, Checkpoints
 from crlm_jax.models import transunet_weights
@@ -238,4 +239,4 @@ def test_view(view, tmp_path, data):
     path = tmp_path / "0000_000.npz"
     path.write_bytes(data.draw(mutated(view)))
     for read in (CaseView.load, CaseView.count_voxels):
-        taken_or_refused(lambda read=read: read(path), ValueError, tmp_path, str(path))
+        taken_or_refused(lambda read=read: read(path), UserError, tmp_path, str(path))

@@ -8,6 +8,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from crlm_jax.config.schema import Config, ConfigError, flatten
+from crlm_jax.errors import UserError
+from crlm_jax.system.console import print_error
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File of the experiment, such as configs/cross_pre.py:scale=paper."
@@ -52,14 +54,23 @@ def _check_names(argv: list[str]) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a wrong field of the config is one line that lists the right ones."""
+    """Parses the flags and returns what is left over; an error is printed and ends the process.
+
+    A wrong value ends it with code 1, an unknown flag, as every usage error, with 2. A wrong field
+    of the configuration is one line that lists the right ones.
+    """
     try:
         _check_names(argv)
         return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        print_error(error)
+        sys.exit(2)
     except flags.IllegalFlagValueError as error:
         fields = flatten(Config())
         name = re.match(r"flag --config\.([\w.]+)", str(error))
         kind = type(fields[name[1]]).__name__ if name and name[1] in fields else ""
-        sys.exit(f"error: {root_cause(error)}" if not kind else f"error: {error} (must be: {kind})")
-    except (ConfigError, OSError, flags.Error) as error:
-        sys.exit(f"error: {root_cause(error)}")
+        print_error(f"{error} (must be: {kind})" if kind else root_cause(error))
+        sys.exit(1)
+    except (UserError, OSError, flags.Error) as error:
+        print_error(root_cause(error))
+        sys.exit(1)

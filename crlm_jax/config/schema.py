@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, get_origin, get_type_hints
 
 from crlm_jax.config import checks
+from crlm_jax.errors import UserError
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A field of the configuration has a wrong name, type or value."""
 
 

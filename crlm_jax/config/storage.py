@@ -27,7 +27,8 @@ def from_json(text: str | bytes, source: str | Path) -> Config:
     try:
         config = _build(Config, json.loads(text), "")
         return validate(config)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # of damaged JSON too
+    # Damaged JSON raises all but the first.
+    except (ConfigError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ConfigError(
             f"{source} is not a configuration of this version of crlm_jax ({error}); "
             "start a new run in another --workdir"

@@ -14,11 +14,11 @@ was trained in bfloat16.
 
 import argparse
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from crlm_jax.config.schema import ConfigError
-from crlm_jax.data.cohort.rows import CohortError
+from crlm_jax.errors import UserError
 from crlm_jax.explain.figure import draw_lesion, headline
 from crlm_jax.explain.scan import (
     ExplainedScan,
@@ -28,9 +28,7 @@ from crlm_jax.explain.scan import (
     explain_stages,
     read_task,
 )
-from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.method.attribution import upsample_stage_map
-from crlm_jax.method.checkpoint import CheckpointError
 from crlm_jax.models.torch_weights import WeightsError
 from crlm_jax.predict.scans import add_scan, check_condition
 from crlm_jax.system.console import local_path, print_stderr
@@ -41,7 +39,7 @@ _OURS = r"explain\.json|lesion\d+(_\w+)?\.(png|nii\.gz)|stage\d+\.nii\.gz"
 
 def _check_out(out: Path) -> None:
     """Raises ValueError unless `out` is new, empty, or earlier maps."""
-    check_folder(out, _OURS, "explain.json", ValueError)
+    check_folder(out, _OURS, "explain.json")
 
 
 def _stages_or_why_not(task: ExplainedScan) -> tuple[dict[int, Maps], str | None, bool]:
@@ -64,7 +62,7 @@ def _explain(task: ExplainedScan, folder: Path, args: argparse.Namespace) -> int
         print_stderr(f"warning: {warning}")
     if count:
         if not 1 <= (args.lesion or 1) <= count:
-            raise ValueError(f"--lesion {args.lesion}: {count} lesion(s) are predicted")
+            raise UserError(f"--lesion {args.lesion}: {count} lesion(s) are predicted")
         stages, about["stages_note"], failed = _stages_or_why_not(task)
         if about["stages_note"]:
             print_stderr(f"{'error' if failed else 'note'}: {about['stages_note']}")
@@ -92,7 +90,7 @@ def _explain(task: ExplainedScan, folder: Path, args: argparse.Namespace) -> int
     return int(failed)
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.explain",
         description="Map where a trained segmenter looks when it calls something a lesion, and, "
@@ -125,12 +123,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line; exits with 1 and one line where something could not be done."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 1 if the critic could not be had."""
     args = _arguments(argv)
-    try:
-        with whole_folder(args.out.resolve(), _check_out) as folder:
-            failed = _explain(read_task(args), folder, args)
-        sys.exit(failed)
-    except (ConfigError, CohortError, VolumeError, CheckpointError, OSError, ValueError) as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+    with whole_folder(args.out.resolve(), _check_out) as folder:
+        return _explain(read_task(args), folder, args)

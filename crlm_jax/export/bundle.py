@@ -29,7 +29,7 @@ from crlm_jax import __version__
 from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import Config
 from crlm_jax.export.function import make_function, make_network, to_stablehlo
-from crlm_jax.export.to_onnx import ExportError, check_onnx, require_onnx, to_onnx
+from crlm_jax.export.to_onnx import check_onnx, require_onnx, to_onnx
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.method import networks
 from crlm_jax.method.segment import load_best
@@ -78,7 +78,7 @@ def describe(config: Config, run: str, step: int, files: dict[str, bytes]) -> di
 def _check_out(out: Path) -> None:
     """Raises ExportError unless `out` is new, empty, or an earlier export; changes nothing."""
     names = map(re.escape, (STABLEHLO, ONNX, PREPROCESSING, EXAMPLE))
-    check_folder(out, "|".join(names), PREPROCESSING, ExportError)
+    check_folder(out, "|".join(names), PREPROCESSING)
 
 
 def export_run(run: str | Path, out: Path, formats: str = "both") -> dict[str, Any]:

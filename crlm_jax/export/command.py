@@ -4,18 +4,15 @@ python -m crlm_jax.export --run runs/ct --out exported
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from crlm_jax.config.schema import ConfigError
 from crlm_jax.export.bundle import PREPROCESSING, export_run
-from crlm_jax.export.to_onnx import ExportError
-from crlm_jax.method.checkpoint import CheckpointError
 from crlm_jax.system.console import local_path, print_stderr
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line; exits with 1 and one line where nothing could be written."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.export",
         description="Write a trained segmenter, with its preprocessing, as StableHLO and ONNX.",
@@ -31,11 +28,9 @@ def main(argv: list[str] | None = None) -> None:
         help="onnx needs pip install 'crlm_jax[export]' (default: both)",
     )
     args = parser.parse_args(argv)
-    try:
-        description = export_run(args.run, args.out, args.format)
-    except (ExportError, ConfigError, CheckpointError, OSError, ValueError) as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+    description = export_run(args.run, args.out, args.format)
     for warning in description["warnings"]:
         print_stderr(f"warning: {warning}")
     for name in (*description["files"], PREPROCESSING):
         print(args.out / name)
+    return 0

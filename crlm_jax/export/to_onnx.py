@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from crlm_jax import __version__
+from crlm_jax.errors import UserError
 from crlm_jax.imaging import resize as imaging_resize
 
 TOLERANCE = 1e-4  # of a probability, between ONNX Runtime and JAX
@@ -21,7 +22,7 @@ _OPSET = 20  # of ONNX 1.15, which brought Gelu; nothing here needs a newer one
 Function = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError):
     """The segmenter cannot be written; the message says what to do."""
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from crlm_jax.errors import UserError
+
 GEOMETRY_TOLERANCE = 1e-3  # of a voxel's size (spacing, origin); absolute for direction cosines
 MOST_VOXELS = 2**30  # of one image: 1024 slices of 1024 × 1024, 4 GiB as float32
 NOT_FINITE = (
@@ -16,7 +18,7 @@ NOT_FINITE = (
 )
 
 
-class VolumeError(ValueError):
+class VolumeError(UserError):
     """An image or a mask that cannot be used; the message names the file and the remedy."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from crlm_jax.errors import UserError
 from crlm_jax.system.files import write_whole
 
 _DTYPES = {"reference": np.bool_, "prediction": np.bool_, "map": np.uint8, "signed": np.int8}
@@ -138,7 +139,7 @@ class CaseView:
         """Reads what `save` wrote.
 
         Raises:
-          ValueError: the file is cut off, or something else; nothing of it is ever executed.
+          UserError: the file is cut off, or something else; nothing of it is ever executed.
         """
         with (
             _whole(path),
@@ -169,7 +170,7 @@ def _whole(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: not a case of the report's viewer, or damaged ({error}); take the folder "
             "views/ away, and the report is written without its viewer"
         ) from error

@@ -19,13 +19,14 @@ from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint.path import step as steps
 
 from crlm_jax import __version__
+from crlm_jax.errors import UserError
 from crlm_jax.system.files import in_bucket
 
 SCHEMA = 1  # raise it when what a checkpoint holds changes
 _METRIC = "validation_dsc"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint cannot be read, or is of another network."""
 
 

@@ -20,6 +20,8 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
+from crlm_jax.errors import UserError
+
 IMAGENET_REPOSITORY = "timm/resnet50.tv_in1k"  # torchvision's ResNet50_Weights.IMAGENET1K_V1
 IGNORED = ("fc.*", "*.num_batches_tracked")  # the classifier; PyTorch's step counter
 
@@ -29,7 +31,7 @@ _OTHER_WEIGHTS = "a local file with --config.critic.weights=PATH.safetensors"
 _RANDOM_WEIGHTS = "random weights with --config.critic.weights=random (no result of the paper)"
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """Weights that cannot be had, or that do not fit the module."""
 
 

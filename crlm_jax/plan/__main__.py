@@ -1,7 +1,6 @@
 """Runs `python -m crlm_jax.plan`."""
 
-import sys
-
 from crlm_jax.plan.command import main
+from crlm_jax.system.console import run
 
-sys.exit(main())
+run(main)

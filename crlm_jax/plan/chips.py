@@ -7,6 +7,8 @@ Peaks, memory and interconnect are Google's (https://cloud.google.com/tpu/docs/v
 import math
 from dataclasses import dataclass, field
 
+from crlm_jax.errors import UserError
+
 GIB = 2**30
 # Latency of one hop between neighbours, s; a rule of thumb from "How to Scale Your Model"
 # (https://jax-ml.github.io/scaling-book), not a figure of the compiler.
@@ -72,7 +74,7 @@ def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
     """Splits a name such as v5e:2x2 into the chip and the lengths of the slice's axes.
 
     Raises:
-      ValueError: the chip is not known, or the lengths are not such; lists the known ones.
+      UserError: the chip is not known, or the lengths are not such; lists the known ones.
     """
     name, _, lengths = topology.partition(":")
     words = lengths.split("x")
@@ -80,9 +82,9 @@ def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
     chip = CHIPS.get(name)
     known = ", ".join(f"{name} (as in {EXAMPLES[name]})" for name in CHIPS)
     if chip is None:
-        raise ValueError(f"topology {topology!r}: the chips are {known}, and cpu")
+        raise UserError(f"topology {topology!r}: the chips are {known}, and cpu")
     if len(shape) != len(words) or len(shape) != chip.axes or not math.prod(shape):
-        raise ValueError(
+        raise UserError(
             f"topology {topology!r}: {name} has {chip.axes} axes, as in {EXAMPLES[name]}; "
             f"the chips are {known}, and cpu"
         )

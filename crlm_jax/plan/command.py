@@ -7,11 +7,12 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 import jax
 
 from crlm_jax.config import flags
-from crlm_jax.config.schema import ConfigError, validate
+from crlm_jax.config.schema import validate
 from crlm_jax.plan import cost as plan_cost
 from crlm_jax.plan import report as plan_report
 from crlm_jax.plan.compiling import PlanError
@@ -19,8 +20,8 @@ from crlm_jax.plan.scaling import make_plan
 from crlm_jax.system.console import local_path
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line; exits with 1 and one line where there is no plan."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.plan",
         description="Plan a training on Cloud TPU, by the TPU compiler, with no TPU at hand. Any "
@@ -37,23 +38,21 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parser.parse_known_args(words)
     jax.config.update("jax_platforms", "cpu")  # nothing runs on an accelerator that is here
     words_left = flags.parse_flags(["plan", f"--config={args.config}", *overrides])[1:]
-    try:
-        if words_left:
-            raise PlanError(f"{words_left[0]!r} is not a flag; see --help")
-        config = flags.flagged_config()
-        if args.slices is not None and args.slices < 1:
-            raise PlanError(f"--slices {args.slices}: must be 1 or more")
-        if args.out:
-            plan_report.check_out(args.out)
-        slices = args.slices or plan_cost.paper_slices(config)
-        names = list(dict.fromkeys(args.topology.split(",")))
-        options = {"largest": args.largest_batch, "measured": args.measure}
-        rows = make_plan(validate(config), names, slices, **options)
-        origin = "--slices" if args.slices else plan_report.PAPER_SLICES
-        plan = plan_report.describe(config, args.config, rows, slices, origin)
-        plan_report.show(plan)
-        if args.out:
-            command = "python -m crlm_jax.plan " + " ".join(words)
-            plan_report.write(plan | {"command": command}, args.out)
-    except (PlanError, ConfigError, OSError, ValueError, jax.errors.JaxRuntimeError) as error:
-        sys.exit("error: " + " ".join(str(error).split())[:2000])
+    if words_left:
+        raise PlanError(f"{words_left[0]!r} is not a flag; see --help")
+    config = flags.flagged_config()
+    if args.slices is not None and args.slices < 1:
+        raise PlanError(f"--slices {args.slices}: must be 1 or more")
+    if args.out:
+        plan_report.check_out(args.out)
+    slices = args.slices or plan_cost.paper_slices(config)
+    names = list(dict.fromkeys(args.topology.split(",")))
+    options = {"largest": args.largest_batch, "measured": args.measure}
+    rows = make_plan(validate(config), names, slices, **options)
+    origin = "--slices" if args.slices else plan_report.PAPER_SLICES
+    plan = plan_report.describe(config, args.config, rows, slices, origin)
+    plan_report.show(plan)
+    if args.out:
+        command = "python -m crlm_jax.plan " + " ".join(words)
+        plan_report.write(plan | {"command": command}, args.out)
+    return 0

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from crlm_jax.config.schema import Config, validate
+from crlm_jax.errors import UserError
 from crlm_jax.method.networks import Networks
 from crlm_jax.method.step import TrainState, create_state, make_train_step
 from crlm_jax.plan import chips, measuring
@@ -46,7 +47,7 @@ _NO_TPU = {
 }
 
 
-class PlanError(ValueError):
+class PlanError(UserError):
     """What was asked for cannot be planned."""
 
 
@@ -73,14 +74,12 @@ def find_target(name: str) -> Target:
     """Returns the devices of a topology such as v5e:2x2, which need not be there, or of `cpu`.
 
     Raises:
-      PlanError: the topology is not known, or the TPU compiler is not installed.
+      UserError: the topology is not known.
+      PlanError: the TPU compiler is not installed, or refuses it.
     """
     if name == "cpu":
         return Target(name, None, (1,), jax.devices("cpu")[:1])
-    try:
-        chip, shape = chips.parse(name)
-    except ValueError as error:
-        raise PlanError(str(error)) from None
+    chip, shape = chips.parse(name)
     if importlib.util.find_spec("libtpu") is None:
         raise PlanError(
             f"topology {name}: the TPU compiler is not installed; pip install 'crlm_jax[plan]'"

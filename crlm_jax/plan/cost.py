@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from crlm_jax.config.schema import Config
+from crlm_jax.errors import UserError
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.method.step import total_steps
 from crlm_jax.plan import chips
@@ -62,7 +63,7 @@ def paper_slices(config: Config) -> int:
     Its training patients less the share that the configuration validates on.
 
     Raises:
-      ValueError: the paper has no such condition.
+      UserError: the paper has no such condition.
     """
     total = 0.0
     for condition in config.data.conditions:
@@ -71,5 +72,5 @@ def paper_slices(config: Config) -> int:
         elif is_ct(condition):
             total += CT_SLICES
         else:
-            raise ValueError(f"{condition} is not in the paper's cohort; give --slices N")
+            raise UserError(f"{condition} is not in the paper's cohort; give --slices N")
     return round(total * (1 - config.data.validation_fraction))

@@ -298,7 +298,7 @@ def _draw_scaling(axes: Any, rows: Sequence[Row]) -> None:
 
 def check_out(out: Path) -> None:
     """Raises ValueError unless the folder is new, empty or of an earlier plan."""
-    check_folder(out, r"plan\.(md|json|png)", JSON, ValueError)
+    check_folder(out, r"plan\.(md|json|png)", JSON)
 
 
 def write(plan: Row, out: Path) -> None:

@@ -16,21 +16,19 @@ In a program:
 
 import argparse
 import dataclasses
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
-from crlm_jax.config.schema import ConfigError, Data
-from crlm_jax.data.cohort.rows import CohortError
-from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.method.checkpoint import CheckpointError
+from crlm_jax.config.schema import Data
+from crlm_jax.errors import UserError
 from crlm_jax.predict.outputs import lesions_path, plan, write_lesions
 from crlm_jax.predict.scans import add_scan, check_condition, find_scans
 from crlm_jax.predict.segmenter import load
 from crlm_jax.predict.stream import predict_scans
 from crlm_jax.system import parallel
-from crlm_jax.system.console import local_path, print_stderr, printable
+from crlm_jax.system.console import local_path, print_stderr
 
 
 def find_device(name: str) -> jax.Device:
@@ -40,10 +38,10 @@ def find_device(name: str) -> jax.Device:
         return jax.devices(kind)[int(number or 0)]
     except (RuntimeError, IndexError, ValueError) as error:
         there = ", ".join(f"{d.platform}:{d.id}" for d in jax.devices())
-        raise ValueError(f"--device {name}: there is none; there is {there}") from error
+        raise UserError(f"--device {name}: there is none; there is {there}") from error
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.predict",
         description="Segment scans with a trained run. A mask has its scan's size, spacing, "
@@ -128,10 +126,6 @@ def run(args: argparse.Namespace) -> int:
     return len(failed)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line; exits with 1 where a scan failed."""
-    args = _arguments(argv)
-    try:
-        sys.exit(1 if run(args) else 0)
-    except (ConfigError, CohortError, VolumeError, CheckpointError, OSError, ValueError) as error:
-        sys.exit(f"error: {printable(str(error))}")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 1 if a scan failed."""
+    return 1 if run(_arguments(argv)) else 0

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from crlm_jax import __version__
 from crlm_jax.config.notices import marks
+from crlm_jax.errors import UserError
 from crlm_jax.imaging import overlay, volumes
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.dicom import segmentation
@@ -33,7 +34,7 @@ class _Ready:
 
 
 # What can be wrong with one scan and not with the next.
-_SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
+_SCAN_ERRORS = (UserError, ValueError, OSError, MemoryError, RuntimeError)
 
 
 def predict_scans(

@@ -8,7 +8,7 @@
 import argparse
 import dataclasses
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +129,7 @@ def _write(path: Path, points: dict[str, tuple[Path, TimePoint]], response: Resp
     write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.recist",
         description=f"Response between the lesions of two masks by RECIST 1.1. {DISCLAIMER}",
@@ -177,9 +177,7 @@ def run(args: argparse.Namespace) -> Response:
     return response
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line; exits with 1 where a mask cannot be read."""
-    try:
-        run(_arguments(argv))
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    run(_arguments(argv))
+    return 0

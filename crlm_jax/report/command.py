@@ -6,16 +6,14 @@ python -m crlm_jax.report runs/crlm_gan runs/unetpp --out comparison.html
 
 import argparse
 import math
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from crlm_jax.config.schema import ConfigError
 from crlm_jax.report.page import VIEWED, write_report
-from crlm_jax.system.console import printable
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.report", description="Write the report of one run or of several."
     )
@@ -27,8 +25,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out is None and len(args.run) > 1:
         parser.error("several runs: name the file with --out, such as --out comparison.html")
-    try:
-        out = args.out or args.run[0] / "report.html"
-        print(write_report(args.run, out, math.inf if args.all_cases else VIEWED))
-    except (ConfigError, OSError, ValueError) as error:
-        sys.exit(f"error: {printable(str(error))}")
+    out = args.out or args.run[0] / "report.html"
+    print(write_report(args.run, out, math.inf if args.all_cases else VIEWED))
+    return 0

@@ -14,13 +14,14 @@ from typing import Any
 
 from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.config.storage import differences, from_json, to_json
+from crlm_jax.errors import UserError
 from crlm_jax.runs.log import read_log
 from crlm_jax.system import parallel
 from crlm_jax.system.files import write_whole
 from crlm_jax.system.parallel import chosen_numbers
 
 
-class WorkdirError(ValueError):
+class WorkdirError(UserError):
     """The folder of the run belongs to something else."""
 
 

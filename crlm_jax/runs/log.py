@@ -12,11 +12,12 @@ import numpy as np
 
 from crlm_jax.config.schema import Config
 from crlm_jax.data.slices import Slices
+from crlm_jax.errors import UserError
 from crlm_jax.system import parallel
 from crlm_jax.system.files import append, write_whole
 
 
-class NonFiniteLoss(FloatingPointError):
+class NonFiniteLoss(UserError):
     """The loss became NaN or infinite."""
 
 

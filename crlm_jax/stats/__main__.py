@@ -1,7 +1,6 @@
 """Runs `python -m crlm_jax.stats`."""
 
-import sys
-
 from crlm_jax.stats.command import main
+from crlm_jax.system.console import run
 
-sys.exit(main())
+run(main)

@@ -16,24 +16,19 @@ _WRITERS = {".csv": as_csv, ".md": as_markdown}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0, or 1 where something is wrong."""
+    """Runs the command line; returns the exit code."""
     args = _parser().parse_args(argv)
-    try:
-        if args.out:
-            _check_out(args.out, args.force)
-        kinds: dict[str, str] = {}
-        for kind in KINDS:
-            for name in getattr(args, kind):
-                if kinds.setdefault(name, kind) != kind:
-                    raise TableError(f"--{kind} {name}: is under --{kinds[name]} too; choose one")
-        patients = read_patients(args.table)
-        table = table_one(patients, args.group, kinds, args.groups, args.leave_out)
-        if args.out:
-            write_whole(args.out, _WRITERS[args.out.suffix](table))
-    except (TableError, OSError) as error:
-        for line in str(error).splitlines():
-            print_stderr(f"error: {line}")
-        return 1
+    if args.out:
+        _check_out(args.out, args.force)
+    kinds: dict[str, str] = {}
+    for kind in KINDS:
+        for name in getattr(args, kind):
+            if kinds.setdefault(name, kind) != kind:
+                raise TableError(f"--{kind} {name}: is under --{kinds[name]} too; choose one")
+    patients = read_patients(args.table)
+    table = table_one(patients, args.group, kinds, args.groups, args.leave_out)
+    if args.out:
+        write_whole(args.out, _WRITERS[args.out.suffix](table))
     for warning in table.warnings:
         print_stderr(f"warning: {warning}")
     print_table(as_text(table), width=140)
@@ -71,4 +66,4 @@ def _names(text: str) -> list[str]:
 def _check_out(out: Path, force: bool) -> None:
     if out.suffix not in _WRITERS:
         raise TableError(f"--out {out}: not a table's name; end it in {' or '.join(_WRITERS)}")
-    check_new(out, force, TableError)
+    check_new(out, force)

@@ -5,10 +5,12 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from crlm_jax.errors import UserError
+
 MISSING = ("", "na", "n/a", "nan", "null", ".", "-", "–", "?")  # in any case
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """A patient table that cannot be used; the message has one line for each thing to correct."""
 
 

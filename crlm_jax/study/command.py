@@ -7,6 +7,7 @@ python -m crlm_jax.study --study configs/studies/stages.py --workdir runs/stages
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -14,8 +15,8 @@ from rich.table import Table
 
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.study import tables as study_tables
-from crlm_jax.study.runs import StudyRun, console, load_study, run_all, run_one
-from crlm_jax.system import preemption
+from crlm_jax.study.runs import StudyRun, load_study, run_all, run_one
+from crlm_jax.system.console import console, print_error
 from crlm_jax.system.files import locate
 
 
@@ -31,8 +32,8 @@ def show(runs: list[StudyRun]) -> None:
     console.print(f"{finished} of {len(runs)} finished")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line; exits with 1 where a run failed."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 1 if a run failed."""
     parser = argparse.ArgumentParser(prog="python -m crlm_jax.study", description="Run a study.")
     add = parser.add_argument
     add("--study", required=True, help="file, and after a colon its arguments")
@@ -46,25 +47,28 @@ def main(argv: list[str] | None = None) -> None:
         help="the cohort is the paper's own: put its numbers of CRLM-GAN below ours",
     )
     args = parser.parse_args(argv)
-    try:
-        args.workdir = locate(args.workdir)
-        runs = load_study(args.study, args.workdir)
-        if args.list:
-            return show(runs)
-        if args.report:
-            return print(study_tables.write(runs, args.workdir, paper=args.paper_data))
-        if args.index is not None:
-            if not 0 <= args.index < len(runs):
-                raise ConfigError(f"--index {args.index}: the runs are 0 to {len(runs) - 1}")
-            return run_one(runs[args.index])
-        if args.paper_data:  # before the runs, not after them
-            study_tables.check_paper_data(runs)
-        words = ["--study", args.study, "--workdir", str(args.workdir), "--index"]
-        failed = run_all(runs, [sys.executable, "-m", "crlm_jax.study", *words])
+    args.workdir = locate(args.workdir)
+    runs = load_study(args.study, args.workdir)
+    if args.list:
+        show(runs)
+    elif args.report:
         print(study_tables.write(runs, args.workdir, paper=args.paper_data))
-        sys.exit(f"error: {failed} of {len(runs)} runs failed; see --list" if failed else 0)
-    except preemption.Preempted as told:
-        print(told)
-        sys.exit(preemption.EXIT_CODE)
-    except (ConfigError, OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    elif args.index is not None:
+        if not 0 <= args.index < len(runs):
+            raise ConfigError(f"--index {args.index}: the runs are 0 to {len(runs) - 1}")
+        run_one(runs[args.index])
+    else:
+        return _run_all(args, runs)
+    return 0
+
+
+def _run_all(args: argparse.Namespace, runs: list[StudyRun]) -> int:
+    """Runs what is not finished and writes the tables; returns 1 if a run failed."""
+    if args.paper_data:  # before the runs, not after them
+        study_tables.check_paper_data(runs)
+    words = ["--study", args.study, "--workdir", str(args.workdir), "--index"]
+    failed = run_all(runs, [sys.executable, "-m", "crlm_jax.study", *words])
+    print(study_tables.write(runs, args.workdir, paper=args.paper_data))
+    if failed:
+        print_error(f"{failed} of {len(runs)} runs failed; see --list")
+    return 1 if failed else 0

@@ -19,13 +19,11 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from crlm_jax.config.schema import Config, ConfigError, validate
 from crlm_jax.system import preemption
+from crlm_jax.system.console import console
 from crlm_jax.system.files import write_whole
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*/seed\d+")
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import fsspec
 from etils import epath
 
+from crlm_jax.errors import UserError
+
 # Names that Windows takes for devices, whatever ending follows.
 DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE | re.DOTALL)
 ADDRESS = re.compile("([a-z0-9]{2,}):/+")  # of a store; pathlib leaves one stroke of the two
@@ -116,22 +118,21 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
-def check_new(out: Path, force: bool, error: type[Exception]) -> None:
-    """Raises `error` where a file cannot be written, or is there and was not given up (`force`)."""
+def check_new(out: Path, force: bool) -> None:
+    """Raises UserError if the folder is absent, or the file exists and `force` is false."""
     if not out.parent.is_dir():
-        raise error(f"--out {out}: there is no folder {out.parent}; make it, or correct it")
+        raise UserError(f"--out {out}: there is no folder {out.parent}; make it, or correct it")
     if out.exists() and not force:
-        raise error(f"--out {out}: is there already; name another, or --force to replace it")
+        raise UserError(f"--out {out}: is there already; name another, or --force to replace it")
 
 
-def check_folder(out: Path, ours: str, mark: str, error: type[Exception]) -> None:
-    """Raises `error` unless a folder is new, empty or of an earlier run; changes nothing.
+def check_folder(out: Path, ours: str, mark: str) -> None:
+    """Raises UserError unless a folder is new, empty or of an earlier run; changes nothing.
 
     Args:
       out: the folder.
       ours: pattern (a regular expression) of the names that a run leaves.
       mark: the name that is there after every run.
-      error: to raise.
     """
     if not out.exists():
         return
@@ -139,7 +140,7 @@ def check_folder(out: Path, ours: str, mark: str, error: type[Exception]) -> Non
     others = [name for name in names if not re.fullmatch(ours, name)]
     if others or (names and mark not in names):
         found = ", ".join((others or names)[:3])
-        raise error(f"{out} holds something else ({found}); give another --out")
+        raise UserError(f"{out} holds something else ({found}); give another --out")
 
 
 @contextlib.contextmanager

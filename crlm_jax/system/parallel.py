@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,8 +23,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from crlm_jax.errors import UserError
+
 AXIS = "data"
 LOST_AFTER = 60  # seconds
+_lost_after = LOST_AFTER  # of this process, as `start` was told
 _FILE_SYSTEM = 90  # seconds
 _REPORT = 3600  # seconds; the others wait for the main process, which writes the report
 
@@ -43,8 +47,10 @@ def start(
       lost_after: seconds of silence after which a process counts as lost.
 
     Raises:
-      ValueError: what is not given is not found.
+      UserError: what is not given is not found.
     """
+    global _lost_after
+    _lost_after = lost_after
     # Its list of all threads would bury the message with which JAX ends a process.
     faulthandler.disable()
     if coordinator:
@@ -58,7 +64,7 @@ def start(
             shutdown_timeout_seconds=_REPORT,
         )
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"--distributed: {error} Where SLURM, Kubernetes or Cloud TPU do not say it, give "
             "--coordinator=HOST:PORT, --processes=N and --process=I, from 0"
         ) from error
@@ -70,23 +76,28 @@ def is_cut_off(error: Exception) -> bool:
     return jax.process_count() > 1 and bool(re.search(signs, str(error), re.IGNORECASE))
 
 
-def leave(code: int | str, error: Exception, lost_after: int) -> NoReturn:
-    """Ends this process because of an error, as `sys.exit(code)` does.
+def leave(message: str | None, error: Exception) -> NoReturn:
+    """Ends one of several processes with exit code 1 because of an error.
 
-    Among several, at once: these may be in the middle of a computation with it, so that it cannot
-    wait for them to end together. They are told that it is gone. But where it is this process that
-    is cut off, JAX says from whom within `lost_after` seconds, and ends it.
+    The process exits immediately: a normal exit would wait for peers that are blocked in a
+    collective operation. The peers learn of the exit from JAX. But if `error` says that a peer
+    could not be reached, this process waits for JAX to name the lost one, and to end it.
+
+    Args:
+      message: what a user can mend, printed as one line; None: the traceback is printed.
+      error: the one that ended the command.
     """
-    if jax.process_count() == 1:
-        sys.exit(code)
-    if isinstance(code, str):
-        print(f"process {jax.process_index()}: {code}", file=sys.stderr)
+    lost = is_cut_off(error)
+    if lost or message:
+        print(f"process {jax.process_index()}: error: {message or error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
     sys.stdout.flush()
-    if is_cut_off(error):
-        print(f"JAX names the lost process within {lost_after} s:", file=sys.stderr, flush=True)
-        time.sleep(lost_after + 10)
+    if lost:
+        print(f"JAX names the lost process within {_lost_after} s:", file=sys.stderr, flush=True)
+        time.sleep(_lost_after + 10)
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)
+    os._exit(1)
 
 
 def use_compile_cache(cache: str) -> None:
@@ -115,9 +126,9 @@ def split_by_batch(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
-    """Raises ValueError where the devices cannot share `batch_size` slices evenly."""
+    """Raises UserError where the devices cannot share `batch_size` slices evenly."""
     if batch_size % mesh.size:
-        raise ValueError(
+        raise UserError(
             f"{field} = {batch_size} cannot be shared evenly by {mesh.size} devices; "
             f"give a multiple of {mesh.size}, such as --config.{field}="
             f"{-(-batch_size // mesh.size) * mesh.size}"

@@ -12,9 +12,6 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-import jax
-from jax.experimental import multihost_utils
-
 EXIT_CODE = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -45,7 +42,7 @@ class Notice:
 
     def __enter__(self) -> "Notice":
         """Listens."""
-        several = jax.process_count() > 1
+        several = _are_several()
         for number in SIGNALS:
             if not several:
                 self._before[number] = signal.signal(number, self._note)
@@ -63,9 +60,17 @@ class Notice:
 
     def reached(self, step: int) -> bool:
         """Whether this is the step to stop at; asked once after each step, in all processes."""
-        if jax.process_count() > 1:
+        if _are_several():
+            from jax.experimental import multihost_utils
+
             return multihost_utils.reached_preemption_sync_point(step)
         return self._told
+
+
+def _are_several() -> bool:
+    import jax  # here, since commands that train nothing need the exit code alone
+
+    return jax.process_count() > 1
 
 
 def _as_sigterm(number: int, frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ from crlm_jax.data import slices
 from crlm_jax.data.cohort.cases import SPLITS, read_cohort
 from crlm_jax.data.phantom.cohort import VERSION, make_phantom
 from crlm_jax.data.slices import Slices
+from crlm_jax.errors import UserError
 from crlm_jax.measures import evaluate
 from crlm_jax.measures.case import CaseResult
 from crlm_jax.measures.summary import summarise, write_results
@@ -33,7 +34,7 @@ def prepare(config: Config) -> slices.Slices:
     Where the processes share the cache the main one does it for all; else all do it at once.
 
     Raises:
-      ValueError: the slices of another process are not those of the main one.
+      UserError: the slices of another process are not those of the main one.
     """
     wait = config.data.cache_shared
     if wait and not parallel.is_main():
@@ -63,7 +64,7 @@ def prepare(config: Config) -> slices.Slices:
         multihost_utils.sync_global_devices("prepared")
     digests = parallel.gather(prepared.digest)
     if others := chosen_numbers(digest != digests[0] for digest in digests):
-        raise ValueError(
+        raise UserError(
             f"data.cohort = {config.data.cohort!r}: process {others} found "
             "other images or masks there than process 0; copy the cohort again"
         )

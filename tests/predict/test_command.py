@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.dicom.series import read_series
@@ -17,6 +18,7 @@ from crlm_jax.predict import command as predict_command
 from crlm_jax.predict import outputs, stream
 from crlm_jax.predict import segmenter as predict_segmenter
 from crlm_jax.predict.scans import Scan
+from crlm_jax.system.console import exit_code
 from tests.imaging.dicom import dicoms
 from tests.predict.test_segmenter import ball, identity, tiny_run
 
@@ -30,9 +32,9 @@ def run(monkeypatch):
     def call(*words, segmenter=None) -> int:
         made = segmenter or identity()
         monkeypatch.setattr(predict_command, "load", lambda run, **options: made)
-        with pytest.raises(SystemExit) as caught:
-            predict_command.main([str(word) for word in ("--run", "runs/none", *words)])
-        return caught.value.code
+        return exit_code(
+            predict_command.main, [str(word) for word in ("--run", "runs/none", *words)]
+        )
 
     return call
 
@@ -135,11 +137,10 @@ def test_options_reach_the_segmenter(tmp_path, monkeypatch):
         "load",
         lambda run, **options: seen.update(options, run=run) or identity(),
     )
-    with pytest.raises(SystemExit):
-        predict_command.main(
-            f"--run runs/x --image {scan_file(tmp_path / 'a.nii.gz')} --out {tmp_path / 'm.nii.gz'}"
-            " --tta --threshold 0.3 --min-lesion-mm3 20 --device cpu:2".split()
-        )
+    predict_command.main(
+        f"--run runs/x --image {scan_file(tmp_path / 'a.nii.gz')} --out {tmp_path / 'm.nii.gz'}"
+        " --tta --threshold 0.3 --min-lesion-mm3 20 --device cpu:2".split()
+    )
     assert seen.pop("device").id == 2
     assert seen == {"run": Path("runs/x"), "tta": True, "threshold": 0.3, "min_lesion_mm3": 20.0}
 
@@ -162,11 +163,8 @@ def test_overlays_are_drawn_of_the_slices_with_a_lesion(tmp_path, run):
 
 def test_the_real_command_with_a_real_run(tmp_path, tiny_run, capsys):
     scan = scan_file(tmp_path / "scan.nii.gz")
-    with pytest.raises(SystemExit) as caught:
-        predict_command.main(
-            f"--run {tiny_run} --image {scan} --out {tmp_path / 'm.nii.gz'}".split()
-        )
-    assert caught.value.code == 0
+    words = f"--run {tiny_run} --image {scan} --out {tmp_path / 'm.nii.gz'}".split()
+    assert predict_command.main(words) == 0
     expected = predict_segmenter.load(tiny_run)(sitk.ReadImage(str(scan)))
     np.testing.assert_array_equal(mask_of(tmp_path / "m.nii.gz"), sitk.GetArrayFromImage(expected))
     assert "1 mask(s)" in capsys.readouterr().out
@@ -289,25 +287,26 @@ def test_bad_input_is_one_clear_error(tmp_path, run, capsys, words, parts):
 
 @pytest.mark.parametrize("words", [["--threshold", "2"], ["--condition", "Pre DWI"]])
 def test_wrong_options_are_refused_before_anything_is_read(run, words, capsys):
-    assert run("--image", "x.nii.gz", "--out", "y.nii.gz", *words) == 2
+    with pytest.raises(SystemExit, match="2"):
+        run("--image", "x.nii.gz", "--out", "y.nii.gz", *words)
     assert words[0] in capsys.readouterr().err
 
 
 def test_a_run_without_checkpoint(tmp_path, tiny_run, capsys):
     scan = scan_file(tmp_path / "scan.nii.gz")
-    with pytest.raises(SystemExit) as caught:
-        predict_command.main(f"--run {tmp_path} --image {scan} --out {tmp_path / 'm.nii'}".split())
-    assert "no run is here" in caught.value.code
+    words = f"--run {tmp_path} --image {scan} --out {tmp_path / 'm.nii'}".split()
+    with pytest.raises(UserError, match="no run is here"):
+        predict_command.main(words)
     (tmp_path / "config.json").write_text((tiny_run / "config.json").read_text())
-    with pytest.raises(SystemExit) as caught:
-        predict_command.main(f"--run {tmp_path} --image {scan} --out {tmp_path / 'm.nii'}".split())
-    assert "no complete checkpoint" in caught.value.code
+    with pytest.raises(OSError, match="no complete checkpoint"):
+        predict_command.main(words)
 
 
-def test_a_run_with_several_windows_wants_the_condition(tmp_path, run):
+def test_a_run_with_several_windows_wants_the_condition(tmp_path, run, capsys):
     segmenter = identity(conditions=("ct", "pre_dwi"))
     words = ["--image", scan_file(tmp_path / "a.nii.gz"), "--out", tmp_path / "m.nii.gz"]
-    assert "say which the scan is with --condition" in run(*words, segmenter=segmenter)
+    assert run(*words, segmenter=segmenter) == 1
+    assert "say which the scan is with --condition" in capsys.readouterr().err
     assert run(*words, "--condition", "ct", segmenter=segmenter) == 0
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from crlm_jax.errors import UserError
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.imaging.lesions import Lesion
@@ -312,9 +313,9 @@ def test_command_reads_segmentations_and_their_frame_of_reference(masks, tmp_pat
     told = run([*argv, "--same-frame"], capsys)
     assert "paired: by position" in told.out
     assert "frame of reference is not the other's" in told.err
-    with pytest.raises(SystemExit, match="name their folder by --pre-image"):
+    with pytest.raises(UserError, match="name their folder by --pre-image"):
         recist_command.main([*argv[:2], *masks[2:]])
-    with pytest.raises(SystemExit, match="no segment is labelled 'liver'"):
+    with pytest.raises(UserError, match="no segment is labelled 'liver'"):
         recist_command.main([*argv, "--label", "liver"])
 
 
@@ -335,9 +336,8 @@ def test_command_says_in_one_line_what_is_wrong(masks, tmp_path, change, said):
     sitk.WriteImage(soft, str(tmp_path / "soft.nii.gz"))
     write(tmp_path / "other.nii.gz", [(1, 1, 1, 1)], spacing=(1.0, 1.0, 6.0))
     change = [part.format(folder=tmp_path) for part in change]
-    with pytest.raises(SystemExit, match=said) as stop:
+    with pytest.raises((UserError, OSError), match=said) as stop:
         recist_command.main([*masks, *change])
-    assert str(stop.value).startswith("error: ")
     assert "\n" not in str(stop.value)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.config.storage import to_json
+from crlm_jax.errors import UserError
 from crlm_jax.report import command as report_command
 from crlm_jax.report import page
 from crlm_jax.report.tables import CLINICAL, clinical_rows, comparison_rows, format_mean, size_rows
@@ -133,7 +134,7 @@ def test_what_is_no_finished_run_is_refused(run, tmp_path, capsys):
     with pytest.raises(ConfigError, match=r"of an earlier version .* start it again"):
         page.write_report([run], tmp_path / "x.html")
     (run / "cases.csv").unlink()
-    with pytest.raises(SystemExit, match=r"error: .*cases\.csv: missing, so this run is not fin"):
+    with pytest.raises(UserError, match=r"cases\.csv: missing, so this run is not fin"):
         report_command.main([str(run)])
     with pytest.raises(SystemExit):
         report_command.main([str(run), str(run)])

@@ -16,6 +16,7 @@ from crlm_jax.stats.table_one import (
     format_p,
     table_one,
 )
+from crlm_jax.system.console import exit_code
 
 # Student's sleep data (Biometrika 6:20, 1908), as in R's t.test: Welch's p = 0.07939.
 SLEEP = (
@@ -185,7 +186,7 @@ GOOD = [[f"p{i}", "train" if i % 2 else "test", 50 + i, "male"] for i in range(6
     ],
 )
 def test_each_error_is_one_line_with_its_place(tmp_path, capsys, rows, messages):
-    assert main(["cohort", str(write(tmp_path, rows))]) == 1
+    assert exit_code(main, ["cohort", str(write(tmp_path, rows))]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(messages)
     for line, message in zip(lines, messages, strict=True):
@@ -206,7 +207,7 @@ def test_each_error_is_one_line_with_its_place(tmp_path, capsys, rows, messages)
     ],
 )
 def test_wrong_flags(patients, capsys, flags, message):
-    assert main(["cohort", str(patients), *flags]) == 1
+    assert exit_code(main, ["cohort", str(patients), *flags]) == 1
     assert message in capsys.readouterr().err
 
 
@@ -220,8 +221,8 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_the_table_is_written_and_never_over_another(patients, tmp_path, capsys):
     flags = ["cohort", str(patients), "--ordinal", "diameter", "--out"]
-    assert main([*flags, str(tmp_path / "one.csv")]) == 0
-    assert main([*flags, str(tmp_path / "one.md")]) == 0
+    assert exit_code(main, [*flags, str(tmp_path / "one.csv")]) == 0
+    assert exit_code(main, [*flags, str(tmp_path / "one.md")]) == 0
     table = list(csv.reader((tmp_path / "one.csv").read_text("utf-8-sig").splitlines()))
     assert table[0][0] == "variable"
     assert ["extra, mean ± SD", "0.75 ± 1.79", "2.33 ± 2.00", "0.079"] in [x[:4] for x in table]
@@ -230,15 +231,15 @@ def test_the_table_is_written_and_never_over_another(patients, tmp_path, capsys)
     assert "| &emsp;male | 5 (50.0 %) |" in text
     assert "- two-sided" in text
     capsys.readouterr()
-    assert main(["cohort", str(patients), "--out", str(patients)]) == 1
+    assert exit_code(main, ["cohort", str(patients), "--out", str(patients)]) == 1
     assert "is there already" in capsys.readouterr().err
-    assert main([*flags, str(tmp_path / "one.md"), "--force"]) == 0
+    assert exit_code(main, [*flags, str(tmp_path / "one.md"), "--force"]) == 0
 
 
 def test_phantom_patients_are_labelled(tmp_path, capsys):
     rows = [HEADER, *[[f"phantom-{x[0]}", *x[1:]] for x in GOOD]]
     path, out = write(tmp_path, rows), tmp_path / "out.csv"
-    assert main(["cohort", str(path), "--out", str(out)]) == 0
+    assert exit_code(main, ["cohort", str(path), "--out", str(out)]) == 0
     assert "(PHANTOM)" in capsys.readouterr().out
     assert "PHANTOM" in out.read_text()
 

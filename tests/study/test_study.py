@@ -13,6 +13,7 @@ import pytest
 
 from configs.studies import critic, paper, stages
 from crlm_jax.config.schema import Config, ConfigError, validate
+from crlm_jax.errors import UserError
 from crlm_jax.study import command as study_command
 from crlm_jax.study import runs as study_runs
 from crlm_jax.study import tables as study_tables
@@ -97,10 +98,10 @@ def test_wrong_studies_are_refused(tmp_path, capsys):
         file.write_text(text)
         with pytest.raises(ConfigError, match=part):
             study_runs.load_study(str(file), tmp_path)
-    with pytest.raises(SystemExit, match=r"none\.py: file not found"):
+    with pytest.raises(UserError, match=r"none\.py: file not found"):
         study_command.main(["--study", str(tmp_path / "none.py"), "--workdir", str(tmp_path)])
     file.write_text(STUDY)
-    with pytest.raises(SystemExit, match="the runs are 0 to 2"):
+    with pytest.raises(UserError, match="the runs are 0 to 2"):
         study_command.main(["--study", str(file), "--workdir", str(tmp_path), "--index", "3"])
     with pytest.raises(ConfigError, match="the keys are scale, seeds, cohort, condition"):
         stages.get_study("sedes=2")

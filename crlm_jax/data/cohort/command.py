@@ -34,14 +34,9 @@ _GOES_WITH = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0, or 1 where something is wrong."""
+    """Runs the command line; returns the exit code: 1 if the cohort has problems."""
     args = _parser().parse_args(argv)
-    try:
-        return _check(args) if args.command == "check" else _build(args)
-    except (CohortError, OSError) as error:
-        for line in str(error).splitlines():
-            print_stderr(f"error: {line}")
-        return 1
+    return _check(args) if args.command == "check" else _build(args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -178,7 +173,7 @@ def _check_out(out: Path, force: bool) -> None:
     """Before anything is searched: can the file be written, and may it?"""
     if out.is_dir():
         raise CohortError(f"--out {out}: a folder; name the file, such as {out / 'cohort.csv'}")
-    check_new(out, force, CohortError)
+    check_new(out, force)
 
 
 def _check_unpaired(unpaired: Sequence[str]) -> None:

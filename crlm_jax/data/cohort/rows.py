@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from crlm_jax.errors import UserError
 from crlm_jax.imaging.conditions import CONDITION, suggest_condition
 
 REQUIRED = ("patient", "condition", "image", "mask")
@@ -24,7 +25,7 @@ _LARGEST_LABEL = 2**31 - 1
 _OF_MASKS = ("mask", "mask_label", "split")  # columns that a prediction does without
 
 
-class CohortError(ValueError):
+class CohortError(UserError):
     """A cohort that cannot be used; the message has one line for each thing to correct."""
 
 

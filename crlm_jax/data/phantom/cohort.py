@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from crlm_jax.data.phantom.lesions import Patient, draw_patient
 from crlm_jax.data.phantom.scanner import Scan, scan
+from crlm_jax.errors import UserError
 
 CONDITIONS = ("pre_dwi", "post_dwi", "pre_t2wi", "post_t2wi", "ct")
 VERSION = 3  # raise when the images of a seed change
@@ -75,9 +76,9 @@ def make_phantom(
     conditions = list(conditions)
     wrong = [name for name in conditions if name not in CONDITIONS]
     if wrong or not conditions or len(set(conditions)) < len(conditions):
-        raise ValueError(f"conditions {conditions}: choose from {', '.join(CONDITIONS)}, each once")
+        raise UserError(f"conditions {conditions}: choose from {', '.join(CONDITIONS)}, each once")
     if patients < 1 or seed < 0:
-        raise ValueError(
+        raise UserError(
             f"patients={patients}, seed={seed}: need at least 1 patient and a seed >= 0"
         )
     settings = {

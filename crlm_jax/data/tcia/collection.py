@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from crlm_jax.errors import UserError
 from crlm_jax.imaging.dicom.files import as_volume_error, find_files, identify, read_file
 from crlm_jax.imaging.dicom.segmentation import is_segmentation
 from crlm_jax.imaging.geometry import VolumeError
@@ -18,7 +19,7 @@ TUMOUR = "Tumor*"  # labels of the segments that count
 OWN_SEGMENTS = ("Liver_Remnant", "Hepatic", "Portal")
 
 
-class ImportFailed(ValueError):
+class ImportFailed(UserError):
     """The import cannot begin; the message names the option or folder, and the remedy."""
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crlm_jax.data.tcia import download
-from crlm_jax.data.tcia.collection import ImportFailed
 from crlm_jax.data.tcia.importing import COHORT, LOG, Outcome, import_collection
 from crlm_jax.system.console import local_path, print_stderr
 
@@ -39,9 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.download and not download.download(args.dicom, yes=args.yes):
             return 1
         outcome = import_collection(args.dicom, args.out, clinical=args.clinical)
-    except (ImportFailed, OSError) as error:
-        print_stderr(f"error: {error}")
-        return 1
     except KeyboardInterrupt:
         print_stderr("stopped; the same command goes on from here")
         return 130

@@ -12,6 +12,7 @@ from scipy import ndimage
 from crlm_jax.data.cohort import check
 from crlm_jax.data.cohort.check import check_cohort, summary_rows
 from crlm_jax.data.cohort.command import main
+from crlm_jax.system.console import exit_code
 from tests.cohorts import make_cohort
 
 HEADER = "patient,condition,image,mask,mask_label,split"
@@ -71,7 +72,7 @@ def test_summary_counts_and_units(cohort):
 
 
 def test_warnings_do_not_fail(cohort, capsys):
-    assert main(["check", str(cohort)]) == 0
+    assert exit_code(main, ["check", str(cohort)]) == 0
     out, err = capsys.readouterr()
     assert "condition dwi: no tumour in any image of c;" in err
     assert "condition ct: 2 of 3 patients have no image under it: a, c" in err
@@ -118,7 +119,7 @@ def test_every_problem_of_rows_images_and_masks_at_once(cohort, capsys):
     ]
     cohort.write_text(cohort.read_text() + "\n".join(more) + "\n")
     before = {file: file.read_bytes() for file in folder.iterdir()}
-    assert main(["check", str(cohort)]) == 1
+    assert exit_code(main, ["check", str(cohort)]) == 1
     out, err = capsys.readouterr()
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 4
@@ -162,9 +163,9 @@ def test_a_label_that_no_mask_holds_is_a_problem(cohort):
 
 
 def test_unusable_file_and_workers(tmp_path, capsys):
-    assert main(["check", str(tmp_path / "none.csv")]) == 1
+    assert exit_code(main, ["check", str(tmp_path / "none.csv")]) == 1
     assert "none.csv: cohort file not found; correct the path" in capsys.readouterr().err
-    assert main(["check", str(tmp_path), "--workers", "0"]) == 1
+    assert exit_code(main, ["check", str(tmp_path), "--workers", "0"]) == 1
     assert "--workers 0: write 1 or more" in capsys.readouterr().err
 
 
@@ -178,7 +179,7 @@ def test_command_of_the_readme(cohort):
 
 def test_real_cohort(shared, capsys):
     data = shared / "data"
-    assert main(["check", str(data / "cohort.csv")]) == 0
+    assert exit_code(main, ["check", str(data / "cohort.csv")]) == 0
     out, err = capsys.readouterr()
     # Counted another way: by SimpleITK's own components, and picture by picture.
     labels = sitk.ReadImage(str(data / "ct_volume" / "labels.nii.gz")) == 2

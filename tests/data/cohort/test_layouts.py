@@ -8,6 +8,7 @@ import pytest
 from crlm_jax.data.cohort.cases import read_cohort
 from crlm_jax.data.cohort.check import check_cohort
 from crlm_jax.data.cohort.command import main
+from crlm_jax.system.console import exit_code
 from tests.cohorts import make_cohort
 
 OLD = "what was there"
@@ -30,7 +31,7 @@ def cells(path: str = "cohort.csv") -> list[str]:
 
 
 def build(*options: str) -> int:
-    return main(["build", *options])
+    return exit_code(main, ["build", *options])
 
 
 def refuse(capsys, *options: str, parts: tuple[str, ...], force: bool = True) -> str:

@@ -12,6 +12,7 @@ from scipy.spatial.distance import pdist
 
 from crlm_jax.data.phantom import cohort as phantom_cohort
 from crlm_jax.data.phantom.cohort import CONDITIONS, make_phantom
+from crlm_jax.errors import UserError
 from tests.benchmarks.phantom import contrast_to_noise
 
 PATIENTS = 3
@@ -181,6 +182,6 @@ def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     "wrong", [{"conditions": ["pet"]}, {"conditions": []}, {"patients": 0}, {"seed": -1}]
 )
 def test_wrong_settings_are_an_error(tmp_path, wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
+    with pytest.raises(UserError, match=next(iter(wrong))):
         make_phantom(tmp_path / "cohort", **wrong)
     assert not (tmp_path / "cohort").exists()

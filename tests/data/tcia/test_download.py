@@ -10,6 +10,7 @@ import pytest
 from crlm_jax.data.tcia import download
 from crlm_jax.data.tcia.collection import ImportFailed
 from crlm_jax.data.tcia.command import main
+from crlm_jax.system.console import exit_code
 from tests.data.tcia.test_importing import IDS, add_patient, listed
 from tests.imaging.dicom.dicoms import generate_uid
 
@@ -56,7 +57,7 @@ def client(tmp_path, monkeypatch):
 def test_download(client, tmp_path, capsys):
     folder, out = tmp_path / "new" / "dicom", tmp_path / "out"
     command = ["--dicom", str(folder), "--out", str(out), "--download"]
-    assert main([*command, "--yes"]) == 0
+    assert exit_code(main, [*command, "--yes"]) == 0
     said = capsys.readouterr().out
     assert "1 patients, 2 series (1 CT, 1 SEG), 7 files" in said
     assert "CC BY 4.0" in said
@@ -69,11 +70,11 @@ def test_download(client, tmp_path, capsys):
         "dirTemplate": "%PatientID/%Modality_%SeriesInstanceUID",
         "use_s5cmd_sync": True,
     }
-    assert main([*command, "--yes"]) == 0
+    assert exit_code(main, [*command, "--yes"]) == 0
     assert "all of it is here already" in capsys.readouterr().out
     assert len(client.calls) == 1
     next(folder.rglob("CT_*/3.dcm")).unlink()
-    assert main([*command, "--yes"]) == 0
+    assert exit_code(main, [*command, "--yes"]) == 0
     assert client.calls[1]["seriesInstanceUID"] == [client.index[0]["SeriesInstanceUID"]]
 
 
@@ -87,7 +88,7 @@ def test_download_that_does_not_arrive(client, tmp_path, capsys):
         "--download",
         "--yes",
     ]
-    assert main(arguments) == 1
+    assert exit_code(main, arguments) == 1
     assert "2 of 2 series did not arrive whole" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
@@ -98,7 +99,7 @@ def test_download_asks(client, tmp_path, capsys, monkeypatch, answer, fetched):
     stdin.isatty = lambda: answer is not None
     monkeypatch.setattr("sys.stdin", stdin)
     arguments = ["--dicom", str(tmp_path / "d"), "--out", str(tmp_path / "o"), "--download"]
-    assert main(arguments) == 1 - fetched
+    assert exit_code(main, arguments) == 1 - fetched
     assert len(client.calls) == fetched
     assert ("add --yes" in capsys.readouterr().err) == (answer is None)
     assert (tmp_path / "d").exists() == bool(fetched)
@@ -113,7 +114,7 @@ def test_download_needs_room(client, tmp_path):
 def test_download_without_the_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "idc_index", None)
     arguments = ["--dicom", str(tmp_path), "--out", str(tmp_path / "o"), "--download", "--yes"]
-    assert main(arguments) == 1
+    assert exit_code(main, arguments) == 1
     assert capsys.readouterr().err == (
         "error: --download needs the package idc-index: pip install 'crlm_jax[tcia]'\n"
     )

@@ -18,6 +18,7 @@ from crlm_jax.data.tcia.command import main
 from crlm_jax.data.tcia.importing import import_collection
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.dicom import series as dicom_series
+from crlm_jax.system.console import exit_code
 from tests.imaging.dicom.dicoms import (
     ORIGIN,
     SHAPE,
@@ -123,7 +124,7 @@ def content(out: Path) -> dict[str, tuple[bytes, int]]:
 
 def test_collection(tree, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["--dicom", str(tree), "--out", str(out)]) == 1
+    assert exit_code(main, ["--dicom", str(tree), "--out", str(out)]) == 1
     said = capsys.readouterr()
     assert f"{out}/cohort.csv: 2 patients taken" in said.out
     assert "refused: CRLM-CT-1003: Colorectal-Liver-Metastases/p3/" in said.err
@@ -169,7 +170,7 @@ def test_cohort_is_read_and_checked(tree, tmp_path, capsys):
 
 def test_nothing_of_the_patient_is_written(tree, tmp_path, capsys, caplog):
     out = tmp_path / "out"
-    main(["--dicom", str(tree), "--out", str(out)])
+    exit_code(main, ["--dicom", str(tree), "--out", str(out)])
     said = capsys.readouterr()
     texts = [said.out.encode(), said.err.encode(), caplog.text.encode()]
     for file in out.rglob("*"):
@@ -247,7 +248,7 @@ def test_one_patients_voxels_at_a_time(tmp_path, monkeypatch):
         arrays.append(weakref.ref(found[0]))
         return found
 
-    monkeypatch.setattr(dicom_series, "read_series", watch)
+    monkeypatch.setattr(volumes, "read_series", watch)
     import_collection(tmp_path / "dicom", tmp_path / "out")
     assert len(arrays) == 3
 
@@ -280,7 +281,7 @@ def test_done_are_skipped_and_refused_tried_again(tree, tmp_path, capsys):
     broken = next(tree.rglob("p3/**/004.dcm"))
     broken.write_bytes(broken.read_bytes() + bytes(100))
     capsys.readouterr()
-    assert main(["--dicom", str(tree), "--out", str(out)]) == 0
+    assert exit_code(main, ["--dicom", str(tree), "--out", str(out)]) == 0
     assert "skipped: 2 patients were there already" in capsys.readouterr().out
     assert listed(out) == list(IDS)
     after = content(out)
@@ -319,7 +320,7 @@ def test_stopped_in_the_middle(tmp_path, monkeypatch, capsys, error, writes):
 
     with monkeypatch.context() as patch:
         patch.setattr(volumes, "write_image", stop)
-        code = main(["--dicom", str(tree), "--out", str(out)])
+        code = exit_code(main, ["--dicom", str(tree), "--out", str(out)])
     assert code == (1 if isinstance(error, OSError) else 130)
     assert capsys.readouterr().err.splitlines()[-1].startswith(("error: no space", "stopped"))
     whole = list(IDS[: writes // 2])
@@ -448,7 +449,7 @@ def test_wrong_folders(tree, tmp_path, capsys):
         (tree, other): "holds another cohort.csv",
     }
     for (folder, out), message in calls.items():
-        assert main(["--dicom", str(folder), "--out", str(out)]) == 1
+        assert exit_code(main, ["--dicom", str(folder), "--out", str(out)]) == 1
         said = capsys.readouterr().err
         lines = [line for line in said.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1

@@ -165,7 +165,7 @@ def test_a_non_finite_loss_stops_with_step_terms_and_cases(cohort, cache, tmp_pa
         (["--config.loss.stages=x"], "loss.stages = ('x',): must be a list of int"),
         (["--config.data.cohort=nowhere/cohort.csv"], "nowhere/cohort.csv"),
         (["extra"], "'extra' is not a flag"),
-        (["--processes=2"], "--processes is of several processes: give --distributed too"),
+        (["--processes=2"], "--processes requires --distributed"),
         (["--distributed"], "give --coordinator=HOST:PORT, --processes=N and --process=I"),
         (["--config.data.cache=gs://bucket/cache"], "data.cache = 'gs://bucket/cache': mount"),
     ],

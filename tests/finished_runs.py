@@ -14,6 +14,7 @@ from crlm_jax.data import slices
 from crlm_jax.data.cohort.cases import read_cohort
 from crlm_jax.measures import evaluate
 from crlm_jax.measures.summary import summarise, write_results
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import parallel
 from crlm_jax.training.experiment import describe_data
 from tests.cohorts import tiny_config
@@ -55,11 +56,11 @@ def prepare(folder: Path, rows: list[str], conditions: tuple[str, ...]):
     return config, prepared
 
 
-def evaluate_bright(config: Config, prepared, views: Path | None = None, **options):
+def evaluate_bright(config: Config, prepared, folder: Path | None = None, **options):
     """Evaluates the segmenter that thresholds."""
     mesh = parallel.make_mesh(1)
     return evaluate.evaluate_cases(
-        config, prepared, jax.jit(bright), {}, mesh, views=views, **options
+        config, prepared, jax.jit(bright), {}, mesh, folder=folder and RunFolder(folder), **options
     )
 
 
@@ -90,10 +91,9 @@ def make_run(
     config, prepared = prepare(images, rows, conditions)
     change(config)
     folder.mkdir()
-    (folder / "views").mkdir()
-    measured = evaluate_bright(config, prepared, folder / "views")
+    measured = evaluate_bright(config, prepared, folder)
     summary = summarise(config, measured)
-    write_results(folder, measured, summary, [("data", "x")])
+    write_results(RunFolder(folder), measured, summary, [("data", "x")])
     (folder / "config.json").write_text(to_json(config))
     data = {"digest": prepared.digest, **describe_data(prepared)}
     (folder / "data.json").write_text(json.dumps(data))

@@ -33,6 +33,7 @@ from crlm_jax.method.attribution import (
 from crlm_jax.method.segment import load_best
 from crlm_jax.predict.scans import find_scans
 from crlm_jax.predict.segmenter import Prediction, Segmenter, load
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import parallel
 from crlm_jax.system.console import print_stderr
 from crlm_jax.system.files import locate
@@ -82,7 +83,9 @@ def read_task(args: argparse.Namespace) -> ExplainedScan:
     parallel.use_compile_cache(Data.cache)
     exact = dataclasses.replace(config.train, precision="float32")
     network = load_best(
-        dataclasses.replace(config, train=exact), locate(args.run), parallel.make_mesh(1)
+        dataclasses.replace(config, train=exact),
+        RunFolder(locate(args.run)).checkpoints,
+        parallel.make_mesh(1),
     )[:2]
     condition = segmenter.windowed_as(args.condition or scan.condition)
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)

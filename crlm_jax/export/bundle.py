@@ -1,18 +1,14 @@
-"""A trained segmenter, with its preprocessing, as StableHLO and ONNX: usable without this package.
+"""A folder with a trained segmenter that is usable without this package.
 
-    python -m crlm_jax.export --run runs/ct --out exported
+Two files hold the same function, the network at its own size with the weights inside:
 
-Both files hold the same function, with the weights inside:
+    grey levels 0 … 255 (B, S, S) float32 -> probability of tumour (B, S, S) float32
 
-    image (B, H, W) float32, raw axial slices    window (2,) float32, shown as black and white
-      -> grey levels 0 … 255 -> S × S -> segmenter -> sigmoid -> probability (B, H, W) float32
+B, the number of slices, is free; S is the run's `data.image_size`. `segmenter.stablehlo` is
+`jax.export`'s, for CPU, CUDA and TPU, and computes as the run did; `segmenter.onnx` is float32.
 
-B, H and W are free. Grey levels and both resizes are those of `crlm_jax.data.volumes`, so that the
-map is that of `crlm_jax.predict`. Beside them lie `preprocessing.json`, which says how the window
-is found, and `example.py`, which segments a scan with either file.
-
-StableHLO is `jax.export`'s, for CPU, CUDA and TPU, and computes as the run did; ONNX
-(`export_onnx.py`) is float32.
+Beside them lie `preprocessing.json`, which says how a scan becomes grey levels and how the
+probability becomes a mask, and `example.py`, which does both in NumPy as `crlm_jax.predict` does.
 """
 
 import dataclasses
@@ -28,12 +24,12 @@ import jax
 from crlm_jax import __version__
 from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import Config
-from crlm_jax.export.function import make_function, make_network, to_stablehlo
+from crlm_jax.export.function import make_network, to_stablehlo
 from crlm_jax.export.to_onnx import check_onnx, require_onnx, to_onnx
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.method import networks
 from crlm_jax.method.segment import load_best
-from crlm_jax.runs.folder import read_run
+from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
 from crlm_jax.system.files import check_folder, locate, whole_folder
 
@@ -43,13 +39,6 @@ PREPROCESSING, EXAMPLE = "preprocessing.json", "example.py"
 
 def describe(config: Config, run: str, step: int, files: dict[str, bytes]) -> dict[str, Any]:
     """Returns what `preprocessing.json` holds: all that a user of the exported files must know."""
-    low, high = config.data.ct_window
-    windows = {
-        condition: {"kind": "fixed", "unit": "HU", "low": low, "high": high}
-        if is_ct(condition)
-        else {"kind": "percentiles", "of": "all voxels of the volume", "low": 0.5, "high": 99.5}
-        for condition in config.data.conditions
-    }
     precision = {STABLEHLO: config.train.precision, ONNX: "float32"}
     return {
         "run": run,
@@ -59,15 +48,7 @@ def describe(config: Config, run: str, step: int, files: dict[str, bytes]) -> di
         "versions": {"crlm_jax": __version__, "jax": jax.__version__},
         "warnings": warnings(config),
         "conditions": list(config.data.conditions),
-        "windows": windows,
-        "windows_note": "A scan of 8-bit voxels: 0 and 255. Percentiles that are equal: the least "
-        "and the greatest voxel.",
-        "orientation": "LPS",
-        "orientation_note": "Axial slices from feet to head, rows from front to back, columns from "
-        "the patient's right to left; to the nearest axis where the scan is oblique.",
-        "image": "float32 (B, H, W): raw values of B slices (CT: HU), finite",
-        "window": "float32 (2,): the values shown as black and white",
-        "probability": "float32 (B, H, W)",
+        **_describe_steps(config),
         "threshold": config.evaluation.threshold,
         "image_size": config.data.image_size,
         "precision": {name: precision[name] for name in files if name in precision},
@@ -75,8 +56,37 @@ def describe(config: Config, run: str, step: int, files: dict[str, bytes]) -> di
     }
 
 
+def _describe_steps(config: Config) -> dict[str, Any]:
+    """Describes the way from a scan to its mask, in the order of the steps."""
+    low, high = config.data.ct_window
+    windows = {
+        condition: {"kind": "fixed", "unit": "HU", "low": low, "high": high}
+        if is_ct(condition)
+        else {"kind": "percentiles", "of": "all voxels of the volume", "low": 0.5, "high": 99.5}
+        for condition in config.data.conditions
+    }
+    return {
+        "orientation": "LPS",
+        "orientation_note": "Axial slices from feet to head, rows from front to back, columns from "
+        "the patient's right to left; to the nearest axis where the scan is oblique.",
+        "windows": windows,
+        "windows_note": "The values low and high that are shown as black and white. A scan of "
+        "8-bit voxels: 0 and 255. Percentiles that are equal: the least and the greatest voxel.",
+        "grey_levels": "round(clip((voxel - low) * 255 / (high - low), 0, 255)) in float32, halves "
+        "to the even number",
+        "resampling": "Each slice, linear between the two nearest pixels along each axis, without "
+        "smoothing; pixel i of n has its centre at (i + 0.5) / n of the slice, and values beyond "
+        "the outermost centres are those of the border.",
+        "resampling_note": "Grey levels to image_size x image_size, then rounded again; the "
+        "probability back to the slice's own size, not rounded.",
+        "input": "grey: float32 (B, S, S), whole grey levels 0 to 255 of B slices, S = image_size",
+        "output": "probability: float32 (B, S, S), of tumour",
+        "mask": "probability > threshold, after resampling to the slice's own size",
+    }
+
+
 def _check_out(out: Path) -> None:
-    """Raises ExportError unless `out` is new, empty, or an earlier export; changes nothing."""
+    """Raises UserError unless `out` is new, empty, or an earlier export; changes nothing."""
     names = map(re.escape, (STABLEHLO, ONNX, PREPROCESSING, EXAMPLE))
     check_folder(out, "|".join(names), PREPROCESSING)
 
@@ -103,11 +113,11 @@ def export_run(run: str | Path, out: Path, formats: str = "both") -> dict[str, A
         require_onnx()
     run = locate(run)
     config = read_run(run)
-    graph, variables, step = load_best(config, run, parallel.make_mesh(1))
+    graph, variables, step = load_best(config, RunFolder(run).checkpoints, parallel.make_mesh(1))
     size, mirror, files = config.data.image_size, config.evaluation.mirror, {}
     if formats != "onnx":
         network = make_network(graph, variables, mirror=mirror)
-        files[STABLEHLO] = to_stablehlo(make_function(network, size))
+        files[STABLEHLO] = to_stablehlo(network, size)
     if formats != "stablehlo":
         exact = dataclasses.replace(config.train, precision="float32")
         segmenter = networks.create_segmenter(dataclasses.replace(config, train=exact))
@@ -119,7 +129,7 @@ def export_run(run: str | Path, out: Path, formats: str = "both") -> dict[str, A
             "warnings": " ".join(warnings(config)),
         }
         files[ONNX] = to_onnx(network, size, notes)
-        check_onnx(files[ONNX], make_function(network, size), size)
+        check_onnx(files[ONNX], network, size)
     example = importlib.resources.files("crlm_jax.export") / "templates" / "example.py"
     files[EXAMPLE] = example.read_bytes()
     description = describe(config, run.resolve().name, step, files)

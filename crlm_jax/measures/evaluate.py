@@ -10,7 +10,6 @@ gathered, so that all of them hold the results of every case.
 
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from crlm_jax.data.slices import Slices
 from crlm_jax.measures import overlap
 from crlm_jax.measures.case import Attribution, CaseResult, Measurement
 from crlm_jax.method.segment import Segment
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import parallel
 
 # (S, S) uint8 slice, (S, S) bool region of its prediction -> (S, S) signed attribution
@@ -88,7 +88,7 @@ def evaluate_cases(
     segment: Segment,
     variables: dict[str, nnx.State],
     mesh: Mesh,
-    views: Path | None = None,
+    folder: RunFolder | None = None,
     attribute: Attribute | None = None,
 ) -> list[CaseResult]:
     """Measures every test case, by both protocols.
@@ -101,15 +101,15 @@ def evaluate_cases(
       segment: from `make_segment`; with `variables` and `mesh`, of this process's devices.
       variables: `params` and `batch_stats`.
       mesh: of this process's devices.
-      views: folder for the viewer's files, one an image, made if absent; None: none are written.
+      folder: of the run, where the viewer's files are written, one an image; None: none are.
       attribute: tells where the segmenter looked in a slice; None: no attribution is shown.
     """
     index = slices.index("test")
     own = _own_records(index)
     measured: dict[int, Measurement] = {}
     pending: list[np.ndarray] = []
-    if views is not None:
-        views.mkdir(exist_ok=True)
+    if folder is not None:
+        folder.views.mkdir(exist_ok=True)
     with futures.ThreadPoolExecutor(1) as measuring:
         last: futures.Future | None = None
         stream = _probabilities(config, slices, "test", segment, variables, mesh, own)
@@ -132,7 +132,7 @@ def evaluate_cases(
                 config.evaluation.threshold,
                 config.data.ct_window,
                 _attribute_largest_slice(slices, first, volume, config, attribute),
-                None if views is None else views / _view_name(case, image),
+                None if folder is None else folder.view(case, image),
             )
         if last is not None:
             last.result()
@@ -141,13 +141,10 @@ def evaluate_cases(
     return [CaseResult.from_json(everyone[case]) for case in sorted(everyone)]
 
 
-def view_names(slices: Slices) -> list[str]:
-    """The names of all the viewer's files, one for each image of the test cases."""
-    return [_view_name(*pair) for pair in np.unique(slices.index("test")[["case", "image"]])]
-
-
-def _view_name(case: int, image: int) -> str:
-    return f"{case:04d}_{image:03d}.npz"
+def images_of(slices: Slices) -> list[tuple[int, int]]:
+    """Returns the images of the test cases, as numbers (case, image)."""
+    pairs = np.unique(slices.index("test")[["case", "image"]])
+    return [(int(case), int(image)) for case, image in pairs]
 
 
 def _ends_image(index: np.ndarray, record: int) -> bool:

@@ -14,6 +14,7 @@ from crlm_jax.measures.case import READERS, CaseResult
 from crlm_jax.measures.surfaces import SURFACE
 from crlm_jax.recist import rules
 from crlm_jax.recist.rules import Response
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.stats import agreement, comparison
 from crlm_jax.system.files import write_whole
 from crlm_jax.system.text import to_csv
@@ -142,7 +143,7 @@ def _agreement(config: Config, patients: dict[str, dict[str, Response]]) -> dict
 
 
 def write_results(
-    workdir: Path,
+    folder: RunFolder,
     results: Sequence[CaseResult],
     summary: dict[str, Any],
     card: Sequence[tuple[str, str]],
@@ -151,8 +152,8 @@ def write_results(
 
     `card` has the lines of the run card, which the report shows.
     """
-    _write_table(workdir / "cases.csv", [result.row for result in results])
-    _write_table(workdir / "lesions.csv", [row for r in results for row in r.lesion_rows])
+    _write_table(folder.cases, [result.row for result in results])
+    _write_table(folder.lesions, [row for r in results for row in r.lesion_rows])
     rows = [
         {
             "patient": patient,
@@ -171,9 +172,9 @@ def write_results(
         for who, response in readers.items()
     ]
     if rows:
-        _write_table(workdir / "responses.csv", rows)
+        _write_table(folder.responses, rows)
     text = json.dumps(summary | {"card": list(card)}, indent=2)
-    write_whole(workdir / "results.json", text + "\n")
+    write_whole(folder.results, text + "\n")
 
 
 def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.imaging.lesions import Lesion, drop_small, label, measure
 from crlm_jax.imaging.resize import resize
 from crlm_jax.method.segment import load_best, make_segment
-from crlm_jax.runs.folder import read_run
+from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
 from crlm_jax.system.files import locate
 
@@ -153,7 +153,7 @@ def load(
     run = locate(run)
     config = read_run(run)
     mesh = parallel.make_mesh([device] if device else 1)
-    graph, variables, step = load_best(config, run, mesh)
+    graph, variables, step = load_best(config, RunFolder(run).checkpoints, mesh)
     segment = make_segment(graph, mesh, mirror=config.evaluation.mirror)
     return Segmenter(
         config=config,

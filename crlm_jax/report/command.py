@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crlm_jax.report.page import VIEWED, write_report
+from crlm_jax.runs.folder import RunFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.out is None and len(args.run) > 1:
         parser.error("several runs: name the file with --out, such as --out comparison.html")
-    out = args.out or args.run[0] / "report.html"
+    out = args.out or RunFolder(args.run[0]).report
     print(write_report(args.run, out, math.inf if args.all_cases else VIEWED))
     return 0

@@ -29,7 +29,7 @@ from crlm_jax.report.tables import (
     size_rows,
 )
 from crlm_jax.report.viewer import render, templates
-from crlm_jax.runs.folder import FinishedRun, read_finished
+from crlm_jax.runs.finished import FinishedRun, read_finished
 from crlm_jax.stats import comparison
 from crlm_jax.system.files import locate, own_names, write_whole
 
@@ -50,7 +50,7 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
     runs = [read_finished(locate(folder)) for folder in folders]
     out = locate(out)
     alone = runs[0] if len(runs) == 1 else None
-    keep = out.parent / "figures" if alone and out.parent == alone.folder else None
+    keep = alone.folder.figures if alone and out.parent == alone.folder.path else None
     if keep:
         keep.mkdir(exist_ok=True)
     views, left_out = _views(runs, voxels)

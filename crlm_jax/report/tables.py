@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from crlm_jax.measures import overlap
-from crlm_jax.runs.folder import FinishedRun
+from crlm_jax.runs.finished import FinishedRun
 from crlm_jax.stats import comparison
 
 HEADER = ("condition", "protocol", "n", "DSC", "IoU", "recall", "precision", "F1")

@@ -1,32 +1,134 @@
-"""The run folder: what it holds, what its files are called, and who may write to it.
+"""The run folder: what it holds, what its files are called, and whose experiment is in it.
 
-`docs/reference/run-folder.md` specifies every file.
+`RunFolder` is the only place that names a run's files. `docs/reference/run-folder.md` says what is
+in each of them. This module loads neither JAX nor a reader of images.
 """
 
-import csv
-import dataclasses
-import io
-import json
-from collections.abc import Collection
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from crlm_jax.config.schema import Config, ConfigError
-from crlm_jax.config.storage import differences, from_json, to_json
+from crlm_jax.config.storage import differences, from_json
 from crlm_jax.errors import UserError
-from crlm_jax.runs.log import read_log
-from crlm_jax.system import parallel
-from crlm_jax.system.files import write_whole
-from crlm_jax.system.parallel import chosen_numbers
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run, on a disk or in a bucket.
+
+    A checkpoint that cannot be read is moved to `unreadable_STEP` beside `checkpoints`
+    (`method.checkpoint`).
+
+    Args:
+      path: the folder, as `system.files.locate` returns it.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration, as JSON. The run has begun once this file exists."""
+        return self.path / "config.json"
+
+    @property
+    def data(self) -> Path:
+        """The patients and slices of each split, and the digest of the images and masks."""
+        return self.path / "data.json"
+
+    @property
+    def log(self) -> Path:
+        """Losses, speed, memory and validation DSC, one JSON object a line."""
+        return self.path / "train.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints, named by their steps."""
+        return self.path / "checkpoints"
+
+    @property
+    def profile(self) -> Path:
+        """Folder of the traces of `--profile`."""
+        return self.path / "profile"
+
+    @property
+    def cases(self) -> Path:
+        """The measures of each test case, one row a case."""
+        return self.path / "cases.csv"
+
+    @property
+    def lesions(self) -> Path:
+        """Each lesion of the reference and of the prediction, one row a lesion."""
+        return self.path / "lesions.csv"
+
+    @property
+    def responses(self) -> Path:
+        """The responses to chemotherapy; absent if no patient has both time points."""
+        return self.path / "responses.csv"
+
+    @property
+    def results(self) -> Path:
+        """The means of all measures by condition, and the run card, as JSON."""
+        return self.path / "results.json"
+
+    @property
+    def views(self) -> Path:
+        """Folder of what the report's viewer shows, one file an image."""
+        return self.path / "views"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the report's figures, as PNG."""
+        return self.path / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The report. It is written last: the run is finished once this file exists."""
+        return self.path / "report.html"
+
+    @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return self.path.resolve().name
+
+    @property
+    def begun(self) -> bool:
+        return self.config.exists()
+
+    @property
+    def finished(self) -> bool:
+        return self.report.exists()
+
+    def view(self, case: int, image: int) -> Path:
+        """Returns the viewer's file of an image: `views/CASE_IMAGE.npz`.
+
+        Args:
+          case: number of the case in the cohort, from 0.
+          image: number of the image within the case, from 0.
+        """
+        return self.views / f"{case:04d}_{image:03d}.npz"
+
+    def find_views(self) -> dict[int, list[Path]]:
+        """Returns the viewer's files by the number of the case, in order; empty without any."""
+        found: dict[int, list[Path]] = {}
+        for file in sorted(self.views.glob("*_*.npz")):
+            found.setdefault(int(file.name.split("_")[0]), []).append(file)
+        return dict(sorted(found.items()))
+
+    def listing(self) -> str:
+        """Returns the names of what every run leaves, in the order in which it is written."""
+        paths = (
+            self.config, self.data, self.log, self.checkpoints, self.cases, self.lesions,
+            self.results, self.views, self.figures, self.report,
+        )  # fmt: skip
+        return ", ".join(path.name if path.suffix else f"{path.name}/" for path in paths)
 
 
 class WorkdirError(UserError):
     """The folder of the run belongs to something else."""
 
 
-def open_workdir(config: Config, workdir: Path) -> bool:
-    """Checks that `workdir` is new or belongs to this experiment; changes nothing.
+def open_workdir(config: Config, folder: RunFolder) -> bool:
+    """Checks that a folder is new or belongs to this experiment; changes nothing.
 
     Returns:
       Whether the run in it is finished.
@@ -34,109 +136,32 @@ def open_workdir(config: Config, workdir: Path) -> bool:
     Raises:
       WorkdirError: it holds another experiment (listing the fields that differ) or no run.
     """
-    path = workdir / "config.json"
-    if not path.exists():
-        if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    path = folder.path
+    if not folder.begun:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise WorkdirError(
-                f"{workdir} is there and holds no run (no config.json); give another --workdir"
+                f"{path} exists and holds no run (no {folder.config.name}); give another --workdir"
             )
         return False
-    changed = differences(from_json(path.read_bytes(), path), config)
+    changed = differences(from_json(folder.config.read_bytes(), folder.config), config)
     if changed:
         raise WorkdirError(
-            f"{workdir} is the run of another experiment ({'; '.join(changed)}); "
+            f"{path} is the run of another experiment ({'; '.join(changed)}); "
             "give another --workdir, or the same configuration to go on"
         )
-    return (workdir / "report.html").exists()
+    return folder.finished
 
 
-def keep_records(config: Config, workdir: Path, data: dict[str, dict], digest: str) -> None:
-    """Writes `config.json` and `data.json`, or checks that a run goes on with the same data.
-
-    Raises:
-      WorkdirError: the slices are not those that the run was started with, or the processes do not
-        share the folder.
-    """
-    path, text = workdir / "data.json", json.dumps({"digest": digest, **data}, indent=2) + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise WorkdirError(
-            f"{path}: the cohort's images, masks or split have changed since this run was started; "
-            "give another --workdir"
-        )
-    if parallel.is_main():
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
-        write_whole(workdir / "config.json", to_json(config))
-    check_shared(workdir, ["config.json"])
-
-
-def check_shared(folder: Path, names: Collection[str]) -> None:
-    """Raises WorkdirError where a process does not see files that others have written."""
-    if blind := chosen_numbers(not seen for seen in parallel.all_see(folder, names)):
-        raise WorkdirError(
-            f"{folder}: process {blind} does not see what others wrote there; give a --workdir on "
-            "a disk that all processes share"
-        )
-
-
-def read_run(run: Path) -> Config:
-    """Returns the configuration of a run; the folder is complete in itself.
+def read_run(path: Path) -> Config:
+    """Returns the configuration of the run in a folder.
 
     Raises:
       ConfigError: the folder holds no run, or one of another version.
     """
-    path = run / "config.json"
-    if not path.is_file():
+    file = RunFolder(path).config
+    if not file.is_file():
         raise ConfigError(
-            f"{run}: no run is here (no config.json); name the folder that training wrote, such as "
-            "runs/NAME"
+            f"{path}: no run is here (no {file.name}); name the folder that training wrote, such "
+            "as runs/NAME"
         )
-    return from_json(path.read_bytes(), path)
-
-
-@dataclasses.dataclass(frozen=True)
-class FinishedRun:
-    """A finished run, read from its folder."""
-
-    folder: Path
-    config: Config
-    summary: dict[str, Any]  # results.json
-    rows: list[dict[str, str]]  # cases.csv
-    data: dict[str, Any]  # data.json
-    log: list[dict[str, Any]]  # train.jsonl
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return self.folder.resolve().name
-
-    def cases(self) -> list[tuple[dict[str, str], list[Path]]]:
-        """Every row with the viewer's files of the case; empty where there are no files."""
-        files = sorted((self.folder / "views").glob("*.npz"))
-        views = [list(group) for _, group in groupby(files, key=lambda file: file.name[:4])]
-        return list(zip(self.rows, views, strict=True)) if views else []
-
-
-def read_finished(folder: Path) -> FinishedRun:
-    """Reads a finished run.
-
-    Raises:
-      ConfigError: the folder holds no run, or one that is not finished.
-    """
-    config = read_run(folder)
-    texts = {}
-    for name in ("results.json", "cases.csv", "data.json"):
-        if not (folder / name).exists():
-            raise ConfigError(
-                f"{folder / name}: missing, so this run is not finished; start it again with the "
-                "same command, and it goes on"
-            )
-        texts[name] = (folder / name).read_text(encoding="utf-8")
-    summary, data = json.loads(texts["results.json"]), json.loads(texts["data.json"])
-    rows = list(csv.DictReader(io.StringIO(texts["cases.csv"])))
-    if "card" not in summary:
-        raise ConfigError(
-            f"{folder / 'results.json'}: of an earlier version of crlm_jax; delete report.html in "
-            "the run and start it again with the same command, and its cases are measured anew"
-        )
-    return FinishedRun(folder, config, summary, rows, data, read_log(folder / "train.jsonl"))
+    return from_json(file.read_bytes(), file)

@@ -1,9 +1,9 @@
 """`train.jsonl`: losses, speed, memory and the validation DSC, one line a log step."""
 
 import json
-import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import jax
 import numpy as np
 
 from crlm_jax.config.schema import Config
-from crlm_jax.data.slices import Slices
 from crlm_jax.errors import UserError
 from crlm_jax.system import parallel
 from crlm_jax.system.files import append, write_whole
+
+if sys.platform != "win32":
+    import resource
 
 
 class NonFiniteLoss(UserError):
@@ -30,11 +32,13 @@ class TrainLog:
       path: lines after step `start` are dropped: those steps are done again.
       start: the step that training goes on from.
       config: the experiment.
-      slices: to name the cases of a batch with a non-finite loss.
+      name_record: names a record of a batch with a non-finite loss, such as `p1/ct z=3`.
     """
 
-    def __init__(self, path: Path, start: int, config: Config, slices: Slices):
-        self._path, self._slices = path, slices
+    def __init__(
+        self, path: Path, start: int, config: Config, name_record: Callable[[int], str]
+    ) -> None:
+        self._path, self._name_record = path, name_record
         self._batch_size = config.train.batch_size
         self._data = "phantom" if config.data.cohort == "phantom" else "cohort"
         self._window: list[tuple[int, dict[str, jax.Array], np.ndarray]] = []
@@ -76,23 +80,22 @@ class TrainLog:
             append(self._path, json.dumps(line) + "\n")
 
     def _describe(self, step: int, terms: dict[str, float], rows: np.ndarray) -> str:
-        index = self._slices.index("train")
-        where = []
-        for row in rows:
-            case = self._slices.cases[index["case"][row]]
-            where.append(f"{case.patient}/{case.condition} z={index['z'][row]}")
+        names = sorted({self._name_record(row) for row in rows.tolist()})
         values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         return (
             f"the loss is not finite at step {step} ({values}); cases of the batch: "
-            f"{', '.join(sorted(set(where)))}; the checkpoints before it are kept. Look at these "
+            f"{', '.join(names)}; the checkpoints before it are kept. Look at these "
             "images, or lower --config.optimizer.learning_rate"
         )
 
 
 def _peak_memory() -> dict[str, int]:
     """The most that was in use so far, MiB: by this process, and on the fullest of its devices."""
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, Linux in KiB
-    memory = {"host_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20}
+    memory: dict[str, int] = {}
+    if sys.platform != "win32":
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, Linux in KiB
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory["host_peak_mib"] = peak * unit >> 20
     stats = [device.memory_stats() for device in jax.local_devices()]
     peaks = [found["peak_bytes_in_use"] for found in stats if found]  # None on the CPU
     if peaks:

@@ -14,12 +14,13 @@ others: its error stands in its folder's neighbour, `NAME.error.txt`, until it s
 
 import importlib.util
 import re
-import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from crlm_jax.config import experiments
 from crlm_jax.config.schema import Config, ConfigError, validate
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import preemption
 from crlm_jax.system.console import console
 from crlm_jax.system.files import write_whole
@@ -43,12 +44,13 @@ class StudyRun:
     @property
     def state(self) -> str:
         """Where the run stands: finished, failed (and why), begun or waiting."""
-        if (self.folder / "report.html").exists():
+        folder = RunFolder(self.folder)
+        if folder.finished:
             return "finished"
         if self.error.exists():
             lines = self.error.read_text(encoding="utf-8").strip().splitlines()
             return f"failed: {lines[-1] if lines else 'without a word'}"
-        return "begun" if (self.folder / "config.json").exists() else "waiting"
+        return "begun" if folder.begun else "waiting"
 
 
 def load_study(file: str, workdir: Path) -> list[StudyRun]:
@@ -57,16 +59,12 @@ def load_study(file: str, workdir: Path) -> list[StudyRun]:
     Raises:
       ConfigError: the file is no study, or a run's name or configuration is wrong.
     """
-    path, _, arg = file.partition(":")
-    if not Path(path).is_file():
-        raise ConfigError(f"--study {path}: file not found, such as configs/studies/stages.py")
+    name, _, arg = file.partition(":")
+    path = experiments.find("--study", name)
+    experiments.provide_package(path)
     spec = importlib.util.spec_from_file_location("study_file", path)
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(Path.cwd()))  # a study file imports from configs/
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
+    spec.loader.exec_module(module)
     if not hasattr(module, "get_study"):
         raise ConfigError(f"--study {path}: has no get_study(arg), so it is no study")
     runs = [StudyRun(n, validate(c), workdir / n) for n, c in module.get_study(arg or None)]

@@ -18,7 +18,7 @@ from crlm_jax.measures import overlap
 from crlm_jax.measures.view import CaseView
 from crlm_jax.report import figures, viewer
 from crlm_jax.report.tables import by_patient, compared_rows, format_mean
-from crlm_jax.runs.folder import FinishedRun, read_finished
+from crlm_jax.runs.finished import FinishedRun, read_finished
 from crlm_jax.stats import comparison
 from crlm_jax.study import figures as study_figures
 from crlm_jax.study import paper_results

@@ -1,7 +1,5 @@
 """What a run says of itself on the console: its card before it starts, its results at the end."""
 
-from pathlib import Path
-
 import jax
 from rich.box import SIMPLE_HEAD
 from rich.panel import Panel
@@ -12,11 +10,12 @@ from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import Config
 from crlm_jax.method.step import TrainState
 from crlm_jax.report.tables import HEADER, result_rows
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system.console import console
 
 
 def describe_run(
-    config: Config, workdir: Path, data: dict[str, dict], state: TrainState, steps: int
+    config: Config, folder: RunFolder, data: dict[str, dict], state: TrainState, steps: int
 ) -> list[tuple[str, str]]:
     """Says what is about to happen: data, model, critic, devices, steps, files."""
 
@@ -50,8 +49,7 @@ def describe_run(
                      f"{config.data.image_size} × {config.data.image_size}; "
                      f"{'Adam' if config.optimizer.name == 'adam' else 'SGD'}, learning rate "
                      f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"),
-        ("files", f"{workdir}: config.json, data.json, train.jsonl, checkpoints/, cases.csv, "
-                  "lesions.csv, results.json, views/, figures/, report.html"),
+        ("files", f"{folder.path}: {folder.listing()}"),
     ]  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from crlm_jax.method import attribution
 from crlm_jax.method.segment import load_best, make_segment
 from crlm_jax.method.step import create_state, total_steps
 from crlm_jax.report import page
-from crlm_jax.runs.folder import check_shared, keep_records, open_workdir
+from crlm_jax.runs.folder import RunFolder, open_workdir
+from crlm_jax.runs.records import check_shared, keep_records
 from crlm_jax.system import parallel
 from crlm_jax.system.console import console
 from crlm_jax.system.files import locate
@@ -72,10 +73,10 @@ def prepare(config: Config) -> slices.Slices:
 
 
 def measure(
-    config: Config, prepared: slices.Slices, workdir: Path, mesh: Mesh
+    config: Config, prepared: slices.Slices, folder: RunFolder, mesh: Mesh
 ) -> tuple[list[CaseResult], int]:
     """Evaluates the best checkpoint; returns the test cases' results and the checkpoint's step."""
-    graph, variables, step = load_best(config, workdir, mesh)
+    graph, variables, step = load_best(config, folder.checkpoints, mesh)
     own = parallel.make_mesh(jax.local_devices())
     variables = parallel.to_local(variables, own)
     attribute = None
@@ -87,10 +88,11 @@ def measure(
         make_segment(graph, own, mirror=config.evaluation.mirror),
         variables,
         own,
-        views=workdir / "views",
+        folder=folder,
         attribute=attribute,
     )
-    check_shared(workdir / "views", evaluate.view_names(prepared))
+    views = [folder.view(*image).name for image in evaluate.images_of(prepared)]
+    check_shared(folder.views, views)
     return measured, step
 
 
@@ -103,10 +105,10 @@ def run(config: Config, workdir: str | Path, profile: int = 0) -> dict | None:
       The summary; None if the run was finished before, and in all processes but the main one.
     """
     validate(config)
-    workdir = locate(workdir)
-    if open_workdir(config, workdir):
+    folder = RunFolder(locate(workdir))
+    if open_workdir(config, folder):
         if parallel.is_main():
-            console.print(f"{workdir} is finished: see {workdir / 'report.html'}")
+            console.print(f"{folder.path} is finished: see {folder.report}")
         return None
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
@@ -114,13 +116,13 @@ def run(config: Config, workdir: str | Path, profile: int = 0) -> dict | None:
     networks, state = create_state(config, mesh)
     prepared = prepare(config)
     data = describe_data(prepared)
-    keep_records(config, workdir, data, prepared.digest)
+    keep_records(config, folder, data, prepared.digest)
     steps = total_steps(config, data["train"]["slices"])
-    card = describe_run(config, workdir, data, state, steps)
+    card = describe_run(config, folder, data, state, steps)
     if parallel.is_main():
         show_card(config, card)
-    fit(config, prepared, workdir, mesh, networks, state, profile)
-    measured, step = measure(config, prepared, workdir, mesh)
+    fit(config, prepared, folder, mesh, networks, state, profile)
+    measured, step = measure(config, prepared, folder, mesh)
     if not parallel.is_main():
         return None
     why = "the best on the validation patients"
@@ -128,8 +130,8 @@ def run(config: Config, workdir: str | Path, profile: int = 0) -> dict | None:
         why = "the last: no validation patient has a tumour slice to choose by"
     card.append(("checkpoint", f"step {step}, {why}"))
     summary = summarise(config, measured)
-    write_results(workdir, measured, summary, card)
-    path = page.write_report([workdir], workdir / "report.html")
+    write_results(folder, measured, summary, card)
+    path = page.write_report([folder.path], folder.report)
     show_results(config, summary)
     console.print(f"report: {path}")
     return summary

@@ -2,8 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.networks import Networks
 from crlm_jax.method.segment import make_segment
 from crlm_jax.method.step import TrainState, make_train_step, total_steps
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.log import TrainLog
 from crlm_jax.system import parallel
 from crlm_jax.system.preemption import Notice, Preempted
@@ -46,16 +46,16 @@ def with_parts(state: TrainState, parts: Mapping[str, Any]) -> TrainState:
 def fit(
     config: Config,
     slices: Slices,
-    workdir: Path,
+    folder: RunFolder,
     mesh: Mesh,
     networks: Networks,
     state: TrainState,
     profile: int = 0,
 ) -> None:
-    """Trains from `state` (used up), or goes on where the newest checkpoint in `workdir` stands.
+    """Trains from `state` (used up), or goes on where the newest checkpoint in `folder` stands.
 
-    Writes `workdir/checkpoints` and `workdir/train.jsonl`, and traces `profile` of the steps into
-    `workdir/profile`.
+    Writes the checkpoints and the training log of the run's folder, and traces `profile` of the
+    steps.
 
     Raises:
       NonFiniteLoss: naming step, terms and cases; the checkpoints stay.
@@ -66,14 +66,14 @@ def fit(
     own = parallel.make_mesh(jax.local_devices())
     segment = make_segment(networks.segmenter_eval, own)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", config.train.keep))
+        checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, config.train.keep))
         notice = stack.enter_context(Notice())
         start, found = checkpoints.resume(checkpoint_parts(state)) or (0, None)
         if found:
             state = with_parts(state, found)
-        profiler = stack.enter_context(Profiler(workdir / "profile", profile, start))
+        profiler = stack.enter_context(Profiler(folder.profile, profile, start))
         batches = _batches(config, slices, start)
-        log = TrainLog(workdir / "train.jsonl", start, config, slices)
+        log = TrainLog(folder.log, start, config, _name_record(slices))
         bar = tqdm(range(start + 1, steps + 1), "train", steps, initial=start, unit="step",
                    disable=not parallel.is_main())  # fmt: skip
         for step in bar:
@@ -96,6 +96,17 @@ def fit(
                 dsc = evaluate.validation_dsc(config, slices, segment, variables, own)
                 log.validation(step, dsc)
                 checkpoints.save(step, checkpoint_parts(state), dsc)
+
+
+def _name_record(slices: Slices) -> Callable[[int], str]:
+    """Returns the function that names a training record, such as `p1/ct z=3`."""
+    index = slices.index("train")
+
+    def name(record: int) -> str:
+        case = slices.cases[index["case"][record]]
+        return f"{case.patient}/{case.condition} z={index['z'][record]}"
+
+    return name
 
 
 def _batches(config: Config, slices: Slices, start: int):

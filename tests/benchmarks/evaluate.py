@@ -25,6 +25,7 @@ from crlm_jax.data.cohort.cases import read_cohort
 from crlm_jax.measures import evaluate
 from crlm_jax.measures.summary import summarise, write_results
 from crlm_jax.report import page
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import parallel
 from crlm_jax.training.experiment import describe_data
 from tests.benchmarks.train_step import describe
@@ -77,16 +78,16 @@ def run(folder: Path, cases: int, shape: tuple[int, int, int]) -> None:
     mesh = parallel.make_mesh(1)
     segment = jax.jit(bright)
 
-    def measure(views=None):
-        return evaluate.evaluate_cases(config, prepared, segment, {}, mesh, views=views)
+    def measure(run=None):
+        return evaluate.evaluate_cases(config, prepared, segment, {}, mesh, folder=run)
 
     workdir = folder / "run"
     workdir.mkdir()
     measured, seconds = timed(f"{cases} cases, all metrics", measure)
     print(f"under {LIMIT:g} s: {'held' if seconds < LIMIT else 'NOT HELD'}")
-    timed("the same with the files of the viewer", lambda: measure(workdir / "views"))
+    timed("the same with the files of the viewer", lambda: measure(RunFolder(workdir)))
     summary, _ = timed("means and bootstraps", lambda: summarise(config, measured))
-    write_results(workdir, measured, summary, [])
+    write_results(RunFolder(workdir), measured, summary, [])
     (workdir / "config.json").write_text(to_json(config))
     (workdir / "data.json").write_text(json.dumps(describe_data(prepared)))
     path, _ = timed("report", lambda: page.write_report([workdir], workdir / "report.html"))

@@ -74,7 +74,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def network(trained):
     run, config = trained
-    return load_best(config, run, parallel.make_mesh(1))[:2]
+    return load_best(config, run / "checkpoints", parallel.make_mesh(1))[:2]
 
 
 def write(path, array, **geometry):
@@ -424,7 +424,8 @@ def test_a_phantom_is_marked_and_logits_are_taken_as_trained(trained, scan, tmp_
     assert title.startswith("phantom · lesion 2 · pre_dwi · slice 3 · completeness error ")
     about = json.loads((tmp_path / "out" / "explain.json").read_text())
     task_logits = partial(
-        method_attribution.logits, *load_best(config, run, parallel.make_mesh(1))[:2]
+        method_attribution.logits,
+        *load_best(config, run / "checkpoints", parallel.make_mesh(1))[:2],
     )
     _, mask = blob((20, 22))
     grey = to_uint8(volumes.read_image(scan[0]), "pre_dwi")[3]

@@ -100,7 +100,7 @@ def load_onnx(folder: Path):
 def segmenter(run: Path, precision: str):
     config, mesh = read_run(run), parallel.make_mesh(1)
     config.train.precision = precision
-    graph, variables, _ = load_best(config, run, mesh)
+    graph, variables, _ = load_best(config, run / "checkpoints", mesh)
     return functools.partial(make_segment(graph, mesh), variables)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from crlm_jax.measures import evaluate, summary
 from crlm_jax.measures.view import CaseView
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import parallel
 from tests.finished_runs import bright, evaluate_bright, prepare, write_volume
 
@@ -62,7 +63,7 @@ def test_empty_masks_are_counted(known, measured):
 
 def test_the_csv_leaves_an_undefined_cell_empty(known, measured, tmp_path):
     config, _ = known
-    summary.write_results(tmp_path, measured, summary.summarise(config, measured), [])
+    summary.write_results(RunFolder(tmp_path), measured, summary.summarise(config, measured), [])
     line = next(x for x in (tmp_path / "cases.csv").read_text().splitlines() if "clean" in x)
     assert line.startswith("clean,ct,3,0,1.000000,1.000000,1.000000,1.000000,1.000000,,,,,,")
 
@@ -81,7 +82,7 @@ def test_distances_lesions_and_volumes_of_known_cases(measured):
 
 def test_lesions_are_listed_with_their_partners(known, measured, tmp_path):
     config, _ = known
-    summary.write_results(tmp_path, measured, summary.summarise(config, measured), [])
+    summary.write_results(RunFolder(tmp_path), measured, summary.summarise(config, measured), [])
     lines = (tmp_path / "lesions.csv").read_text().splitlines()
     found = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
     assert [(r["patient"], r["mask"], r["lesion"], r["partner"]) for r in found] == [
@@ -93,7 +94,7 @@ def test_lesions_are_listed_with_their_partners(known, measured, tmp_path):
 
 
 def test_the_viewer_gets_every_image(known, tmp_path):
-    evaluate_bright(*known, tmp_path / "views")
+    evaluate_bright(*known, tmp_path)
     views = [CaseView.load(file) for file in sorted((tmp_path / "views").iterdir())]
     by_title = {view.title: view for view in views}
     assert set(by_title) == {"half · ct", "missed · ct", "clean · ct"}
@@ -113,7 +114,7 @@ def test_attribution_is_asked_for_where_most_is_predicted(known, tmp_path):
         asked.append((image.shape, int(region.sum())))
         return np.where(region, 2.0, -0.5)
 
-    evaluate_bright(*known, tmp_path / "views", attribute=attribute)
+    evaluate_bright(*known, tmp_path, attribute=attribute)
     assert asked == [((32, 32), 32)]  # only one case has a prediction
     views = [CaseView.load(file) for file in sorted((tmp_path / "views").iterdir())]
     (view,) = [v for v in views if v.title == "half · ct"]

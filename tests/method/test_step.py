@@ -13,6 +13,7 @@ from crlm_jax.method import step as method_step
 from crlm_jax.models import torch_weights
 from crlm_jax.models.resnet import ResNet50
 from crlm_jax.models.unetpp import UNetPlusPlus
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.log import TrainLog, read_log
 from crlm_jax.system import parallel
 from crlm_jax.training import loop
@@ -245,7 +246,7 @@ def test_the_loop_waits_for_the_device_only_to_log(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "make_train_step", make_watched)
     monkeypatch.setattr(TrainLog, "flush", flush_watched)
     with jax.transfer_guard("disallow"):
-        fit(config, slices, tmp_path / "run", mesh, networks, state, profile=2)
+        fit(config, slices, RunFolder(tmp_path / "run"), mesh, networks, state, profile=2)
     assert flushes == [3, 3, 1]
     lines = [line for line in read_log(tmp_path / "run" / "train.jsonl") if "loss" in line]
     assert [line["step"] for line in lines] == [3, 6, 7]

@@ -157,7 +157,7 @@ def test_load_gives_the_runs_network(tiny_run):
     before = sorted(tiny_run.rglob("*"))
     segmenter = load(tiny_run)
     config = segmenter.config
-    graph, variables, step = load_best(config, tiny_run, parallel.make_mesh(1))
+    graph, variables, step = load_best(config, tiny_run / "checkpoints", parallel.make_mesh(1))
     assert (segmenter.step, step, segmenter.name) == (3, 3, "tiny")
     batch = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 1), dtype=np.uint8)
     segment = make_segment(graph, parallel.make_mesh(1))

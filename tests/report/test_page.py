@@ -10,7 +10,7 @@ from crlm_jax.errors import UserError
 from crlm_jax.report import command as report_command
 from crlm_jax.report import page
 from crlm_jax.report.tables import CLINICAL, clinical_rows, comparison_rows, format_mean, size_rows
-from crlm_jax.runs.folder import read_finished
+from crlm_jax.runs.finished import read_finished
 from tests.finished_runs import make_run
 
 HOSTILE = "../<script>alert(1)</script>"

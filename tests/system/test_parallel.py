@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from crlm_jax.config.schema import Config
-from crlm_jax.runs.folder import WorkdirError, check_shared
+from crlm_jax.runs.folder import WorkdirError
+from crlm_jax.runs.records import check_shared
 from crlm_jax.system import parallel
 from tests.cohorts import make_cohort, tiny_config
 from tests.processes import Run, assert_same_weights, last_step, logged, own_caches

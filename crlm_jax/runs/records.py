@@ -1,0 +1,50 @@
+"""What a run records of its experiment before it trains: `config.json` and `data.json`."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from crlm_jax.config.schema import Config
+from crlm_jax.config.storage import to_json
+from crlm_jax.runs.folder import RunFolder, WorkdirError
+from crlm_jax.system import parallel
+from crlm_jax.system.files import write_whole
+from crlm_jax.system.parallel import chosen_numbers
+
+
+def keep_records(
+    config: Config, folder: RunFolder, data: Mapping[str, Mapping[str, Any]], digest: str
+) -> None:
+    """Writes `config.json` and `data.json`, or checks that a run goes on with the same data.
+
+    Args:
+      config: the experiment.
+      folder: of the run.
+      data: patients and slices by split.
+      digest: of the images and masks.
+
+    Raises:
+      WorkdirError: the slices are not those that the run was started with, or the processes do not
+        share the folder.
+    """
+    path, text = folder.data, json.dumps({"digest": digest, **data}, indent=2) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise WorkdirError(
+            f"{path}: the cohort's images, masks or split have changed since this run was started; "
+            "give another --workdir"
+        )
+    if parallel.is_main():
+        folder.path.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+        write_whole(folder.config, to_json(config))
+    check_shared(folder.path, [folder.config.name])
+
+
+def check_shared(folder: Path, names: Collection[str]) -> None:
+    """Raises WorkdirError if a process does not see files that others wrote into a folder."""
+    if blind := chosen_numbers(not seen for seen in parallel.all_see(folder, names)):
+        raise WorkdirError(
+            f"{folder}: process {blind} does not see what others wrote there; give a --workdir on "
+            "a disk that all processes share"
+        )

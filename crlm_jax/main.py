@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from crlm_jax.config.flags import flagged_config, parse_flags
+from crlm_jax.config.flags import config_file, flagged_config, parse_flags
 from crlm_jax.errors import UserError
 from crlm_jax.system import console, parallel, preemption
 from crlm_jax.training.experiment import run
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if _DISTRIBUTED.value:
         parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _LOST_AFTER.value)
     parallel.use_compile_cache(config.data.cache)
-    run(config, _WORKDIR.value or f"runs/{config.name}", _PROFILE.value)
+    workdir = _WORKDIR.value or f"runs/{config.name}"
+    run(config, workdir, _PROFILE.value, source=str(config_file()))
     return 0
 
 

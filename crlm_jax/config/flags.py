@@ -3,10 +3,12 @@
 import difflib
 import re
 import sys
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
+from crlm_jax.config import experiments
 from crlm_jax.config.schema import Config, ConfigError, flatten
 from crlm_jax.errors import UserError
 from crlm_jax.system.console import print_error
@@ -28,6 +30,11 @@ def flagged_config() -> Config:
     # The flag library splits numbers at commas, as in loss.stages=1,2, but not words.
     config.data.conditions = tuple(",".join(config.data.conditions).split(","))
     return config
+
+
+def config_file() -> Path:
+    """Returns the experiment's file that the flags name."""
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"]))
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -53,6 +60,24 @@ def _check_names(argv: list[str]) -> None:
             )
 
 
+def _with_found_file(argv: list[str]) -> list[str]:
+    """Replaces the value of `--config` by the path of the file that it stands for."""
+    argv = list(argv)
+    for i, word in enumerate(argv):
+        if word in ("--config", "-config") and i + 1 < len(argv):
+            argv[i + 1] = _found(argv[i + 1])
+        elif match := re.match(r"--?config=", word):
+            argv[i] = match[0] + _found(word[match.end() :])
+    return argv
+
+
+def _found(value: str) -> str:
+    name, colon, arguments = value.partition(":")
+    file = experiments.find("--config", name)
+    experiments.provide_package(file)
+    return f"{file}{colon}{arguments}"
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags and returns what is left over; an error is printed and ends the process.
 
@@ -61,7 +86,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     try:
         _check_names(argv)
-        return flags.FLAGS(argv)
+        return flags.FLAGS(_with_found_file(argv))
     except flags.UnrecognizedFlagError as error:
         print_error(error)
         sys.exit(2)

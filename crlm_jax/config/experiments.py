@@ -1,0 +1,64 @@
+"""Experiment and study files: found by path or by name.
+
+A file of the user's own wins. Otherwise the project's own files are looked through, which lie in
+`configs/` of a checkout and in the package of an installation:
+
+    configs/cross_pre.py    the file; if it is absent, the project's cross_pre.py
+    cross_pre               configs/cross_pre.py here; if it is absent, the project's
+    studies/stages          likewise
+"""
+
+import sys
+import types
+from pathlib import Path
+
+from crlm_jax.config.schema import ConfigError
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def project_folder() -> Path:
+    """Returns the folder of the project's own experiments."""
+    checkout = _PACKAGE.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / "configs").is_dir():
+        return checkout / "configs"
+    return _PACKAGE / "configs"
+
+
+def find(flag: str, name: str) -> Path:
+    """Returns the file that a path or a name stands for.
+
+    Args:
+      flag: that gives the name, for the message.
+      name: a path, or a name without `configs/` and `.py`.
+
+    Raises:
+      ConfigError: there is no such file; lists the project's own.
+    """
+    stem = Path(name).with_suffix("") if name.endswith(".py") else Path(name)
+    if stem.parts[:1] == ("configs",):
+        stem = stem.relative_to("configs")
+    file = f"{stem}.py"
+    for path in (Path(name), Path("configs") / file, project_folder() / file):
+        if path.is_file():
+            return path
+    own = ", ".join(
+        str(path.relative_to(project_folder()).with_suffix(""))
+        for path in sorted(project_folder().rglob("*.py"))
+        if path.name not in ("common.py", "methods.py")
+    )
+    raise ConfigError(f"{flag} {name}: no such file, nor an experiment of the project ({own})")
+
+
+def provide_package(file: Path) -> None:
+    """Makes `from configs import …` in an experiment file mean the files beside it.
+
+    The project's own files find the project's first, and a file of the user's own finds the user's
+    first: both may have a `common.py`.
+    """
+    folders = [Path("configs").absolute(), project_folder()]
+    if file.resolve().is_relative_to(project_folder().resolve()):
+        folders.reverse()
+    package = types.ModuleType("configs")
+    package.__path__ = [str(folder) for folder in folders if folder.is_dir()]
+    sys.modules["configs"] = package

@@ -1,8 +1,8 @@
 """Statistics over patients: bootstrap intervals, paired comparison, agreement.
 
 The patient is the unit throughout: what is resampled, compared and counted as `n`. All tests are
-two-sided and all intervals are at 95 %. `docs/statistics.md` has what their coverage was measured
-to be. What cannot be used, such as a NaN, is a ValueError that says where it stands. Statistics of
+two-sided and all intervals are at 95 %; `docs/explanation/statistics.md` has their measured
+coverage. What cannot be used, such as a NaN, is a ValueError that says where it stands. Statistics of
 a table of patients, as a command (`table_one.py`):
 
     python -m crlm_jax.stats cohort patients.csv --group split
@@ -18,7 +18,7 @@ from scipy import stats
 Numbers = dict[str, float | int | None]
 
 # Below so many patients an interval is marked `small`: of 10 patients, nominal 95 % intervals held
-# the true mean in 85 to 90 % of the simulations in docs/statistics.md, of 5 in 73 to 84 %.
+# the true mean in 85 to 90 % of simulations (docs/explanation/statistics.md), of 5 in 73 to 84 %.
 SMALL = 20
 
 

@@ -1,7 +1,7 @@
 """The phantom cohort: seconds to make it, how its lesions stand out, a picture of a patient.
 
 python tests/benchmarks/phantom.py                              # 24 patients, five conditions
-python tests/benchmarks/phantom.py --patients 2 --picture docs/phantom.png
+python tests/benchmarks/phantom.py --patients 2 --picture docs/images/phantom.png
 """
 
 import argparse

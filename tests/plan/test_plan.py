@@ -313,14 +313,14 @@ def test_a_slice_that_cannot_be_is_refused():
 
 
 def test_the_documented_plan_scales_in_work_and_says_when_and_with_what():
-    docs = Path(__file__).parents[2] / "docs"
+    docs = Path(__file__).parents[2] / "docs" / "results"
     documented = json.loads((docs / "plan.json").read_text(encoding="utf-8"))
     few, many = documented["rows"][:2]
     assert (few["topology"], few["chips"], few["batch"]) == ("v5e:2x2", 4, 16)
     assert (many["topology"], many["chips"], many["batch"]) == ("v5e:16x16", 256, 1024)
     assert many["flops"] == pytest.approx(few["flops"], rel=0.01)
     assert {row["chip"] for row in documented["rows"]} == {"v5e", "v6e", "v5p"}
-    config = from_json(json.dumps(documented["config"]), "docs/plan.json")
+    config = from_json(json.dumps(documented["config"]), "docs/results/plan.json")
     assert differences(config, get_config("scale=paper")) == []
     text = (docs / "plan.md").read_text(encoding="utf-8")
     assert documented["command"] in text

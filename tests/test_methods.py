@@ -1,5 +1,6 @@
 """Every method of the paper's comparison through the same step and the same commands."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from crlm_jax.export import bundle
 from crlm_jax.measures.overlap import Counts, overlap
 from crlm_jax.method import networks
 from crlm_jax.method.checkpoint import Checkpoints
-from crlm_jax.method.segment import make_segment
+from crlm_jax.method.segment import TrainedSegmenter
 from crlm_jax.method.step import create_state, learning_rate, make_train_step, nnx
 from crlm_jax.models.torch_weights import WeightsError
 from crlm_jax.predict import command as predict_command
@@ -225,12 +226,12 @@ def test_mirrored_probability_is_the_mean_over_mirror_images():
     config, mesh = small_config("nnunet"), parallel.make_mesh()
     structure, state = create_state(config, mesh)
     variables = segmenter_part(state)["segmenter"]
+    plain = TrainedSegmenter(config, structure.segmenter_eval, variables, 0, mesh, mirror=False)
+    mirrored = dataclasses.replace(plain, mirror=True)
     image = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 1), np.uint8)
-    plain = make_segment(structure.segmenter_eval, mesh)
-    mirrored = make_segment(structure.segmenter_eval, mesh, mirror=True)
     logits = []
     for axes in ((), (1,), (2,), (1, 2)):
-        p = np.flip(np.asarray(plain(variables, np.flip(image, axes))), axes)
+        p = np.flip(np.asarray(plain.probability(np.flip(image, axes))), axes)
         logits.append(np.log(p / (1 - p)))
     wanted = 1 / (1 + np.exp(-np.mean(logits, 0)))
-    np.testing.assert_allclose(mirrored(variables, image), wanted, rtol=1e-4)
+    np.testing.assert_allclose(mirrored.probability(image), wanted, rtol=1e-4)

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from scipy import ndimage
 from tqdm import tqdm
 
@@ -30,7 +29,7 @@ from crlm_jax.method.attribution import (
     occlusion,
     stage_differences,
 )
-from crlm_jax.method.segment import load_best
+from crlm_jax.method.segment import TrainedSegmenter, load_best
 from crlm_jax.predict.scans import find_scans
 from crlm_jax.predict.segmenter import Prediction, Segmenter, load
 from crlm_jax.runs.folder import RunFolder
@@ -48,7 +47,7 @@ class ExplainedScan:
     """What the maps of one scan are made of."""
 
     segmenter: Segmenter
-    network: tuple[nnx.GraphDef, dict[str, nnx.State]]  # in float32
+    network: TrainedSegmenter  # in float32
     scan: str  # its name
     condition: str
     volume: volumes.Volume
@@ -78,15 +77,10 @@ def read_task(args: argparse.Namespace) -> ExplainedScan:
     if len(scans) != 1:
         raise VolumeError(f"{args.image}: {len(scans)} scans; name one of them, or its --series")
     segmenter, scan = load(args.run), scans[0]
-    config = segmenter.config
     # Not the run's own cache: a run may come from elsewhere, and cached programs are executed.
     parallel.use_compile_cache(Data.cache)
-    exact = dataclasses.replace(config.train, precision="float32")
-    network = load_best(
-        dataclasses.replace(config, train=exact),
-        RunFolder(locate(args.run)).checkpoints,
-        parallel.make_mesh(1),
-    )[:2]
+    checkpoints = RunFolder(locate(args.run)).checkpoints
+    network = load_best(segmenter.config, checkpoints, parallel.make_mesh(1)).in_float32()
     condition = segmenter.windowed_as(args.condition or scan.condition)
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
     if doubt := modality_doubt(volume, condition):
@@ -125,7 +119,7 @@ def explain_lesion(
     chosen = np.flatnonzero(inside.any(axis=(1, 2))).tolist()
     for z in tqdm(chosen, f"lesion {number}", unit="slice", disable=None):
         region = _region(inside[z], side)
-        score = LesionScore(*task.network, region.astype(np.float32))
+        score = LesionScore.of(task.network, region)
         if method != "occlusion":
             found = integrated_gradients(score, task.slices[z], blurred(task.slices[z]), steps)
             maps.setdefault("integrated_gradients", {})[z] = found.map
@@ -170,7 +164,7 @@ def explain_stages(task: ExplainedScan) -> dict[int, Maps]:
     masks = resize(task.reference, side, nearest=True)
     maps: dict[int, Maps] = {stage: {} for stage in config.loss.stages}
     for z in np.flatnonzero((task.prediction.mask | task.reference).any(axis=(1, 2))).tolist():
-        predicted = logits(*task.network, task.slices[z])
+        predicted = logits(task.network, task.slices[z])
         if config.loss.mask_with == "probability":
             predicted = jax.nn.sigmoid(predicted)
         found = stage_differences(critic, task.slices[z], predicted, masks[z], config.loss.stages)

@@ -3,8 +3,8 @@ from .checkpoint import Checkpoints as Checkpoints
 from .networks import create_critic as create_critic
 from .networks import create_networks as create_networks
 from .networks import create_segmenter as create_segmenter
+from .segment import TrainedSegmenter as TrainedSegmenter
 from .segment import load_best as load_best
-from .segment import make_segment as make_segment
 from .step import TrainState as TrainState
 from .step import create_state as create_state
 from .step import make_train_step as make_train_step

@@ -23,6 +23,7 @@ import numpy as np
 from flax import nnx
 from scipy import ndimage
 
+from crlm_jax.method.segment import TrainedSegmenter, Variables
 from crlm_jax.models.inputs import network_input
 
 TOLERANCE = 0.01  # of the completeness of integrated gradients
@@ -41,22 +42,31 @@ class LesionScore:
 
     Args:
       graph: of the segmenter, in evaluation mode; z are the logits of its first head.
-      variables: `params` and `batch_stats`, as `train.load_best` returns them.
+      variables: `params` and `batch_stats`.
       region: (S, S), R as 0 and 1.
     """
 
     graph: nnx.GraphDef = dataclasses.field(metadata={"static": True})
-    variables: dict[str, nnx.State]
-    region: jax.Array
+    variables: Variables
+    region: jax.Array | np.ndarray
+
+    @classmethod
+    def of(cls, segmenter: TrainedSegmenter, region: np.ndarray) -> "LesionScore":
+        """Returns the score of a region (S, S) bool."""
+        return cls(segmenter.graph, segmenter.variables, region.astype(np.float32))
 
     def __call__(self, image: jax.Array) -> jax.Array:
         """Returns () float32."""
-        return jnp.sum(logits(self.graph, self.variables, image) * self.region)
+        return jnp.sum(_logits(self.graph, self.variables, image) * self.region)
+
+
+def logits(segmenter: TrainedSegmenter, image: jax.Array | np.ndarray) -> jax.Array:
+    """Maps grey levels (S, S) to the logits (S, S) of the first head."""
+    return _logits(segmenter.graph, segmenter.variables, image)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def logits(graph: nnx.GraphDef, variables: dict[str, nnx.State], image: jax.Array) -> jax.Array:
-    """Maps grey levels (S, S) to the logits (S, S) of the first head."""
+def _logits(graph: nnx.GraphDef, variables: Variables, image: jax.Array) -> jax.Array:
     model = nnx.merge(graph, variables["params"], variables["batch_stats"])
     return model(network_input(image[None, ..., None]))[0][0, ..., 0]
 
@@ -188,7 +198,7 @@ def integrated_gradients(
 
 
 def make_attribute(
-    graph: nnx.GraphDef, variables: dict[str, nnx.State], steps: int
+    segmenter: TrainedSegmenter, steps: int
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Builds the map (slice (S, S) uint8, region (S, S) bool) -> (S, S) float32, logits a pixel.
 
@@ -197,7 +207,7 @@ def make_attribute(
     """
 
     def attribute(image: np.ndarray, region: np.ndarray) -> np.ndarray:
-        score = LesionScore(graph, variables, region.astype(np.float32))
+        score = LesionScore.of(segmenter, region)
         return integrated_gradients(score, image, blurred(image), steps, tolerance=math.inf).map
 
     return attribute

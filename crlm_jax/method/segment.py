@@ -1,10 +1,13 @@
-"""A trained segmenter as a jitted function from slices to the probability of tumour."""
+"""A trained segmenter: its structure, weights and devices, and the probability that it gives."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -14,16 +17,52 @@ from crlm_jax.method.networks import create_segmenter, evaluation_graph
 from crlm_jax.models.inputs import network_input
 from crlm_jax.system import parallel
 
+Variables = dict[str, nnx.State]  # "params" and "batch_stats"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedSegmenter:
+    """A segmenter in evaluation mode with its weights. See `load_best`."""
+
+    config: Config  # of the run
+    graph: nnx.GraphDef
+    variables: Variables  # on every device of the mesh
+    step: int  # updates done when the weights were saved
+    mesh: Mesh
+    mirror: bool  # average the logits of a slice and its three mirror images
+
+    def probability(self, slices: np.ndarray | jax.Array) -> jax.Array:
+        """Maps slices (B, S, S, 1) uint8 to the probability of tumour (B, S, S) float32.
+
+        The devices of the mesh share the slices, so B is a multiple of their number. Every shape
+        is compiled once.
+        """
+        program = _jitted_probability(self.graph, self.mesh, self.mirror)
+        return program(self.variables, slices)
+
+    def in_float32(self) -> "TrainedSegmenter":
+        """Returns the same segmenter with all computation in float32."""
+        train = dataclasses.replace(self.config.train, precision="float32")
+        config = dataclasses.replace(self.config, train=train)
+        return dataclasses.replace(
+            self, config=config, graph=evaluation_graph(create_segmenter(config))
+        )
+
+    def on_own_devices(self) -> "TrainedSegmenter":
+        """Returns the same segmenter on the devices of this process alone; nothing is copied."""
+        own = parallel.make_mesh(jax.local_devices())
+        return dataclasses.replace(self, variables=parallel.to_local(self.variables, own), mesh=own)
+
 
 def probability(
-    graph: nnx.GraphDef, variables: dict[str, nnx.State], image: jax.Array, *, mirror: bool
+    graph: nnx.GraphDef, variables: Variables, image: jax.Array, *, mirror: bool
 ) -> jax.Array:
     """Maps an image (B, H, W, 3) to the probability of tumour (B, H, W), float32.
 
     Args:
       graph: of the segmenter, in evaluation mode.
       variables: `params` and `batch_stats`.
-      image: as the networks see it.
+      image: as the networks see it (`models.inputs.network_input`).
       mirror: average the logits of the image and its three mirror images, as nnU-Net does.
     """
     model = nnx.merge(graph, variables["params"], variables["batch_stats"])
@@ -36,35 +75,35 @@ def probability(
     return jax.nn.sigmoid(sum(turned) / len(turned))
 
 
-Segment = Callable[[dict[str, nnx.State], jax.Array], jax.Array]
-
-
-def make_segment(graph: nnx.GraphDef, mesh: Mesh, *, mirror: bool = False) -> Segment:
+@functools.lru_cache(maxsize=16)
+def _jitted_probability(
+    graph: nnx.GraphDef, mesh: Mesh, mirror: bool
+) -> Callable[[Variables, np.ndarray | jax.Array], jax.Array]:
     """Builds the jitted map (variables, (B, H, W, 1) uint8) -> (B, H, W) probability, float32.
 
-    `mirror` averages over mirror images (`networks.probability`).
+    The result is kept, so that a segmenter with new weights uses the program of the old ones.
     """
 
-    def segment(variables: dict[str, nnx.State], image: jax.Array) -> jax.Array:
-        return probability(graph, variables, network_input(image), mirror=mirror)
+    def program(variables: Variables, slices: jax.Array) -> jax.Array:
+        return probability(graph, variables, network_input(slices), mirror=mirror)
 
     everywhere, split = parallel.replicated(mesh), parallel.split_by_batch(mesh)
-    return jax.jit(segment, in_shardings=(everywhere, split), out_shardings=split)
+    return jax.jit(program, in_shardings=(everywhere, split), out_shardings=split)
 
 
-def load_best(config: Config, workdir: Path, mesh: Mesh) -> tuple[nnx.GraphDef, dict, int]:
+def load_best(config: Config, checkpoints: Path, mesh: Mesh) -> TrainedSegmenter:
     """Loads the segmenter with the highest validation DSC of a run.
 
-    Returns:
-      Its structure in evaluation mode, its variables (`params`, `batch_stats`), and the step at
-      which it was saved.
+    Args:
+      config: of the run.
+      checkpoints: folder of the run's checkpoints.
+      mesh: devices that the weights are copied to.
 
     Raises:
-      FileNotFoundError: the run has no checkpoint yet.
+      FileNotFoundError: the folder holds no complete checkpoint.
     """
-    folder = workdir / "checkpoints"
-    none = FileNotFoundError(f"{folder}: no complete checkpoint; train the run first")
-    if not folder.is_dir():  # to look into it would make it
+    none = FileNotFoundError(f"{checkpoints}: no complete checkpoint; train the run first")
+    if not checkpoints.is_dir():  # opening it would make the folder
         raise none
     segmenter = create_segmenter(config)
     graph = evaluation_graph(segmenter)
@@ -72,8 +111,9 @@ def load_best(config: Config, workdir: Path, mesh: Mesh) -> tuple[nnx.GraphDef, 
     like = jax.device_put(
         {"segmenter": {"params": params, "batch_stats": batch_stats}}, parallel.replicated(mesh)
     )
-    with Checkpoints(folder, config.train.keep, saves=False) as checkpoints:
-        step = checkpoints.best
+    with Checkpoints(checkpoints, config.train.keep, saves=False) as saved:
+        step = saved.best
         if step is None:
             raise none
-        return graph, checkpoints.load(step, like)["segmenter"], step
+        variables = saved.load(step, like)["segmenter"]
+    return TrainedSegmenter(config, graph, variables, step, mesh, config.evaluation.mirror)

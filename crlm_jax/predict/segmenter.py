@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import SimpleITK as sitk
-from flax import nnx
 
 from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.config.storage import to_json
@@ -16,9 +15,9 @@ from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.grey import to_uint8
-from crlm_jax.imaging.lesions import Lesion, drop_small, label, measure
+from crlm_jax.imaging.lesions import Lesion, drop_small, label_lesions, measure_lesions
 from crlm_jax.imaging.resize import resize
-from crlm_jax.method.segment import load_best, make_segment
+from crlm_jax.method.segment import Variables, load_best
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
 from crlm_jax.system.files import locate
@@ -124,8 +123,8 @@ class Segmenter:
             mask[z] = resize(probability[z : z + 1], size[1:])[0] > self.threshold
         if self.min_lesion_mm3 > 0:
             mask = drop_small(mask, self.min_lesion_mm3, geometry)
-        labels, _ = label(mask)
-        return Prediction(mask, labels, measure(labels, geometry))
+        labels, _ = label_lesions(mask)
+        return Prediction(mask, labels, measure_lesions(labels, geometry))
 
 
 def load(
@@ -153,22 +152,21 @@ def load(
     run = locate(run)
     config = read_run(run)
     mesh = parallel.make_mesh([device] if device else 1)
-    graph, variables, step = load_best(config, RunFolder(run).checkpoints, mesh)
-    segment = make_segment(graph, mesh, mirror=config.evaluation.mirror)
+    trained = load_best(config, RunFolder(run).checkpoints, mesh)
     return Segmenter(
         config=config,
         name=run.resolve().name,
-        step=step,
-        fingerprint=_fingerprint(config, variables),
+        step=trained.step,
+        fingerprint=_fingerprint(config, trained.variables),
         tta=tta,
         threshold=config.evaluation.threshold if threshold is None else threshold,
         min_lesion_mm3=min_lesion_mm3,
         batch=_BATCH.get(mesh.devices.flat[0].platform, _BATCH_ON_ACCELERATORS),
-        network=lambda batch: np.asarray(segment(variables, batch)),
+        network=lambda batch: np.asarray(trained.probability(batch)),
     )
 
 
-def _fingerprint(config: Config, variables: dict[str, nnx.State]) -> str:
+def _fingerprint(config: Config, variables: Variables) -> str:
     digest = hashlib.sha256(to_json(config).encode())
     for path, value in jax.tree_util.tree_leaves_with_path(variables):
         digest.update(jax.tree_util.keystr(path).encode())

@@ -2,21 +2,20 @@
 
 from pathlib import Path
 
-import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from crlm_jax.config.schema import Config, validate
-from crlm_jax.data import slices
+from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import SPLITS, read_cohort
-from crlm_jax.data.phantom.cohort import VERSION, make_phantom
+from crlm_jax.data.phantom.cohort import cached_phantom
 from crlm_jax.data.slices import Slices
 from crlm_jax.errors import UserError
 from crlm_jax.measures import evaluate
 from crlm_jax.measures.case import CaseResult
 from crlm_jax.measures.summary import summarise, write_results
 from crlm_jax.method import attribution
-from crlm_jax.method.segment import load_best, make_segment
+from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state, total_steps
 from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder, open_workdir
@@ -29,7 +28,7 @@ from crlm_jax.training.card import describe_run, show_card, show_results
 from crlm_jax.training.loop import fit
 
 
-def prepare(config: Config) -> slices.Slices:
+def prepare(config: Config) -> Slices:
     """Reads the cohort, or makes the phantom, and cuts it into slices.
 
     Where the processes share the cache the main one does it for all; else all do it at once.
@@ -40,11 +39,9 @@ def prepare(config: Config) -> slices.Slices:
     wait = config.data.cache_shared
     if wait and not parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
-    cache = Path(config.data.cache).expanduser()
+    cache = config.data.cache
     if config.data.cohort == "phantom":
-        patients, seed = config.phantom.patients, config.phantom.seed
-        folder = cache / "phantom" / f"{patients}_patients_seed_{seed}_v{VERSION}"
-        cohort = make_phantom(folder, patients=patients, seed=seed, progress=True)
+        cohort = cached_phantom(cache, config.phantom.patients, config.phantom.seed)
     else:
         cohort = Path(config.data.cohort).expanduser()
     cases = read_cohort(
@@ -54,7 +51,7 @@ def prepare(config: Config) -> slices.Slices:
         validation_fraction=config.data.validation_fraction,
         seed=config.data.split_seed,
     )
-    prepared = slices.prepare(
+    prepared = slice_cache.prepare(
         cases,
         size=config.data.image_size,
         ct_window=config.data.ct_window,
@@ -73,33 +70,32 @@ def prepare(config: Config) -> slices.Slices:
 
 
 def measure(
-    config: Config, prepared: slices.Slices, folder: RunFolder, mesh: Mesh
+    config: Config, prepared: Slices, folder: RunFolder, mesh: Mesh
 ) -> tuple[list[CaseResult], int]:
     """Evaluates the best checkpoint; returns the test cases' results and the checkpoint's step."""
-    graph, variables, step = load_best(config, folder.checkpoints, mesh)
-    own = parallel.make_mesh(jax.local_devices())
-    variables = parallel.to_local(variables, own)
+    trained = load_best(config, folder.checkpoints, mesh).on_own_devices()
     attribute = None
     if steps := config.evaluation.attribution_steps:
-        attribute = attribution.make_attribute(graph, variables, steps)
+        attribute = attribution.make_attribute(trained, steps)
     measured = evaluate.evaluate_cases(
         config,
         prepared,
-        make_segment(graph, own, mirror=config.evaluation.mirror),
-        variables,
-        own,
+        trained.probability,
         folder=folder,
         attribute=attribute,
     )
     views = [folder.view(*image).name for image in evaluate.images_of(prepared)]
     check_shared(folder.views, views)
-    return measured, step
+    return measured, trained.step
 
 
-def run(config: Config, workdir: str | Path, profile: int = 0) -> dict | None:
+def run(
+    config: Config, workdir: str | Path, profile: int = 0, source: str = ""
+) -> dict | None:
     """Runs one experiment to its report; traces `profile` of its training steps.
 
-    `workdir` is a folder, or the address of one in a bucket (`gs://`).
+    `workdir` is a folder, or the address of one in a bucket (`gs://`). `source` is the experiment's
+    file, which the run card names.
 
     Returns:
       The summary; None if the run was finished before, and in all processes but the main one.
@@ -119,6 +115,8 @@ def run(config: Config, workdir: str | Path, profile: int = 0) -> dict | None:
     keep_records(config, folder, data, prepared.digest)
     steps = total_steps(config, data["train"]["slices"])
     card = describe_run(config, folder, data, state, steps)
+    if source:
+        card.insert(1, ("config file", source))
     if parallel.is_main():
         show_card(config, card)
     fit(config, prepared, folder, mesh, networks, state, profile)

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from crlm_jax.data.slices import Slices
 from crlm_jax.measures import evaluate
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.networks import Networks
-from crlm_jax.method.segment import make_segment
+from crlm_jax.method.segment import TrainedSegmenter
 from crlm_jax.method.step import TrainState, make_train_step, total_steps
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.log import TrainLog
@@ -63,8 +63,6 @@ def fit(
     """
     steps = total_steps(config, len(slices.source("train")))
     train_step = make_train_step(config, networks, mesh, steps)
-    own = parallel.make_mesh(jax.local_devices())
-    segment = make_segment(networks.segmenter_eval, own)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, config.train.keep))
         notice = stack.enter_context(Notice())
@@ -92,8 +90,11 @@ def fit(
                 )  # complete when this block is left
                 raise Preempted(f"told to stop: step {step} of {steps} is saved; start it again")
             if save:
-                variables = parallel.to_local(segmenter_part(state)["segmenter"], own)
-                dsc = evaluate.validation_dsc(config, slices, segment, variables, own)
+                variables = segmenter_part(state)["segmenter"]
+                trained = TrainedSegmenter(
+                    config, networks.segmenter_eval, variables, step, mesh, mirror=False
+                ).on_own_devices()
+                dsc = evaluate.validation_dsc(config, slices, trained.probability)
                 log.validation(step, dsc)
                 checkpoints.save(step, checkpoint_parts(state), dsc)
 
@@ -109,22 +110,15 @@ def _name_record(slices: Slices) -> Callable[[int], str]:
     return name
 
 
-def _batches(config: Config, slices: Slices, start: int):
-    augment = config.augment
+def _batches(config: Config, slices: Slices, start: int) -> Iterator[pipeline.Batch]:
     return pipeline.train_batches(
         slices.source("train"),
+        config.augment,
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         start_step=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process=(jax.process_index(), jax.process_count()),
         workers=config.data.workers,
-        augment=augment.enabled,
-        hue=augment.hue,
-        saturation=augment.saturation,
-        brightness=augment.brightness,
-        contrast=augment.contrast,
-        policy=augment.policy,
         foreground=config.train.foreground,
         tumour=np.flatnonzero(slices.index("train")["tumour"]),
     )

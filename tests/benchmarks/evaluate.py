@@ -14,19 +14,17 @@ import tempfile
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 from scipy import ndimage
 
 from crlm_jax.config.schema import Config
 from crlm_jax.config.storage import to_json
-from crlm_jax.data import slices
+from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import read_cohort
 from crlm_jax.measures import evaluate
 from crlm_jax.measures.summary import summarise, write_results
 from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder
-from crlm_jax.system import parallel
 from crlm_jax.training.experiment import describe_data
 from tests.benchmarks.train_step import describe
 from tests.finished_runs import bright, write_volume
@@ -62,7 +60,7 @@ def prepare(folder: Path, cases: int, shape: tuple[int, int, int]):
     config.data.cohort, config.data.conditions = str(cohort), ("ct",)
     config.data.ct_window = (0.0, 255.0)
     chosen = read_cohort(cohort, conditions=("ct",), validation_fraction=0.0)
-    return config, slices.prepare(chosen, ct_window=config.data.ct_window, cache=folder / "cache")
+    return config, slice_cache.prepare(chosen, ct_window=config.data.ct_window, cache=folder / "cache")
 
 
 def timed(label: str, call):
@@ -75,11 +73,9 @@ def timed(label: str, call):
 
 def run(folder: Path, cases: int, shape: tuple[int, int, int]) -> None:
     config, prepared = prepare(folder, cases, shape)
-    mesh = parallel.make_mesh(1)
-    segment = jax.jit(bright)
 
     def measure(run=None):
-        return evaluate.evaluate_cases(config, prepared, segment, {}, mesh, folder=run)
+        return evaluate.evaluate_cases(config, prepared, bright, folder=run)
 
     workdir = folder / "run"
     workdir.mkdir()

@@ -20,7 +20,7 @@ from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.method import attribution as method_attribution
 from crlm_jax.method import losses, networks
 from crlm_jax.method.checkpoint import Checkpoints
-from crlm_jax.method.segment import load_best, make_segment
+from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state, make_update
 from crlm_jax.models.inputs import network_input
 from crlm_jax.models.resnet import ResNet50
@@ -74,7 +74,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def network(trained):
     run, config = trained
-    return load_best(config, run / "checkpoints", parallel.make_mesh(1))[:2]
+    return load_best(config, run / "checkpoints", parallel.make_mesh(1))
 
 
 def write(path, array, **geometry):
@@ -167,7 +167,7 @@ def test_nothing_to_share_out():
 @pytest.mark.parametrize("place", [(10, 10), (20, 22)])
 def test_the_map_of_a_network_adds_up_and_follows_the_lesion(network, place):
     image, mask = blob(place)
-    score = method_attribution.LesionScore(*network, mask.astype(np.float32))
+    score = method_attribution.LesionScore.of(network, mask)
     found = method_attribution.integrated_gradients(
         score, image, method_attribution.blurred(image), 32
     )
@@ -184,9 +184,8 @@ def test_the_map_of_a_network_adds_up_and_follows_the_lesion(network, place):
 
 def test_the_score_is_the_sum_of_the_logits_over_the_lesion(network):
     image, mask = blob()
-    segment = make_segment(network[0], parallel.make_mesh(1))
-    p = np.asarray(segment(network[1], image[None, ..., None]), float)[0]
-    score = method_attribution.LesionScore(*network, mask.astype(np.float32))
+    p = np.asarray(network.probability(image[None, ..., None]), float)[0]
+    score = method_attribution.LesionScore.of(network, mask)
     logits = np.log(p / (1 - p))[mask]
     assert float(score(image.astype(np.float32))) == pytest.approx(logits.sum(), rel=1e-3)
 
@@ -195,20 +194,20 @@ def test_all_lesions_share_one_program(network):
     before = method_attribution._gradients._cache_size()
     for place in ((9, 9), (20, 12)):
         image, mask = blob(place)
-        score = method_attribution.LesionScore(*network, mask.astype(np.float32))
+        score = method_attribution.LesionScore.of(network, mask)
         method_attribution.integrated_gradients(score, image, method_attribution.blurred(image), 4)
     assert method_attribution._gradients._cache_size() - before <= 1
 
 
 def test_the_reports_map_takes_the_steps_it_is_given(network):
     image, mask = blob()
-    score = method_attribution.LesionScore(*network, mask.astype(np.float32))
+    score = method_attribution.LesionScore.of(network, mask)
     found = method_attribution.integrated_gradients(
         score, image, method_attribution.blurred(image), 4, tolerance=math.inf
     )
     assert found.steps == 4
     np.testing.assert_array_equal(
-        method_attribution.make_attribute(*network, 4)(image, mask), found.map
+        method_attribution.make_attribute(network, 4)(image, mask), found.map
     )
 
 
@@ -425,10 +424,10 @@ def test_a_phantom_is_marked_and_logits_are_taken_as_trained(trained, scan, tmp_
     about = json.loads((tmp_path / "out" / "explain.json").read_text())
     task_logits = partial(
         method_attribution.logits,
-        *load_best(config, run / "checkpoints", parallel.make_mesh(1))[:2],
+        load_best(config, run / "checkpoints", parallel.make_mesh(1)),
     )
     _, mask = blob((20, 22))
-    grey = to_uint8(volumes.read_image(scan[0]), "pre_dwi")[3]
+    grey = to_uint8(volumes.read_image(scan[0]), "pre_dwi", ct_window=config.data.ct_window)[3]
     # The scan's rows and columns run against the patient's.
     maps = method_attribution.stage_differences(
         networks.create_critic(config), grey, task_logits(grey), mask[::-1, ::-1], (1,)

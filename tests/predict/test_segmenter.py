@@ -2,7 +2,6 @@
 
 import itertools
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -11,7 +10,7 @@ from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.config.storage import to_json
 from crlm_jax.imaging import volumes
 from crlm_jax.method.checkpoint import Checkpoints
-from crlm_jax.method.segment import load_best, make_segment
+from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state
 from crlm_jax.predict.segmenter import Segmenter, load
 from crlm_jax.system import parallel
@@ -157,13 +156,10 @@ def test_load_gives_the_runs_network(tiny_run):
     before = sorted(tiny_run.rglob("*"))
     segmenter = load(tiny_run)
     config = segmenter.config
-    graph, variables, step = load_best(config, tiny_run / "checkpoints", parallel.make_mesh(1))
-    assert (segmenter.step, step, segmenter.name) == (3, 3, "tiny")
+    trained = load_best(config, tiny_run / "checkpoints", parallel.make_mesh(1))
+    assert (segmenter.step, trained.step, segmenter.name) == (3, 3, "tiny")
     batch = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 1), dtype=np.uint8)
-    segment = make_segment(graph, parallel.make_mesh(1))
-    np.testing.assert_allclose(
-        segmenter.probability(batch), segment(variables, jnp.asarray(batch)), atol=1e-6
-    )
+    np.testing.assert_allclose(segmenter.probability(batch), trained.probability(batch), atol=1e-6)
     assert segmenter.threshold == config.evaluation.threshold
     assert sorted(tiny_run.rglob("*")) == before
     assert load(tiny_run).fingerprint == segmenter.fingerprint

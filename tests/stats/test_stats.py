@@ -128,7 +128,8 @@ def test_what_cannot_be_used_is_named(call, message):
 
 
 # docs/explanation/statistics.md has what long runs give. These few are seeded, with a standard
-# error of 1.3 to 2 %: nominal 90 % or 99 % intervals, or some shifted by a quarter of their width, fall outside.
+# error of 1.3 to 2 %: nominal 90 % or 99 % intervals, or some shifted by a quarter of their
+# width, fall outside.
 @pytest.mark.parametrize(
     ("scenario", "low", "high"),
     [("none", 0.88, 0.965), ("often", 0.92, 0.98), ("lesions", 0.89, 0.975), ("naive", 0.79, 0.89)],

@@ -1,4 +1,4 @@
-"""Images, masks and lesions: read, turned to axial slices, windowed, resized, measured, written.
+"""Images, masks and lesions: reading, axial slices, grey levels, resampling, contours, writing.
 
 May import: `errors`, `system`. `conditions` imports no reader of images.
 """

@@ -1,4 +1,4 @@
-"""Where a grid of voxels lies, and the error for an image that cannot be used."""
+"""The grid of an image: its position in the patient, its turn to axial slices, and its checks."""
 
 import dataclasses
 import itertools
@@ -14,17 +14,17 @@ GEOMETRY_TOLERANCE = 1e-3  # of a voxel's size (spacing, origin); absolute for d
 MOST_VOXELS = 2**30  # of one image: 1024 slices of 1024 × 1024, 4 GiB as float32
 NOT_FINITE = (
     "it has voxels that are NaN or infinite; replace them (for example by the background's value) "
-    "and save it again"
+    "and save the file again"
 )
 
 
 class VolumeError(UserError):
-    """An image or a mask that cannot be used; the message names the file and the remedy."""
+    """An image or mask that cannot be used; the message names the file and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Where the file's own grid lies, in ITK's terms: axes (x, y[, z]), mm, LPS."""
+    """The grid of an image file as ITK describes it: axes (x, y[, z]), mm, LPS."""
 
     size: tuple[int, ...]
     spacing: tuple[float, ...]
@@ -33,11 +33,11 @@ class Geometry:
 
     @property
     def turn(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The array axes that become (z, y, x), and which of those are then flipped."""
+        """The array axes that become (z, y, x), and which of the new axes are flipped."""
         if len(self.size) == 2:
             return (0, 1, 2), ()
         cosines = np.reshape(self.direction, (3, 3))  # rows: L, P, S; columns: i, j, k
-        # The assignment of file axes to patient axes that agrees best, unique but for exact ties.
+        # The assignment of file axes to patient axes that agrees best; ties go to the first.
         axes = max(
             itertools.permutations(range(3)),
             key=lambda axes: sum(abs(cosines[world, axis]) for world, axis in enumerate(axes)),
@@ -49,16 +49,18 @@ class Geometry:
     @property
     def axial_size(self) -> tuple[int, int, int]:
         """Size (Z, H, W) in voxels after the turn."""
-        axes, _ = self.turn
-        return tuple((1, *self.size[::-1])[-3:][axis] for axis in axes)
+        first, second, third = self.turn[0]
+        size = (1, *self.size[::-1])[-3:]
+        return size[first], size[second], size[third]
 
     @property
     def axial_spacing(self) -> tuple[float, float, float]:
-        """Spacing (z, y, x) in mm after the turn; a picture's slice counts as 1 mm thick."""
+        """Spacing (z, y, x) in mm after the turn; a 2D image counts as a slice 1 mm thick."""
         if len(self.size) == 2:
             return (1.0, self.spacing[1], self.spacing[0])
-        axes, _ = self.turn
-        return tuple(self.spacing[::-1][axis] for axis in axes)
+        first, second, third = self.turn[0]
+        spacing = self.spacing[::-1]
+        return spacing[first], spacing[second], spacing[third]
 
     def to_axial(self, array: np.ndarray) -> np.ndarray:
         """Turns voxels from the file's own order into axial slices (Z, H, W)."""
@@ -71,9 +73,9 @@ class Geometry:
         return np.ascontiguousarray(np.flip(array, flips).transpose(np.argsort(axes)))
 
     def to_patient(self, places: np.ndarray) -> np.ndarray:
-        """Maps places (N, 3), as (z, y, x) indices of the axial slices, to mm (L, P, S).
+        """Maps points (N, 3), (z, y, x) indices into the axial slices, to mm (L, P, S).
 
-        A picture has no place in a patient: x and y are in its own plane, z is the slice.
+        A 2D image has no position in a patient: x and y lie in its own plane, and z is the slice.
         """
         axes, flips = self.turn
         own = np.array(places, float)
@@ -87,13 +89,13 @@ class Geometry:
 
 
 def check_size(path: Path, size: Sequence[int]) -> None:
-    """Raises VolumeError where a header claims no voxel, or more than `MOST_VOXELS`.
+    """Raises VolumeError if a header claims no voxel, or more than `MOST_VOXELS`.
 
-    To be asked before memory is taken.
+    Call it before memory is allocated for the voxels.
 
     Args:
       path: of the image.
-      size: what the header says, along every axis; channels count too.
+      size: voxels along every axis by the header; channels count as an axis.
     """
     if not 0 < math.prod(size) <= MOST_VOXELS:
         raise VolumeError(
@@ -103,15 +105,15 @@ def check_size(path: Path, size: Sequence[int]) -> None:
 
 
 def check_same_grid(between: str, mask: Geometry, image: Geometry) -> None:
-    """Raises VolumeError unless a mask lies on its image's grid, to `GEOMETRY_TOLERANCE`.
+    """Raises VolumeError unless a mask lies on its image's grid, within `GEOMETRY_TOLERANCE`.
 
-    `between` names the two files, as in "the mask … and the image …".
+    `between` names the two files for the message: "the mask … and the image …".
     """
     if mask.size != image.size:
         sizes = " and ".join(" × ".join(map(str, size)) for size in (mask.size, image.size))
         raise VolumeError(
             f"{between} differ in size ({sizes} voxels); resample the mask onto the "
-            "image's grid, or name the image that it was drawn on"
+            "image's grid, or give the image that the mask was drawn on"
         )
     voxel = np.asarray(image.spacing)
     limits = {"spacing": voxel, "origin": voxel.min(), "direction": 1.0}
@@ -119,11 +121,12 @@ def check_same_grid(between: str, mask: Geometry, image: Geometry) -> None:
         ours, theirs = np.asarray(getattr(mask, name)), np.asarray(getattr(image, name))
         if (np.abs(ours - theirs) > GEOMETRY_TOLERANCE * scale).any():
             raise VolumeError(
-                f"{between} differ in {name} ({plain(ours)} and {plain(theirs)}); resample the "
-                "mask onto the image's grid, or name the image that it was drawn on"
+                f"{between} differ in {name} ({format_point(ours)} and {format_point(theirs)}); "
+                "resample the mask onto the image's grid, or give the image that the mask was "
+                "drawn on"
             )
 
 
-def plain(values: np.ndarray) -> str:
-    """Writes coordinates for a message, as `(1, 2.5, -3)`."""
+def format_point(values: np.ndarray) -> str:
+    """Writes coordinates for a message, such as `(1, 2.5, -3)`."""
     return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"

@@ -1,4 +1,4 @@
-"""From an image's values to grey levels: windows of HU, percentiles of MRI."""
+"""Grey levels of an image: the window (HU for CT, percentiles for MRI), and doubts of modality."""
 
 import numpy as np
 
@@ -7,10 +7,11 @@ from crlm_jax.imaging.volumes import Volume
 
 
 def modality_doubt(volume: Volume, condition: str) -> str | None:
-    """Says why an image looks like another modality than its condition's; None: it does not.
+    """Says why an image seems to be of another modality than its condition; None: no doubt.
 
-    By the modality of a DICOM series; else by its range: CT in HU has voxels of fat or air below
-    zero, and the magnitude images of MRI have none far below. An 8-bit image tells nothing.
+    A DICOM series states its modality. Any other image is judged by its range: CT in HU has voxels
+    of fat or air below zero, and magnitude images of MRI have none far below zero. An 8-bit image
+    gives no evidence, so it raises no doubt.
     """
     if volume.series is not None:
         modality, expected = volume.series.modality, "CT" if is_ct(condition) else "MR"
@@ -18,34 +19,32 @@ def modality_doubt(volume: Volume, condition: str) -> str | None:
     if volume.eight_bit:
         return None
     if is_ct(condition):
-        low = volume.voxels.min()
+        low = float(volume.voxels.min())
         return f"no voxel is below 0 HU (least: {low:g})" if low >= 0 else None
     low = float(np.percentile(volume.voxels[:, ::4, ::4], 1))
     return f"1 % of its voxels are below {low:g}, as in CT" if low < -100 else None
 
 
 def find_window(
-    volume: Volume, condition: str, ct_window: tuple[float, float] = (-150.0, 250.0)
+    volume: Volume, condition: str, ct_window: tuple[float, float]
 ) -> tuple[float, float]:
-    """Returns the values of an image that are shown as black and white.
+    """Returns the voxel values that are shown as black and as white.
 
-    An 8-bit image (a PNG, as a rule) was windowed at its source: 0 and 255. Otherwise of a CT
-    (condition `ct` or beginning with `ct_`) `ct_window` (lower and upper HU), and of an MRI, whose
-    values have no unit, the 0.5 and 99.5 percentiles of its own voxels.
+    An 8-bit image (usually a PNG) was windowed at its source: 0 and 255. CT, as `is_ct` tells by
+    the condition, has `ct_window` (lower and upper HU). MRI has no unit: the window runs from the
+    0.5 to the 99.5 percentile of the image's own voxels.
     """
     if volume.eight_bit:
         return 0.0, 255.0
     if is_ct(condition):
         return ct_window
     low, high = np.percentile(volume.voxels, (0.5, 99.5))
-    if low == high:  # more than 99 % of one value
+    if low == high:  # more than 99 % of the voxels have one value
         low, high = volume.voxels.min(), volume.voxels.max()
     return float(low), float(high)
 
 
-def to_uint8(
-    volume: Volume, condition: str, *, ct_window: tuple[float, float] = (-150.0, 250.0)
-) -> np.ndarray:
+def to_uint8(volume: Volume, condition: str, *, ct_window: tuple[float, float]) -> np.ndarray:
     """Maps an image to grey levels, uint8 (Z, H, W), by its `find_window`."""
     if volume.eight_bit:
         return volume.voxels.astype(np.uint8)

@@ -1,10 +1,10 @@
-"""What readers believe of a header, and must not.
+"""Validates headers before ITK or pydicom trusts them.
 
-The header of a MetaImage or NRRD may name the file that holds the voxels, wherever on the disk it
-lies. And ITK's reader of MetaImages writes beyond its memory where the number of axes cannot be,
-and takes the name of the file for a format of C's printf.
+The header of a MetaImage or NRRD may name the file that holds the voxels, anywhere on the disk.
+ITK's reader of MetaImages also writes beyond its memory if the number of axes is invalid, and uses
+the name of the voxel file as a format string of C's printf.
 
-A DICOM file may say that it is deflated; pydicom and ITK then inflate it, to whatever size.
+A DICOM file may be deflated. pydicom and ITK inflate such a file without a limit on its size.
 """
 
 import re
@@ -20,23 +20,27 @@ from crlm_jax.imaging.geometry import MOST_VOXELS, VolumeError
 
 _LONGEST = 2**20  # bytes of a header
 _LONGEST_LINE = 2**12
-_FILES = ("elementdatafile", "datafile")  # MetaImage's field and NRRD's, which may be two words
+# The field that names the voxel file, in MetaImage and in NRRD (where a space may divide it).
+_FILES = ("elementdatafile", "datafile")
 
-_MOST_INFLATED = 2 * MOST_VOXELS  # bytes: the largest image, of 16 bits as in CT and MRI
-_RATIO = 1032  # deflate's greatest: 258 bytes by two bits (zlib.net/zlib_tech.html)
-_CHUNK = 2**16  # bytes read at once, and many times as many inflated
+_MOST_INFLATED = 2 * MOST_VOXELS  # bytes: the largest image of 16 bits, as CT and MRI have
+_RATIO = 1032  # the greatest that deflate reaches: 258 bytes in two bits (zlib.net/zlib_tech.html)
+_CHUNK = 2**16  # bytes read at once; many times as many are inflated at once
 
 
 def check_deflated(files: Sequence[Path]) -> None:
-    """Measures what deflated DICOM files hold, without holding it; passes over all others.
+    """Measures the inflated size of deflated DICOM files without keeping their content.
+
+    Files that are not deflated DICOM are skipped.
 
     Args:
-      files: those that are in memory together.
+      files: those that will be in memory at the same time.
 
     Raises:
-      VolumeError: they hold more than the largest image; the file with which they do is named.
+      VolumeError: together they are larger than the largest image; the message names the file that
+        exceeds the limit.
     """
-    # Files as small as most slices are, one by one, cannot hold so much: they are not even opened.
+    # Most slices are so small that they cannot reach the limit: those files are not even opened.
     if sum(path.stat().st_size for path in files) * _RATIO <= _MOST_INFLATED:
         return
     left = _MOST_INFLATED
@@ -45,13 +49,13 @@ def check_deflated(files: Sequence[Path]) -> None:
         if left < 0:
             raise VolumeError(
                 f"{path}: a deflated DICOM file that would fill more than {_MOST_INFLATED:,} bytes"
-                f"{' with those before it' * (len(files) > 1)}; copy or export it again, or if it "
-                "is right, store it uncompressed (for example with dcmconv +te)"
+                f"{' with those before it' * (len(files) > 1)}; copy or export it again, or if the "
+                "file is right, store it uncompressed (for example with dcmconv +te)"
             )
 
 
 def _inflated(path: Path, most: int) -> int:
-    """Counts the bytes in a deflated DICOM file, to somewhat beyond `most`; of another it is 0."""
+    """Returns the inflated size in bytes, counted to little beyond `most`; 0 if not deflated."""
     with path.open("rb") as file:
         if not _begins_deflated(file):
             return 0
@@ -61,36 +65,36 @@ def _inflated(path: Path, most: int) -> int:
                 while chunk and size <= most and not inflater.eof:
                     size += len(inflater.decompress(chunk, 16 * _CHUNK))
                     chunk = inflater.unconsumed_tail
-        except zlib.error:  # damaged, which its reader will say
+        except zlib.error:  # a damaged file, which its reader reports
             pass
     return size
 
 
 def _begins_deflated(file: BinaryIO) -> bool:
-    """Reads up to where pydicom begins to inflate, with its own functions; False: it will not."""
+    """Reads, with pydicom's own functions, up to where pydicom would inflate; says if it would."""
     try:
         read_preamble(file, force=True)
         meta = read_dataset(
             file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_beyond(2)
         )
-        read_dataset(  # a command, of messages in a network; it is passed over
+        read_dataset(  # the command group of network messages, which pydicom skips
             file, is_implicit_VR=True, is_little_endian=True, stop_when=_is_beyond(0)
         )
         return meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-    except Exception:  # pydicom raises what it likes, and its caller will say that it is damaged
+    except Exception:  # pydicom raises any error for damage, and its caller reports the damage
         return False
 
 
-def _is_beyond(group: int) -> Callable[..., bool]:
+def _is_beyond(group: int) -> Callable[[int, str | None, int], bool]:
     return lambda tag, *_: tag >> 16 != group
 
 
 def check_text_header(path: Path) -> None:
-    """Reads the header of a MetaImage or NRRD; passes over any other file.
+    """Checks the header of a MetaImage or NRRD; any other file is skipped.
 
     Raises:
-      VolumeError: the voxels lie outside the image's folder (a scan from elsewhere could so show
-        what lies anywhere on this disk) or in a list of files; or it is no header.
+      VolumeError: the header is invalid; or the voxels lie in a list of files, or outside the
+        image's folder, by which a foreign scan could show any file of this disk.
     """
     ending = path.suffix.lower()
     if ending not in (".mha", ".mhd", ".nrrd"):
@@ -99,7 +103,7 @@ def check_text_header(path: Path) -> None:
         fields = _read_fields(file.read(_LONGEST), ending)
     axes = [value for key, value in fields if key == "ndims"]
     if ending != ".nrrd" and not (len(axes) == 1 and axes[0] in ("1", "2", "3", "4")):
-        raise VolumeError(f"{path}: no MetaImage, or a damaged one; copy or export it again")
+        raise VolumeError(f"{path}: not a MetaImage, or damaged; copy or export it again")
     for key, value in fields:
         outside = re.search(r"^[/\\]|[:%]|(^|[/\\])\.\.([/\\]|$)", value)
         if key in _FILES and (outside or value.upper().startswith("LIST")):
@@ -112,7 +116,7 @@ def check_text_header(path: Path) -> None:
 
 def _read_fields(head: bytes, ending: str) -> list[tuple[str, str]]:
     """Returns names (without spaces, in lower case) and values, up to where voxels may begin."""
-    fields = []
+    fields: list[tuple[str, str]] = []
     for line in re.split(r"\n" if ending == ".nrrd" else r"[\r\n]", head.decode("latin-1")):
         if ending == ".nrrd" and line in ("", "\r"):
             break

@@ -1,6 +1,7 @@
-"""The lesions of a mask: its connected parts, with volume, diameters and place.
+"""The lesions of a mask: its connected parts, with volume, diameters and position.
 
-Lesions that touch, by a corner even, are one; a lesion with a slice in between is two.
+Parts that touch, even at a corner only, are one lesion. Parts with an empty slice between them are
+two.
 """
 
 import dataclasses
@@ -24,20 +25,21 @@ class Lesion:
     voxels: int
     volume: float  # mm³
     diameter: float  # mm, the longest in any axial slice
-    slice: int  # the axial slice in which it is longest, from 0 at the feet
+    slice: int  # index of the axial slice with that diameter; 0 is nearest to the feet
     centre: tuple[float, float, float]  # mm, in patient coordinates (L, P, S)
-    short_axis: float  # mm, the longest line across the diameter, in the same slice
+    short_axis: float  # mm, the longest line perpendicular to the diameter, in the same slice
     ends: tuple[tuple[float, float], tuple[float, float]]  # of the diameter: (row, column)
 
 
-def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Numbers the connected parts of a mask, voxels that share a corner being one.
+def label_lesions(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Numbers the lesions of a mask; voxels that share a corner belong together.
 
     Args:
       mask: (Z, H, W) bool.
 
     Returns:
-      (Z, H, W) int32 with 0 for background and 1 … n in the order in which the parts begin, and n.
+      Labels (Z, H, W) int32, 0 for background and 1 … n in the order of each lesion's first voxel,
+      and n.
     """
     labels = np.zeros(mask.shape, np.int32)
     boxes = ndimage.find_objects(mask.view(np.uint8))
@@ -47,8 +49,8 @@ def label(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return labels, count
 
 
-def measure(labels: np.ndarray, geometry: Geometry) -> list[Lesion]:
-    """Measures the numbered lesions (Z, H, W) of an image, as from `label`, by number."""
+def measure_lesions(labels: np.ndarray, geometry: Geometry) -> list[Lesion]:
+    """Measures the lesions of a label map (Z, H, W) from `label_lesions`, in label order."""
     depth, height, width = geometry.axial_spacing
     lesions = []
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
@@ -57,22 +59,23 @@ def measure(labels: np.ndarray, geometry: Geometry) -> list[Lesion]:
         axes = [_section_axes(s.tobytes(), s.shape, (height, width)) for s in inside]
         longest = int(np.argmax([diameter for diameter, _, _ in axes]))
         diameter, short_axis, ends = axes[longest]
-        ends = ends + [edge.start for edge in box[1:]]
+        first, second = (ends + [edge.start for edge in box[1:]]).tolist()
+        left, posterior, superior = geometry.to_patient(places.mean(axis=0, keepdims=True))[0]
         lesions.append(
             Lesion(
                 voxels=len(places),
                 volume=len(places) * depth * height * width,
                 diameter=diameter,
                 slice=longest + box[0].start,
-                centre=tuple(geometry.to_patient(places.mean(axis=0, keepdims=True))[0].tolist()),
+                centre=(float(left), float(posterior), float(superior)),
                 short_axis=short_axis,
-                ends=tuple(map(tuple, ends.tolist())),
+                ends=((first[0], first[1]), (second[0], second[1])),
             )
         )
     return lesions
 
 
-@functools.lru_cache(maxsize=4096)  # the specks of a noisy mask are of few shapes
+@functools.lru_cache(maxsize=4096)  # the specks of a noisy mask have few shapes
 def _section_axes(
     section: bytes, shape: tuple[int, int], size: tuple[float, float]
 ) -> tuple[float, float, np.ndarray]:
@@ -80,7 +83,7 @@ def _section_axes(
 
 
 def _axes(pixels: np.ndarray, size: tuple[float, float]) -> tuple[float, float, np.ndarray]:
-    """Diameter and short axis in mm of a section's outline, and the diameter's ends (2, 2).
+    """Measures one section of a lesion: diameter, short axis, and the ends of the diameter.
 
     The outline runs halfway between pixels inside and outside, through the middles of the pixels'
     edges, so that a row of n pixels is n pixels long. Only corners of its convex hull can be ends.
@@ -92,7 +95,8 @@ def _axes(pixels: np.ndarray, size: tuple[float, float]) -> tuple[float, float, 
       size: height and width of a pixel in mm.
 
     Returns:
-      Diameter, short axis, and ends as (row, column), where the centres of pixels are whole.
+      Diameter and short axis in mm, and the ends (2, 2) as (row, column); whole numbers are the
+      centres of pixels.
     """
     if not len(pixels):
         return 0.0, 0.0, np.zeros((2, 2))
@@ -105,7 +109,8 @@ def _axes(pixels: np.ndarray, size: tuple[float, float]) -> tuple[float, float, 
     first, second = (index[longest] for index in np.triu_indices(len(hull), 1))
     down, right = (hull[second] - hull[first]) / lengths[longest]
     along, aside = hull @ (down, right), (hull - hull[first]) @ (-right, down)
-    aside[[first, second]] = 0.0  # not a rounding error to one side: both sides begin and end there
+    # Exactly zero, or rounding would put an end on one side; both sides begin and stop there.
+    aside[[first, second]] = 0.0
     order = np.argsort(along)
     below, above = (
         np.interp(along, along[side], aside[side])
@@ -115,8 +120,8 @@ def _axes(pixels: np.ndarray, size: tuple[float, float]) -> tuple[float, float, 
 
 
 def drop_small(mask: np.ndarray, least: float, geometry: Geometry) -> np.ndarray:
-    """Returns the mask (Z, H, W) without the lesions of less than `least` mm³."""
-    labels, count = label(mask)
+    """Returns the mask (Z, H, W) without the lesions smaller than `least` mm³."""
+    labels, count = label_lesions(mask)
     if not count:
         return mask
     voxel = float(np.prod(geometry.axial_spacing))

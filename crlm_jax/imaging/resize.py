@@ -1,15 +1,15 @@
-"""Resampling of axial slices, in NumPy."""
+"""Resampling of axial slices in NumPy."""
 
 import numpy as np
 
 
 def resize(voxels: np.ndarray, size: int | tuple[int, int], *, nearest: bool = False) -> np.ndarray:
-    """Resamples every slice of (Z, H, W) to `size` (square, or rows and columns).
+    """Resamples every slice of (Z, H, W) to `size` (a square, or rows and columns).
 
-    Both grids cover the same extent, so pixel centres lie at (i + 0.5) / n of it; values beyond
-    the outermost centres are those of the border. Linear interpolation (of the two nearest pixels
-    along each axis, without smoothing) gives uint8 for uint8 and else float32; `nearest`, for
-    masks, keeps the type.
+    Both grids cover the same extent, so pixel centres lie at (i + 0.5) / n of the extent. Values
+    beyond the outermost centres repeat the border. Linear interpolation between the two nearest
+    pixels of each axis, without smoothing, returns uint8 for uint8 and float32 for other floats.
+    `nearest`, for masks, keeps the type.
     """
     rows, columns = (size, size) if isinstance(size, int) else size
     height, width = voxels.shape[1:]
@@ -22,8 +22,8 @@ def resize(voxels: np.ndarray, size: int | tuple[int, int], *, nearest: bool = F
     if voxels.dtype != np.uint8 and voxels.dtype.kind != "f":
         raise ValueError(f"linear resize of {voxels.dtype}: takes uint8 or float; use nearest=True")
     out = np.empty((len(voxels), rows, columns), np.uint8 if voxels.dtype == np.uint8 else "f4")
-    top, bottom, down = _taps(height, rows)
-    left, right, across = _taps(width, columns)
+    top, bottom, down = linear_taps(height, rows)
+    left, right, across = linear_taps(width, columns)
     down = down[:, None]
     for source, target in zip(voxels, out, strict=True):  # one slice at a time stays in cache
         source = source.astype(np.float32)
@@ -33,8 +33,13 @@ def resize(voxels: np.ndarray, size: int | tuple[int, int], *, nearest: bool = F
     return out
 
 
-def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two old pixels on either side of every new one, and the weight of the second."""
+def linear_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what linear resampling of one axis from `old` to `new` pixels reads.
+
+    Returns:
+      For every new pixel (new,): the index of the old pixel before its centre, the index of the old
+      pixel after it, and the weight of the second, float32 in [0, 1].
+    """
     centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     first = np.minimum(centre.astype(int), max(old - 2, 0))
     return first, np.minimum(first + 1, old - 1), (centre - first).astype(np.float32)

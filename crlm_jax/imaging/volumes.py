@@ -1,17 +1,14 @@
 """Images and masks from disk to axial slices, and masks back onto the input's own grid.
 
-NIfTI, NRRD, MetaImage and PNG are read through SimpleITK, DICOM through `data/dicom.py`, and turned
-so that the first array axis runs along the patient from feet to head, rows from front to back and
-columns from the patient's right to left (ITK's LPS), to the nearest axis where the scan is oblique.
-The turn is a permutation and flips only, so `to_original_grid` undoes it exactly.
+NIfTI, NRRD, MetaImage and PNG are read through SimpleITK, DICOM through `imaging.dicom`. Voxels are
+turned so that the first array axis runs from the patient's feet to the head, rows from front to
+back, and columns from the patient's right to left (ITK's LPS). An oblique scan is turned to the
+nearest axes. The turn only permutes and flips axes, so `to_original_grid` undoes it exactly.
 
-What ITK lets pass without a word is checked here: its NIfTI reader fills a truncated file up with
-zeros and turns voxels that are NaN or infinite into zeros.
+Files that ITK would misread without an error are checked beforehand, by `headers` and `nifti`.
 """
 
 import dataclasses
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +19,9 @@ from crlm_jax.imaging.dicom.series import Series, read_series
 from crlm_jax.imaging.geometry import NOT_FINITE, Geometry, VolumeError, check_same_grid, check_size
 from crlm_jax.imaging.headers import check_deflated, check_text_header
 from crlm_jax.imaging.nifti import check_nifti
+from crlm_jax.system.files import whole_file
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")  # of images, besides DICOM
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")  # of images other than DICOM
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
@@ -31,7 +29,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 class Volume:
     """An image as axial slices: `voxels` (Z, H, W) float32.
 
-    `series` is what a DICOM series says of itself; None: the image is no DICOM.
+    `series` describes the DICOM series; it is None if the image is not DICOM.
     """
 
     voxels: np.ndarray
@@ -49,15 +47,15 @@ class Volume:
 def read_image(
     path: str | Path, *, series: str | None = None, b_value: float | None = None
 ) -> Volume:
-    """Reads an image; a 2D one is a single slice with a nominal spacing of 1 mm between slices.
+    """Reads an image; a 2D image becomes one slice, with a nominal slice spacing of 1 mm.
 
     Args:
       path: of a file, or of the folder of a DICOM series.
-      series: UID of the one to take out of a DICOM folder with several.
-      b_value: s/mm², the one to take out of a DICOM diffusion series with several; None: 1000.
+      series: Series Instance UID to read from a DICOM folder with several series.
+      b_value: s/mm², to read from a DICOM diffusion series with several b-values; None: 1000.
 
     Raises:
-      VolumeError: naming the file and the remedy.
+      VolumeError: the image cannot be used.
     """
     path = Path(path)
     if files.is_dicom(path):
@@ -65,12 +63,15 @@ def read_image(
         return _volume(array, geometry, path, about)
     if series is not None or b_value is not None:
         what = "series" if series is not None else "b-value"
-        raise VolumeError(f"{path}: a {what} is asked for, but this is no DICOM; leave it out")
+        raise VolumeError(f"{path}: not DICOM, so it has no {what} to choose; leave the {what} out")
     return _volume(*_read(path), path)
 
 
 def from_image(image: sitk.Image, source: str | Path = "image") -> Volume:
-    """Takes a SimpleITK image as `read_image` takes a file; `source` names it in errors."""
+    """Turns a SimpleITK image into a `Volume`, as `read_image` does a file.
+
+    `source` names the image in errors.
+    """
     return _volume(*_unpack(image, Path(source)), Path(source))
 
 
@@ -94,17 +95,22 @@ def read_mask(path: str | Path, label: int | str | None, like: Volume) -> np.nda
 
     Args:
       path: of the mask.
-      label: the value that counts, or a pattern of the labels of a DICOM-SEG's segments; None: any
-        value that is not zero, or `Tumor*`. A mask without the value is an image without tumour,
-        as there are in every data set of liver and tumour; a DICOM-SEG without it is an error.
-      like: the image; sizes must be equal, and geometries to `geometry.GEOMETRY_TOLERANCE`. The
-        frames of a DICOM-SEG are placed by their position and may be fewer.
+      label: the voxel value of tumour, or for a DICOM-SEG a pattern of segment labels; None: any
+        value that is not zero, or `Tumor*`. A mask without that value belongs to an image without
+        tumour, as every data set of liver and tumour has some. A DICOM-SEG without such a segment
+        is an error.
+      like: the image. The mask must have its size, and its geometry within
+        `geometry.GEOMETRY_TOLERANCE`. A DICOM-SEG may have fewer frames than the image has slices,
+        since each frame has its own position.
+
+    Raises:
+      VolumeError: the mask cannot be used, or does not belong to the image.
     """
     path = Path(path)
     if files.is_dicom(path):
-        pattern = {} if label is None else {"labels": str(label)}
+        labels = segmentation.TUMOUR_LABELS if label is None else str(label)
         return like.geometry.to_axial(
-            segmentation.read_segmentation(path, like.geometry, like.series, **pattern)
+            segmentation.read_segmentation(path, like.geometry, like.series, labels)
         )
     array, geometry = read_label_map(path)
     check_same_grid(f"the mask {path} and the image {like.path}", geometry, like.geometry)
@@ -112,7 +118,7 @@ def read_mask(path: str | Path, label: int | str | None, like: Volume) -> np.nda
 
 
 def read_label_map(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Reads whole numbers in the file's own order, (Z, H, W), and where they lie."""
+    """Reads a label map (Z, H, W) in the file's own axis order, and its geometry."""
     array, geometry = _read(path)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
@@ -120,14 +126,14 @@ def read_label_map(path: Path) -> tuple[np.ndarray, Geometry]:
         if (array != np.round(array)).any():
             off = array[array != np.round(array)].flat[0]
             raise VolumeError(
-                f"{path}: a mask holds whole numbers, but this has {off:g}; export it as a label "
-                "map, without smoothing or interpolation"
+                f"{path}: a mask holds whole numbers, but this file has {off:g}; export it as a "
+                "label map, without smoothing or interpolation"
             )
     return array, geometry
 
 
 def to_original_grid(array: np.ndarray, geometry: Geometry) -> sitk.Image:
-    """Puts a mask or map (Z, H, W) onto the file's own size, spacing, origin and direction."""
+    """Returns a mask or map (Z, H, W) on the file's own size, spacing, origin and direction."""
     array = geometry.from_axial(array.astype(np.uint8) if array.dtype == bool else array)
     size = (*geometry.size, 1)[:3]
     if array.shape != size[::-1]:
@@ -140,29 +146,31 @@ def to_original_grid(array: np.ndarray, geometry: Geometry) -> sitk.Image:
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
-    """Writes a NIfTI, NRRD, MetaImage or PNG, compressed; it appears whole or not at all."""
+    """Writes a compressed NIfTI, NRRD, MetaImage or PNG; the file appears whole or not at all.
+
+    Raises:
+      VolumeError: the ending is none of these formats, or the format cannot hold the image.
+      OSError: the folder is missing or full.
+    """
     ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
-    if ending in (None, ".mhd"):  # .mhd would need its voxels in a second file
+    if ending in (None, ".mhd"):  # .mhd has its voxels in a second file
         endings = ", ".join(e for e in ENDINGS if e != ".mhd")
         raise VolumeError(f"{path}: cannot be written; choose one of the endings {endings}")
     if ending == ".png" and image.GetDimension() == 3:
         raise VolumeError(f"{path}: a PNG holds one slice; choose the ending .nii.gz")
-    temporary = path.with_name(f".{uuid.uuid4().hex}{ending}")
     try:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
-        os.replace(temporary, path)
-    except RuntimeError as error:
+        with whole_file(path) as temporary:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+    except RuntimeError as error:  # all that SimpleITK raises
         raise OSError(
-            f"{path}: cannot be written; see that the folder is there and has room"
+            f"{path}: cannot be written; see that the folder exists and has room"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     """Returns the grey voxels in the file's own order, (Z, H, W), and their geometry."""
     if path.is_dir():
-        raise VolumeError(f"{path}: a folder without a DICOM image; name an image file")
+        raise VolumeError(f"{path}: a folder without a DICOM file; give an image file")
     if not path.is_file():
         raise VolumeError(f"{path}: file not found; correct the path")
     name = path.name.lower()
@@ -171,7 +179,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     if name.endswith((".nii", ".nii.gz")):
         check_nifti(path)
     check_text_header(path)
-    check_deflated([path])  # ITK takes DICOM by any name, also by one that is not taken for it here
+    check_deflated([path])  # ITK recognises DICOM that `is_dicom` does not
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -180,8 +188,8 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         image = reader.Execute()
     except RuntimeError as error:
         raise VolumeError(
-            f"{path}: not an image that can be read, or cut off; copy it again, or export it as "
-            "NIfTI, NRRD, MHA or PNG"
+            f"{path}: not a readable image, or cut off; copy it again, or export it as NIfTI, "
+            "NRRD, MHA or PNG"
         ) from error
     return _unpack(image, path)
 
@@ -196,25 +204,25 @@ def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry]:
     if len(size) > 3:
         raise VolumeError(
             f"{path}: has {len(size)} dimensions ({' × '.join(map(str, size))}); save the one 3D "
-            "volume that is to be segmented (for DWI: one b-value) by itself"
+            "volume that is to be segmented (for DWI: one b-value) as its own file"
         )
     geometry = Geometry(size, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    if len(size) == 2 and path.name.lower().endswith(_PICTURES):  # its resolution means nothing
+    if len(size) == 2 and path.name.lower().endswith(_PICTURES):  # dots per inch are no spacing
         geometry = Geometry(size, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
-    array = array.copy()  # the view dies with the image
+    array = array.copy()  # the view is valid only as long as the image
     return (array[None] if len(size) == 2 else array), geometry
 
 
 def _grey(path: Path, array: np.ndarray) -> np.ndarray:
-    """Takes the grey values out of an image with several channels that are all alike."""
+    """Returns the grey values of an image whose colour channels are all equal."""
     channels = array.shape[-1]
     values = array
-    if channels in (2, 4):  # with opacity
+    if channels in (2, 4):  # the last channel may be opacity
         values, opacity = array[..., :-1], array[..., -1]
         if (opacity != opacity.flat[0]).any():
             values = array
     if (values != values[..., :1]).any():
         raise VolumeError(
-            f"{path}: in colour ({channels} channels that differ); save it as a grey image"
+            f"{path}: a colour image ({channels} channels that differ); save it as a grey image"
         )
     return values[..., 0]

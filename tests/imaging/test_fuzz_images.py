@@ -47,7 +47,7 @@ def check_image(path: Path) -> None:
     def read():
         nonlocal volume
         volume = volumes.read_image(path)
-        grey.to_uint8(volume, "ct")
+        grey.to_uint8(volume, "ct", ct_window=(-150.0, 250.0))
 
     if taken_or_refused(read, VolumeError, path.parent, str(path)):
         taken_or_refused(

@@ -21,20 +21,20 @@ def ellipse(shape, centre, semiaxes, degrees=0.0, pixel=(1.0, 1.0)) -> np.ndarra
 
 
 def only(mask, geometry) -> lesions.Lesion:
-    labels, count = lesions.label(mask)
+    labels, count = lesions.label_lesions(mask)
     assert count == 1
-    return lesions.measure(labels, geometry)[0]
+    return lesions.measure_lesions(labels, geometry)[0]
 
 
 def test_parts_that_share_a_corner_are_one_lesion_and_a_gap_makes_two():
     mask = np.zeros((4, 8, 8), bool)
     mask[0, 1, 1] = mask[1, 2, 2] = True
     mask[3, 6, 6] = True
-    labels, count = lesions.label(mask)
+    labels, count = lesions.label_lesions(mask)
     assert count == 2
     assert labels[0, 1, 1] == labels[1, 2, 2] == 1
     assert labels[3, 6, 6] == 2
-    labels, count = lesions.label(np.zeros((2, 4, 4), bool))
+    labels, count = lesions.label_lesions(np.zeros((2, 4, 4), bool))
     assert (labels.shape, labels.any(), count) == ((2, 4, 4), False, 0)
 
 

@@ -15,6 +15,7 @@ from crlm_jax.imaging.resize import resize
 from crlm_jax.imaging.volumes import read_image, read_mask, to_original_grid
 
 SHAPE = (12, 20, 16)  # z, y, x
+WINDOW = (-150.0, 250.0)  # HU
 
 
 def scan(seed: int = 0, shape=SHAPE, dtype=np.int16) -> np.ndarray:
@@ -244,7 +245,12 @@ def test_four_dimensions(tmp_path):
 def test_colour(tmp_path, channels):
     colour = scan(shape=(20, 16, channels), dtype=np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(colour, isVector=True), str(tmp_path / "a.png"))
-    refuse(lambda: read_image(tmp_path / "a.png"), "a.png: in colour", "grey image", files=tmp_path)
+    refuse(
+        lambda: read_image(tmp_path / "a.png"),
+        "a.png: a colour image",
+        "grey image",
+        files=tmp_path,
+    )
 
 
 def test_constant_image(tmp_path):
@@ -310,7 +316,7 @@ def test_ct_window(tmp_path):
     array = np.full(SHAPE, -1000, np.int16)
     array[0, 0, :5] = [-150, 50, 250, 3000, 51]
     volume = read_image(save(tmp_path / "a.nrrd", array))
-    grey = to_uint8(volume, "ct")
+    grey = to_uint8(volume, "ct", ct_window=WINDOW)
     assert grey.dtype == np.uint8
     assert grey[0, 0, :6].tolist() == [0, 128, 255, 255, 128, 0]  # 50 HU: 127.5, to the even
     assert to_uint8(volume, "ct_portal", ct_window=(0, 255))[0, 0, 1] == 50
@@ -320,18 +326,19 @@ def test_mri_is_scaled_by_its_own_percentiles(tmp_path):
     array = np.random.default_rng(0).gamma(2, 100, SHAPE).astype(np.float32)
     array[0, 0, 0] = 1e6
     volume = read_image(save(tmp_path / "a.nrrd", array))
-    grey = to_uint8(volume, "pre_dwi")
+    grey = to_uint8(volume, "pre_dwi", ct_window=WINDOW)
     low, high = np.percentile(array, (0.5, 99.5))
     expected = np.clip((array - low) / (high - low) * 255, 0, 255)
     np.testing.assert_allclose(grey, expected, atol=0.51)
     doubled = read_image(save(tmp_path / "b.nrrd", array * 2))
-    np.testing.assert_array_equal(to_uint8(doubled, "pre_dwi"), grey)
+    np.testing.assert_array_equal(to_uint8(doubled, "pre_dwi", ct_window=WINDOW), grey)
 
 
 def test_mri_that_is_almost_empty(tmp_path):
     array = np.zeros(SHAPE, np.float32)
     array[0, 0, 0] = 3
-    grey = to_uint8(read_image(save(tmp_path / "a.nrrd", array)), "post_t2wi")
+    volume = read_image(save(tmp_path / "a.nrrd", array))
+    grey = to_uint8(volume, "post_t2wi", ct_window=WINDOW)
     assert grey[0, 0, 0] == 255
     assert grey.sum() == 255
 
@@ -340,7 +347,7 @@ def test_mri_that_is_almost_empty(tmp_path):
 def test_eight_bit_images_stay_as_they_are(tmp_path, condition):
     grey = scan(shape=(20, 16), dtype=np.uint8)
     volume = read_image(save(tmp_path / "a.png", grey))
-    np.testing.assert_array_equal(to_uint8(volume, condition), grey[None])
+    np.testing.assert_array_equal(to_uint8(volume, condition, ct_window=WINDOW), grey[None])
 
 
 # Resampling
@@ -430,6 +437,6 @@ def test_real_ct(shared):
     volume = read_image(folder / "image.nii.gz")
     tumour = read_mask(folder / "labels.nii.gz", 2, volume)
     liver = read_mask(folder / "labels.nii.gz", 1, volume)
-    grey = to_uint8(volume, "ct")
+    grey = to_uint8(volume, "ct", ct_window=WINDOW)
     assert volume.voxels.shape == tumour.shape == (128, 128, 128)
     assert grey[tumour].mean() < grey[liver].mean()  # metastases are darker in the portal phase

@@ -1,4 +1,4 @@
-"""DICOM series, diffusion series and segmentations; highdicom is imported here alone.
+"""DICOM series, diffusion series and segmentations. Only this package imports highdicom.
 
 May import: `errors`, `system`, and the rest of `imaging`.
 """

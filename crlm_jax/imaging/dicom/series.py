@@ -1,8 +1,8 @@
-"""A DICOM series from disk to a volume: slices in order, with their geometry and true values.
+"""Reads a DICOM series as a volume: ordered slices with their geometry and rescaled values.
 
-Slices are placed by Image Position (Patient) alone; file names, Instance Number and Slice Thickness
-are what exports get wrong. What cannot be placed on one even, upright grid is refused, with the
-remedy. Messages name files and UIDs, never what a header says of the patient.
+Slices are placed by Image Position (Patient) alone, since exports often have wrong file names,
+Instance Numbers and Slice Thicknesses. A series that does not fit one even, upright grid is an
+error with a remedy. Messages name files and UIDs, never the patient data of a header.
 """
 
 import contextlib
@@ -13,27 +13,19 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.datadict import dictionary_description
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from crlm_jax.imaging.dicom.diffusion import choose_images
-from crlm_jax.imaging.dicom.files import (
-    as_volume_error,
-    choose_series,
-    find_series,
-    is_dicom,
-    read_file,
-)
+from crlm_jax.imaging.dicom.files import as_volume_error, choose_series, read_file
 from crlm_jax.imaging.geometry import Geometry, VolumeError, check_size
 from crlm_jax.imaging.headers import check_deflated
 
-__all__ = ["Series", "find_series", "is_dicom", "read_series"]
-
 # How far a slice may lie from its place on the even grid, along the normal: the larger of a share
-# of the spacing and a length in mm. Positions are decimal text, often of two digits after the
-# point, so that a true grid strays by 0.01 mm from the line through its ends; a missing slice
-# strays by half a spacing or more.
+# of the spacing and a length in mm. Positions are decimal text, often with two digits after the
+# point, so that the slices of a true grid stray by 0.01 mm from the line through its ends. A
+# missing slice makes them stray by half a spacing or more.
 UNEVEN = (0.01, 0.02)
 OFF_GRID = 0.2  # of a voxel: how far a slice, or a frame of a mask, may lie off the grid in plane
 SAME_DIRECTION = 1e-4  # of a direction cosine; exports keep four digits or more
@@ -41,10 +33,10 @@ SAME_DIRECTION = 1e-4  # of a direction cosine; exports keep four digits or more
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """What a series says of itself: `headers` without pixels, one a slice, in the volume's order.
+    """The headers of a series that was read as a volume.
 
-    `path` is the file or folder as it was given. `b_value` (s/mm²) is that of the images taken, if
-    they state one; else None.
+    `headers` are without pixels, one per slice, in the volume's order. `path` is the file or folder
+    as it was given. `b_value` (s/mm²) is the one that the chosen images state, or None.
     """
 
     headers: tuple[pydicom.Dataset, ...]
@@ -58,7 +50,7 @@ class Series:
 
     @property
     def modality(self) -> str:
-        """DICOM's code, as "CT" or "MR"; empty where the header has none."""
+        """DICOM's code, such as "CT" or "MR"; empty if the header has none."""
         return str(self.headers[0].get("Modality") or "")
 
 
@@ -68,21 +60,19 @@ def read_series(
     """Reads one series of single-frame images as a volume.
 
     Args:
-      path: a folder that holds the files, or one file: then the series of that file, from its
-        folder.
-      series: Series Instance UID; needed where the folder holds several.
-      b_value: of a diffusion series, in s/mm²; None: 1000 where it has several.
+      path: the folder of the files, or one file of the series in that folder.
+      series: Series Instance UID; required if the folder has several series.
+      b_value: of a diffusion series, in s/mm²; None: 1000 if the series has several.
 
     Returns:
       Voxels (slices, rows, columns) float32, rescaled to the modality's unit (CT: HU), slices in
       the order of increasing position along the normal (rows' direction × columns' direction);
-      their Geometry, right-handed, as ITK gives it; and what the series says of itself.
+      their Geometry, right-handed, as ITK gives it; and the headers.
 
     Raises:
-      VolumeError: there is not exactly one series to take, or it is no even stack of upright,
-        parallel, equally large grey slices, one at each position, that can be decoded.
+      VolumeError: there is not exactly one such series; or it is not an even, upright stack of
+        parallel grey slices of one size, one at each position; or its pixels cannot be decoded.
     """
-    path = Path(path)
     uid, files = choose_series(path, series)
     name = f"{path}: series {uid}"
     check_deflated(files)  # pydicom keeps what it has inflated as long as the headers
@@ -91,7 +81,8 @@ def read_series(
         with as_volume_error(header.filename):
             _check_image(name, header)
     with as_volume_error(name):
-        rows, columns, pixel, axes = _check_alike(name, headers)
+        first = _check_alike(name, headers)
+        rows, columns, pixel, axes = first.rows, first.columns, first.pixel, _axes(name, first)
         positions = np.stack([_numbers(header, "ImagePositionPatient", 3) for header in headers])
         chosen, b_value = choose_images(name, headers, positions @ axes[2], b_value)
     chosen = sorted(chosen, key=lambda index: positions[index] @ axes[2])
@@ -110,13 +101,25 @@ def read_series(
     return voxels, geometry, Series(tuple(headers), path, b_value)
 
 
-# What the headers say
+# Headers
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plane:
+    """What all slices of a stack have in common."""
+
+    file: str
+    rows: int
+    columns: int
+    pixel: np.ndarray  # (2,) spacing down and across, mm
+    orientation: np.ndarray  # (6,) direction cosines along a row and down a column, LPS
+    frame_of_reference: str | None
 
 
 def _numbers(header: pydicom.Dataset, keyword: str, count: int) -> np.ndarray:
     try:
-        numbers = np.atleast_1d(np.asarray(header.get(keyword), float))  # of None: NaN
-    except Exception:  # pydicom converts values only here, and raises what it likes
+        numbers = np.atleast_1d(np.asarray(header.get(keyword), float))  # None becomes NaN
+    except Exception:  # pydicom converts the value only here, and raises any error
         numbers = np.array([])
     if len(numbers) != count or not np.isfinite(numbers).all():
         raise VolumeError(
@@ -127,7 +130,7 @@ def _numbers(header: pydicom.Dataset, keyword: str, count: int) -> np.ndarray:
 
 
 def _check_image(name: str, header: pydicom.Dataset) -> None:
-    """Refuses what is not one grey slice of a stack."""
+    """Raises VolumeError if an image is not one grey slice of a stack."""
     file = Path(header.filename).name
     if int(header.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in header:
         raise VolumeError(
@@ -137,53 +140,66 @@ def _check_image(name: str, header: pydicom.Dataset) -> None:
     colours = int(header.get("SamplesPerPixel") or 1)
     if colours > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise VolumeError(
-            f"{name}: {file} is in colour, so a picture rather than a scan; name another series "
+            f"{name}: {file} is in colour, so a picture rather than a scan; choose another series "
             "(--series UID)"
         )
     if "LOCALIZER" in (header.get("ImageType") or ()):
         raise VolumeError(
-            f"{name}: {file} is a localizer; name another series (--series UID), or take the "
-            "localizers out of the folder"
+            f"{name}: {file} is a localizer; choose another series (--series UID), or remove the "
+            "localizers from the folder"
         )
 
 
-def _check_alike(
-    name: str, headers: Sequence[pydicom.Dataset]
-) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """Returns rows, columns, pixel spacing (down, across; mm) and axes (x, y, normal) in LPS."""
-    shared: dict[str, object] = {}
-    for header in headers:
-        rows, columns = (int(_numbers(header, word, 1)[0]) for word in ("Rows", "Columns"))
-        own = {
-            "size": (rows, columns),
-            "pixel spacing": tuple(_numbers(header, "PixelSpacing", 2)),
-            "orientation": _numbers(header, "ImageOrientationPatient", 6),
-            "frame of reference": header.get("FrameOfReferenceUID"),
+def _check_alike(name: str, headers: Sequence[pydicom.Dataset]) -> _Plane:
+    """Returns what all slices share; raises VolumeError if one of them differs."""
+    planes = [_plane(header) for header in headers]
+    first = planes[0]
+    for plane in planes[1:]:
+        differs = {
+            "size": (plane.rows, plane.columns) != (first.rows, first.columns),
+            "pixel spacing": (plane.pixel != first.pixel).any(),
+            "orientation": not np.allclose(
+                plane.orientation, first.orientation, rtol=0, atol=SAME_DIRECTION
+            ),
+            "frame of reference": plane.frame_of_reference != first.frame_of_reference,
         }
-        for what, value in (shared or own).items():
-            close = SAME_DIRECTION if what == "orientation" else None
-            same = np.allclose(own[what], value, 0, close) if close else own[what] == value
-            if not same:
+        for what, found in differs.items():
+            if found:
                 raise VolumeError(
-                    f"{name}: {Path(headers[0].filename).name} and {Path(header.filename).name} "
-                    f"differ in {what}; keep the images of one stack in the folder, or name a "
-                    "series of such (--series UID)"
+                    f"{name}: {first.file} and {plane.file} differ in {what}; keep only one stack "
+                    "in the folder, or choose the series of one stack (--series UID)"
                 )
-        shared = shared or own
-    (rows, columns), pixel = shared["size"], np.asarray(shared["pixel spacing"])
-    across, down = np.reshape(shared["orientation"], (2, 3))
+    return first
+
+
+def _plane(header: pydicom.Dataset) -> _Plane:
+    rows, columns = (int(_numbers(header, keyword, 1)[0]) for keyword in ("Rows", "Columns"))
+    return _Plane(
+        Path(header.filename).name,
+        rows,
+        columns,
+        _numbers(header, "PixelSpacing", 2),
+        _numbers(header, "ImageOrientationPatient", 6),
+        header.get("FrameOfReferenceUID"),
+    )
+
+
+def _axes(name: str, plane: _Plane) -> np.ndarray:
+    """Returns the directions of x, y and the normal in LPS, (3, 3), one per row."""
+    across, down = np.reshape(plane.orientation, (2, 3))
     lengths = np.linalg.norm(across), np.linalg.norm(down)
     skew = abs(across @ down)
-    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), skew) > 1e-3 or pixel.min() <= 0 or rows < 1:
+    upright = max(abs(lengths[0] - 1), abs(lengths[1] - 1), skew) <= 1e-3
+    if not upright or plane.pixel.min() <= 0 or plane.rows < 1:
         raise VolumeError(
-            f"{name}: {Path(headers[0].filename).name} has a pixel spacing or direction cosines "
-            "that no grid can have; export the original images"
+            f"{name}: {plane.file} has an invalid pixel spacing or invalid direction cosines; "
+            "export the original images"
         )
-    # Cosines are rounded in the file; ITK's, and so ours, are perpendicular.
+    # Cosines are rounded in the file; those of an ITK geometry are perpendicular unit vectors.
     across = across / lengths[0]
     normal = np.cross(across, down)
     normal /= np.linalg.norm(normal)
-    return rows, columns, pixel, np.stack([across, np.cross(normal, across), normal])
+    return np.stack([across, np.cross(normal, across), normal])
 
 
 def _slice_spacing(
@@ -193,10 +209,13 @@ def _slice_spacing(
     pixel: np.ndarray,
     axes: np.ndarray,
 ) -> float:
-    """Returns the distance in mm of slices in order, or refuses an uneven or a tilted stack."""
-    if len(headers) == 1:  # no second position to measure to
+    """Returns the distance in mm of ordered slices.
+
+    Raises VolumeError if the stack is uneven, or tilted against its normal.
+    """
+    if len(headers) == 1:  # no second position to measure the distance to
         for keyword in ("SpacingBetweenSlices", "SliceThickness"):
-            with contextlib.suppress(VolumeError):  # neither has to be there
+            with contextlib.suppress(VolumeError):  # both are optional
                 if (size := float(_numbers(headers[0], keyword, 1)[0])) > 0:
                     return size
         return 1.0
@@ -211,7 +230,7 @@ def _slice_spacing(
         pair = " and ".join(Path(header.filename).name for header in headers[worst : worst + 2])
         raise VolumeError(
             f"{name}: slices are unevenly spaced, {gaps[worst]:.4g} mm between {pair} and "
-            f"{usual:.4g} mm as a rule, so that one may be missing; export the series again, whole"
+            f"{usual:.4g} mm as a rule, so a slice may be missing; export the complete series again"
         )
     drift = np.abs(offsets[:, :2])
     if (drift > OFF_GRID * pixel[::-1]).any():
@@ -239,7 +258,8 @@ def _pixels(header: pydicom.Dataset) -> np.ndarray:
     if coded and not _can_decode(syntax):
         raise VolumeError(
             f"{path}: no decoder for its transfer syntax {syntax} ({syntax.name}); "
-            f"{_install(syntax)}store the series uncompressed (for example with gdcmconv --raw)"
+            f"{_install_remedy(syntax)}store the series uncompressed (for example with gdcmconv "
+            "--raw)"
         )
     try:
         array = image.pixel_array
@@ -247,15 +267,15 @@ def _pixels(header: pydicom.Dataset) -> np.ndarray:
             raise ValueError(f"decoded to {array.shape}")
         slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
         return array * float(1 if slope is None else slope) + float(intercept or 0)
-    except Exception as error:  # decoders fail in ways of their own
+    except Exception as error:  # each decoder raises errors of its own
         other = f", or not decodable ({syntax.name}: store it uncompressed)" if coded else ""
         raise VolumeError(
             f"{path}: its pixels are cut off or damaged{other}; copy or export it again"
         ) from error
 
 
-def _install(syntax: UID) -> str:
-    """Says which package decodes a syntax; all of them are permissively licensed."""
+def _install_remedy(syntax: UID) -> str:
+    """Names the package that decodes a syntax; all of them are permissively licensed."""
     if syntax.name.startswith("High-Throughput JPEG 2000"):
         return "pip install pylibjpeg pylibjpeg-openjpeg, or "
     return "pip install python-gdcm, or " if "JPEG" in syntax.name else ""

@@ -96,7 +96,11 @@ def test_private_elements_of_another_creator_are_not_b_values(tmp_path):
         header.private_block(0x0019, "SOMEBODY", create=True).add_new(0x0C, "IS", b)
 
     write_diffusion(tmp_path, foreign)
-    refuse(lambda: read_series(tmp_path), "several images at one position", "no b-value tells")
+    refuse(
+        lambda: read_series(tmp_path),
+        "several images at one position",
+        "that no b-value distinguishes",
+    )
 
 
 def test_b_value_that_is_not_there(tmp_path):
@@ -104,7 +108,7 @@ def test_b_value_that_is_not_there(tmp_path):
     refuse(
         lambda: read_series(tmp_path),
         f"{tmp_path}: series {uid(1)}: no image has a b-value of 1000 s/mm²",
-        "it has 0, 50, 800",
+        "the series has 0, 50, 800",
         "--b-value",
         "column b_value",
     )
@@ -129,7 +133,7 @@ def test_series_of_one_b_value(tmp_path):
         assert series.b_value == 800.0
     refuse(
         lambda: read_series(tmp_path, b_value=1000),
-        f"series {uid(1)}: states a b-value of 800 s/mm², not 1000; name it with --b-value",
+        f"series {uid(1)}: states a b-value of 800 s/mm², not 1000; choose it with --b-value",
     )
 
 

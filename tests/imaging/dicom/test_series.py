@@ -217,10 +217,10 @@ def test_series_beside_unreadable_files(tmp_path):
 
 def test_absent_empty_and_foreign(tmp_path):
     refuse(lambda: read_series(tmp_path / "none"), f"{tmp_path / 'none'}: file or folder not found")
-    refuse(lambda: read_series(tmp_path), f"{tmp_path}: no DICOM file in the folder; name the one")
+    refuse(lambda: read_series(tmp_path), f"{tmp_path}: no DICOM file in the folder; give the")
     text = tmp_path / "a.nii"
     text.write_text("hello " * 100)
-    refuse(lambda: read_series(text), f"{text}: not a DICOM file; name")
+    refuse(lambda: read_series(text), f"{text}: not a DICOM file; give")
     refuse(lambda: read_series(tmp_path), f"{tmp_path}: no DICOM file in the folder")
     named = tmp_path / "b.dcm"
     text.rename(named)
@@ -318,7 +318,7 @@ def test_missing_slice(tmp_path):
         lambda: read_series(tmp_path),
         f"{tmp_path}: series {uid(1)}: slices are unevenly spaced, 5 mm between 001.dcm and "
         "003.dcm and 2.5 mm as a rule",
-        "export the series again, whole",
+        "export the complete series again",
     )
 
 
@@ -327,7 +327,7 @@ def test_doubled_slice(tmp_path):
     shutil.copy(files[2], tmp_path / "copy.dcm")
     refuse(
         lambda: read_series(tmp_path),
-        f"series {uid(1)}: holds the same image twice (002.dcm and copy.dcm); take one",
+        f"series {uid(1)}: holds the same image twice (002.dcm and copy.dcm); remove one",
     )
     again = pydicom.dcmread(files[2])
     again.SOPInstanceUID = generate_uid()
@@ -335,7 +335,7 @@ def test_doubled_slice(tmp_path):
     refuse(
         lambda: read_series(tmp_path),
         f"series {uid(1)}: several images at one position (002.dcm and copy.dcm)",
-        "take the doubled images away",
+        "remove the doubled images",
     )
 
 

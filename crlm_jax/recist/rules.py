@@ -27,7 +27,7 @@ import math
 import numpy as np
 
 from crlm_jax.imaging.geometry import Geometry
-from crlm_jax.imaging.lesions import Lesion, label, measure
+from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
 from crlm_jax.recist import matching
 
 CATEGORIES = ("CR", "PR", "SD", "PD")  # and "NE", not evaluable
@@ -80,8 +80,8 @@ def time_point(mask: np.ndarray, geometry: Geometry) -> TimePoint:
     """Measures the lesions of a mask, bool (Z, H, W), on the grid of `geometry` (mm)."""
     if mask.shape != geometry.axial_size:
         raise ValueError(f"a mask of {mask.shape} on a grid of {geometry.axial_size} voxels")
-    labels, _ = label(mask)
-    return TimePoint(tuple(measure(labels, geometry)), geometry.axial_spacing[0])
+    labels, _ = label_lesions(mask)
+    return TimePoint(tuple(measure_lesions(labels, geometry)), geometry.axial_spacing[0])
 
 
 def measurable(lesion: Lesion, slice_spacing: float) -> bool:

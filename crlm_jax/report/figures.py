@@ -139,7 +139,8 @@ def key_slice(view: CaseView, title: str) -> Figure:
     for axes in (plain, magnified):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=extent)
         axes.set_axis_off()
-    left, top, side = _frame(masks["reference"] | masks["prediction"], pixel)
+    both = masks["reference"] | masks["prediction"]
+    left, top, side = overlay.square_around(both, pixel, margin=0.3, least=0.4)
     plain.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="#a1a1aa", lw=0.8))
     magnified.set(xlim=(left, left + side), ylim=(top + side, top))
     overlay.contour(magnified, masks["reference"], extent, overlay.REFERENCE, "-")
@@ -151,20 +152,6 @@ def key_slice(view: CaseView, title: str) -> Figure:
     magnified.legend(handles=lines, loc="lower right", fontsize=8, facecolor="#111", labelcolor="w")
     figure.suptitle(title, color="w", fontsize=10)
     return figure
-
-
-def _frame(
-    mask: np.ndarray, pixel: tuple[float, float], margin: float = 0.15, least: float = 0.4
-) -> tuple[float, float, float]:
-    """A square around both masks, in mm: left, top, side; margin and least side as shares."""
-    size = np.array(mask.shape) * pixel
-    places = np.argwhere(mask) * pixel
-    if not len(places):
-        places = size[None] / 2
-    low, high = places.min(axis=0), places.max(axis=0)
-    side = min(max((high - low).max() + 2 * margin * size.max(), least * size.max()), size.min())
-    top, left = np.clip((low + high) / 2 - side / 2, 0, size - side)
-    return float(left), float(top), float(side)
 
 
 def embed(figure: Figure, path: Path | None) -> str:

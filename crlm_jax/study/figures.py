@@ -69,9 +69,9 @@ def contours(
         for axes in row:
             axes.set_axis_off()
         view = cases[0][1]
-        window = _window([case for _, case in cases], view.first_slice)
+        square = _square_around_all([case for _, case in cases], view.first_slice)
         for axes, (system, own) in zip(row, part, strict=False):
-            _draw_case(axes, own, view.first_slice, window)
+            _draw_case(axes, own, view.first_slice, square)
             axes.set_title(system, color="w", fontsize=9, pad=3)
         label = f"{experiment}\n{view.title}, slice {view.first_slice + 1}"
         row[0].text(-0.03, 0.5, label, color="w", fontsize=6.5, rotation=90, va="center",
@@ -84,31 +84,24 @@ def contours(
     return figure
 
 
-def _window(views: Sequence[CaseView], z: int) -> tuple[float, float, float]:
-    """Centre (x, y) and half side in mm of a square that holds all outlines of a slice."""
+def _square_around_all(views: Sequence[CaseView], z: int) -> overlay.Square:
+    """The square that holds the outlines of all views in a slice."""
     layers = [layer.voxels[z] for view in views for layer in view.layers
               if layer.kind in ("reference", "prediction")]  # fmt: skip
-    rows, columns = np.nonzero(np.any(layers, axis=0))
-    shape, spacing = np.array(views[0].grey.shape[1:]), np.array(views[0].spacing[1:])
-    if not len(rows):
-        rows, columns = (np.array([0, n - 1]) for n in shape)
-    first = np.array((rows.min(), columns.min())) * spacing
-    last = np.array((rows.max() + 1, columns.max() + 1)) * spacing
-    half = max(0.65 * (last - first).max(), 0.25 * (shape * spacing).max())
-    y, x = (first + last) / 2
-    return float(x), float(y), float(half)
+    pixel = views[0].spacing[1:]
+    return overlay.square_around(np.any(layers, axis=0), pixel, scale=1.3, least=0.5)
 
 
-def _draw_case(axes: Axes, view: CaseView, z: int, window: tuple[float, float, float]) -> None:
+def _draw_case(axes: Axes, view: CaseView, z: int, square: overlay.Square) -> None:
     height, width = (
         n * size for n, size in zip(view.grey.shape[1:], view.spacing[1:], strict=True)
     )
-    extent = (0, width, height, 0)
+    extent = (0.0, width, height, 0.0)
     axes.imshow(view.grey[z], cmap="gray", vmin=0, vmax=255, extent=extent)
     for layer in view.layers:
         if layer.kind == "reference":
             overlay.contour(axes, layer.voxels[z], extent, _GREEN)
         elif layer.kind == "prediction":
             overlay.contour(axes, layer.voxels[z], extent, _RED, "--")
-    x, y, half = window
-    axes.set(xlim=(x - half, x + half), ylim=(y + half, y - half))
+    left, top, side = square
+    axes.set(xlim=(left, left + side), ylim=(top + side, top))

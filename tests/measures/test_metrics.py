@@ -90,7 +90,9 @@ def score(scores, prediction, reference, diameters=None) -> list[tuple[int, int]
     """Adds an image of 1 mm pixels, given its labels."""
     axes = tuple(np.eye(3).ravel())
     geometry = Geometry(prediction.shape[::-1], (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), axes)
-    predicted, true = (lesions.measure(labels, geometry) for labels in (prediction, reference))
+    predicted, true = (
+        lesions.measure_lesions(labels, geometry) for labels in (prediction, reference)
+    )
     if diameters:
         true = [dataclasses.replace(a, diameter=d) for a, d in zip(true, diameters, strict=True)]
     return scores.add(prediction, reference, predicted, true)
@@ -133,7 +135,9 @@ def test_touching_lesions_are_one_and_their_prediction_counts_once():
     apart = mask.copy()
     apart[0, 7, 9] = False
     scores = LesionScores()
-    assert score(scores, lesions.label(apart)[0], lesions.label(mask)[0]) == [(1, 1)]
+    assert score(scores, lesions.label_lesions(apart)[0], lesions.label_lesions(mask)[0]) == [
+        (1, 1)
+    ]
     assert scores.values()["lesions_reference"] == 1
     assert scores.values()["false_positives"] == 1
 

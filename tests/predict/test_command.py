@@ -125,7 +125,7 @@ def test_probability_threshold_and_small_lesions(tmp_path, run):
     words = ["--image", scan, "--out", tmp_path / "mask.nii.gz"]
     assert run(*words, "--probability", tmp_path / "p.nii.gz") == 0
     image, probability = ball()[0], sitk.ReadImage(str(tmp_path / "p.nii.gz"))
-    grey = to_uint8(volumes.from_image(image), "ct")
+    grey = to_uint8(volumes.from_image(image), "ct", ct_window=(-150.0, 250.0))
     np.testing.assert_allclose(sitk.GetArrayFromImage(probability), grey / 255, atol=1e-6)
     assert probability.GetOrigin() == pytest.approx(image.GetOrigin())
 

@@ -23,7 +23,7 @@ from crlm_jax.data.cohort.cases import read_cohort
 from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
 from crlm_jax.imaging import grey
 from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.imaging.lesions import label
+from crlm_jax.imaging.lesions import label_lesions
 from crlm_jax.imaging.volumes import read_image, read_mask
 
 
@@ -121,7 +121,7 @@ def _measure(row: Row) -> Measured:
     pair = row.pair
     volume = read_image(pair.image, b_value=pair.b_value)
     mask = read_mask(pair.mask, pair.mask_label, volume)
-    labels, _ = label(mask)
+    labels, _ = label_lesions(mask)
     sizes = np.bincount(labels.ravel())[1:].tolist()
     flat = len(volume.geometry.size) == 2
     voxel = float(np.prod(volume.spacing))

@@ -155,7 +155,7 @@ def choose_segmentation(paths: Sequence[Path]) -> tuple[Segmentation, str]:
 
 def _read_header(path: Path) -> Segmentation:
     tags = ["SeriesInstanceUID", "ReferencedSeriesSequence", "SegmentSequence"]
-    header = read_file(path, stop_before_pixels=True, specific_tags=tags)
+    header = read_file(path, stop_before_pixels=True, tags=tags)
     with as_volume_error(path):
         references = header.get("ReferencedSeriesSequence") or ()
         return Segmentation(

@@ -36,7 +36,7 @@ from crlm_jax.data.tcia import collection
 from crlm_jax.data.tcia.collection import Files, ImportFailed, blame
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.imaging.lesions import label
+from crlm_jax.imaging.lesions import label_lesions
 from crlm_jax.system.console import print_stderr
 from crlm_jax.system.files import DEVICE, write_whole
 from crlm_jax.system.text import to_csv
@@ -155,7 +155,7 @@ def _import_patient(patient: str, files: Files, cohort: "_Cohort") -> None:
         note,
         str(len(mask)),
         str(np.count_nonzero(mask.any(axis=(1, 2)))),
-        str(label(mask)[1]),
+        str(label_lesions(mask)[1]),
         " x ".join(f"{size:.6g}" for size in image.geometry.spacing),
         series,
         segmentation.uid,

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import inspect
 import io
+import itertools
 import os
 import pkgutil
 import re
@@ -185,21 +186,8 @@ def command_line() -> str:
 
 def usage(name: str, *sub: str) -> str:
     """Returns what a command prints for `--help`."""
-    if name == "main":  # its flags are of the whole process
-        done = subprocess.run(
-            [sys.executable, "-m", "crlm_jax.main", "--help"],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parents[1],
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            check=False,
-        )
-        text = done.stdout
-        flags = text[text.index("flags:") :]
-        flags = re.sub(r"^/.*/crlm_jax/.*:\n", "", flags, flags=re.MULTILINE)
-        return (
-            f"usage: python -m crlm_jax.main --config FILE[:key=value,…] [flags]\n\n{flags}".strip()
-        )
+    if name == "main":
+        return _flags()
     said = io.StringIO()
     argv, columns = sys.argv, os.environ.get("COLUMNS")
     sys.argv = [f"python -m crlm_jax.{name}", *sub, "--help"]
@@ -213,6 +201,26 @@ def usage(name: str, *sub: str) -> str:
         if columns is not None:
             os.environ["COLUMNS"] = columns
     return said.getvalue().strip()
+
+
+def _flags() -> str:
+    """What the main command's flags are, those of the configuration file included."""
+    done = subprocess.run(  # a process of its own, since absl's flags are of the whole process
+        [sys.executable, "-m", "crlm_jax.main", "--helpfull"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        check=False,
+    )
+    found = re.split(r"^(\S+):$", done.stdout, flags=re.MULTILINE)
+    ours = [text.strip("\n") for name, text in itertools.pairwise(found) if "crlm_jax" in name]
+    lines = sorted(re.findall(r"^  --.*(?:\n    .*)*", "\n".join(ours), re.MULTILINE))
+    head = "usage: python -m crlm_jax.main --config FILE[:key=value,…] [flags]"
+    fields = (
+        "  --config.FIELD=VALUE: Any field of the configuration, such as --config.train.seed=1."
+    )
+    return "\n".join([head, "", fields, *lines])
 
 
 # -- The API --------------------------------------------------------------------------------------
@@ -237,7 +245,8 @@ def api(package: str) -> str:
     parts = []
     for name in names:
         options = "" if name in _packages_of(names) else "   :members:\n"
-        parts.append(f"## `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n{options}```\n")
+        title = "" if name == names[0] else f"## `{name}`\n\n"
+        parts.append(f"{title}```{{eval-rst}}\n.. automodule:: {name}\n{options}```\n")
     return "\n".join(parts)
 
 

@@ -3,27 +3,25 @@
 import json
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import SimpleITK as sitk
 
 from crlm_jax.config.schema import Config
 from crlm_jax.config.storage import to_json
-from crlm_jax.data import slices
+from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import read_cohort
 from crlm_jax.measures import evaluate
 from crlm_jax.measures.summary import summarise, write_results
 from crlm_jax.runs.folder import RunFolder
-from crlm_jax.system import parallel
 from crlm_jax.training.experiment import describe_data
 from tests.cohorts import tiny_config
 
 
-def bright(variables, image):
-    """Probability 1 where the slice is bright; the corner does not count."""
-    found = (image[..., 0] > 150).at[:, 0, 0].set(False)
-    return found.astype(jnp.float32)
+def bright(image):
+    """Maps slices (B, S, S, 1) to probability 1 where they are bright; the corner does not count."""
+    found = image[..., 0] > 150
+    found[:, 0, 0] = False
+    return found.astype(np.float32)
 
 
 def write_volume(path: Path, voxels: np.ndarray, spacing=(1.5, 1.5, 7.0)) -> None:
@@ -50,18 +48,13 @@ def prepare(folder: Path, rows: list[str], conditions: tuple[str, ...]):
     config = tiny_config(cohort, folder / "cache", conditions)
     config.data.ct_window = (0.0, 255.0)
     cases = read_cohort(cohort, conditions=conditions, validation_fraction=0.0)
-    prepared = slices.prepare(
-        cases, size=32, ct_window=config.data.ct_window, cache=folder / "cache"
-    )
-    return config, prepared
+    return config, slice_cache.prepare(cases, config.data)
 
 
 def evaluate_bright(config: Config, prepared, folder: Path | None = None, **options):
     """Evaluates the segmenter that thresholds."""
-    mesh = parallel.make_mesh(1)
-    return evaluate.evaluate_cases(
-        config, prepared, jax.jit(bright), {}, mesh, folder=folder and RunFolder(folder), **options
-    )
+    folder = folder and RunFolder(folder)
+    return evaluate.evaluate_cases(config, prepared, bright, folder, **options)
 
 
 def make_run(

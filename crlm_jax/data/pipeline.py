@@ -1,17 +1,20 @@
 """Prepared slices to batches: shuffle, share among processes, augment, prefetch (Grain).
 
-What is in training step s is a function of (seed, s) alone: place i of its batch is position
+The content of training step s is a function of (seed, s) alone. Place i of its batch is position
 s · batch + i of an endless sequence of records that is shuffled anew every epoch, and the random
 numbers of its augmentation are row i of those of (seed, s). So a run that starts at step s
 continues exactly what a run from 0 would do, the number of processes and workers changes nothing,
-and the batches of all processes, one after another, are the batch of a single one. The same holds
-where some places are kept for slices with tumour: these have an endless sequence of their own.
+and the batches of all processes, one after another, are the batch of a single process. The same
+holds for the places that are kept for slices with tumour: they have an endless sequence of their
+own.
 
-The only file that imports Grain. Batches are dicts of numpy arrays; slices stay uint8.
+This is the only file that imports Grain. Batches are dicts of numpy arrays; slices stay uint8.
 """
 
 import contextlib
+import errno
 import functools
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -19,91 +22,77 @@ from typing import Protocol
 import grain.python as grain
 import numpy as np
 
-from crlm_jax.data import augment as data_augment
-from crlm_jax.data import augment_nnunet
+from crlm_jax.config.schema import Augment
+from crlm_jax.data import augment, augment_nnunet
+from crlm_jax.data.slices import Pair
+from crlm_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
-Pair = tuple[np.ndarray, np.ndarray]
-POLICIES = ("paper", "nnunet")  # `augment.py`, `augment_nnunet.py`
 _IDENTITY = np.array([1, 1, 1, 0, 0, 0], np.float32)
 
-# What random numbers are for: always the third word of their seed, since NumPy pads a seed with
-# zeros, and so takes (a, b, 2) and (a, b, 2, 0) for the same.
+# The third word of a seed names the purpose. Its place is fixed because NumPy zero-pads seeds:
+# (a, b, 2) and (a, b, 2, 0) are the same seed.
 _SHUFFLE, _PAPER, _SHUFFLE_TUMOUR, _NNUNET = range(4)
 
 
 class Source(Protocol):
-    """What is needed of prepared slices (see `slices.SliceSource`)."""
+    """Random access to slices, as `slices.SliceSource`."""
 
-    def __len__(self) -> int:
-        """Returns the number of records."""
+    def __len__(self) -> int: ...
 
-    def pixels(self, index: int) -> Pair:
-        """Returns image and mask of a record, both uint8 (S, S, 1)."""
+    def __getitem__(self, index: int, /) -> Pair: ...
 
 
 def train_batches(
     source: Source,
+    limits: Augment,
     *,
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    process: tuple[int, int] = (0, 1),
     workers: int = 0,
     foreground: float = 0.0,
     tumour: Sequence[int] | np.ndarray = (),
-    augment: bool = True,
-    policy: str = "paper",
-    hue: float = 20.0,
-    saturation: float = 30.0,
-    brightness: float = 0.2,
-    contrast: float = 0.2,
 ) -> Iterator[Batch]:
     """Returns this process's share of the endless training batches.
 
     Args:
       source: the records.
+      limits: the augmentation. Where it is not enabled, and with the policy "nnunet", which changes
+        the slices here (`augment_nnunet.augmented`), the photometric numbers change nothing.
       batch_size: slices in a batch over all processes; a batch may be larger than the set.
-      seed: of order and augmentation.
-      start_step: number of the first step to give.
-      process_index: of this process, from 0.
-      process_count: how many there are; they share a batch evenly.
+      seed: seed of the order and of the augmentation.
+      start_step: number of the first step.
+      process: index of this process, from 0, and number of processes, which share a batch evenly.
       workers: processes that read and augment; 0: threads of this process.
       foreground: share, 0 to 1, of the places of a batch that are kept for slices with tumour: the
         last ones, all but ``round(batch_size * (1 - foreground))``, as in nnU-Net v2 (PyPI
         nnunetv2 2.8.1), whose own share is 0.33. nnU-Net draws scan and slice with replacement;
         here each of the two sequences gives every record once an epoch.
-      tumour: indices of the records with tumour; needed where `foreground` is above 0.
-      augment: False gives the slices as they are (and photometric numbers that change nothing).
-      policy: one of `POLICIES`. "nnunet" augments as `augment_nnunet.augmented`, wholly here: its
-        photometric numbers change nothing, and the four limits below are those of "paper" alone.
-      hue: ± half-degrees, of 180.
-      saturation: ± grey levels, of 255.
-      brightness: ± of 255 grey levels.
-      contrast: ± of 1.
+      tumour: indices of the records with tumour; read if `foreground` is above 0.
 
     Returns:
       An iterator over dicts: `image` and `mask` uint8 (b, S, S, 1), `photometric` float32 (b, 6)
       as from `augment.photometric`, `record` int32 (b,), the index into the source.
+
+    Raises:
+      UserError: `workers` is above 0 and the shared memory of this machine is full.
     """
-    mine = _share(batch_size, process_index, process_count)
-    if not len(source):
-        raise ValueError("the training set holds no slices")
-    if policy not in POLICIES:
-        raise ValueError(f"augmentation policy {policy!r} is not one of {', '.join(POLICIES)}")
-    tumour = _indices(tumour, len(source))
-    free = _free_places(batch_size, foreground, tumour)
-    limits = {"hue": hue, "saturation": saturation, "brightness": brightness, "contrast": contrast}
+    mine = _share(batch_size, *process)
+    tumour = np.asarray(tumour)
+    if foreground and not len(tumour):
+        raise ValueError(f"foreground {foreground} needs the indices of records with tumour")
+    free = round(batch_size * (1 - foreground))
 
     def load(step: int) -> Batch:
         places = range(batch_size)[mine]
         records = _records(seed, step, places, batch_size, free, len(source), tumour)
-        pairs = [source.pixels(record) for record in records]
+        pairs = [source[record] for record in records]
         photometric = np.tile(_IDENTITY, (len(places), 1))
-        if augment and policy == "paper":
+        if limits.enabled and limits.policy == "paper":
             pairs, photometric = _paper(pairs, seed, step, batch_size, mine, limits)
-        elif augment:
+        elif limits.enabled:
             pairs = _nnunet(pairs, seed, step, places)
         return _batch(records, pairs) | {"photometric": photometric}
 
@@ -122,12 +111,12 @@ def evaluation_batches(
       An iterator over dicts: `image` and `mask` uint8 (b, S, S, 1), `record` int32 (b,), the index
       into the source, `valid` bool (b,).
     """
-    order = _indices(range(len(source)) if indices is None else indices, len(source))
+    order = np.asarray(range(len(source)) if indices is None else indices, np.int64)
 
     def load(step: int) -> Batch:
         places = np.arange(step * batch_size, (step + 1) * batch_size)
         records = order[np.minimum(places, len(order) - 1)].tolist()
-        pairs = [source.pixels(record) for record in records]
+        pairs = [source[record] for record in records]
         return _batch(records, pairs) | {"valid": places < len(order)}
 
     steps = grain.MapDataset.range(-(-len(order) // batch_size))
@@ -176,58 +165,35 @@ def _paper(
     step: int,
     batch_size: int,
     mine: slice,
-    limits: dict[str, float],
+    limits: Augment,
 ) -> tuple[list[Pair], np.ndarray]:
-    """Turns slices with their masks; returns the photometric numbers too."""
+    """Returns the slices turned with their masks, and their photometric numbers."""
     rng = np.random.default_rng((seed, step, _PAPER))
     # Drawn for the whole batch, so that a share of it does not depend on the sharing.
-    turns = data_augment.draw_turn(rng, batch_size)[mine].tolist()
-    photometric = data_augment.photometric(rng, **limits, size=batch_size)[mine]
+    turns = augment.draw_turns(rng, batch_size)[mine].tolist()
+    photometric = augment.photometric(rng, limits, batch_size)[mine]
     turned = [
-        (data_augment.turned(image, turn), data_augment.turned(mask, turn))
+        (augment.turned(image, turn), augment.turned(mask, turn))
         for (image, mask), turn in zip(pairs, turns, strict=True)
     ]
     return turned, photometric
 
 
 def _nnunet(pairs: Sequence[Pair], seed: int, step: int, places: Sequence[int]) -> list[Pair]:
-    """Augments slices with their masks; `places` are theirs in the batch of all processes."""
+    """Augments slices with their masks; `places` are their places in the whole batch."""
     return [
         augment_nnunet.augmented(*pair, np.random.default_rng((seed, step, _NNUNET, place)))
         for pair, place in zip(pairs, places, strict=True)
     ]
 
 
-def _indices(indices: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-    """Checks a list of records."""
-    indices = np.asarray(indices)
-    wrong = indices.ndim != 1 or indices.dtype == bool  # a table's column would become 0s and 1s
-    if wrong or ((indices < 0) | (indices >= length)).any():
-        raise ValueError(f"indices are not a list of records between 0 and {length - 1}")
-    return indices.astype(np.int64)
-
-
-def _free_places(batch_size: int, foreground: float, tumour: np.ndarray) -> int:
-    """Returns how many places of a batch are not kept for slices with tumour."""
-    if not 0 <= foreground <= 1:
-        raise ValueError(f"foreground {foreground} is not a share between 0 and 1")
-    if foreground and not len(tumour):
-        raise ValueError(
-            f"foreground {foreground} keeps places of a batch for slices with tumour, but no "
-            "records with tumour were given"
-        )
-    return round(batch_size * (1 - foreground))
-
-
 def _share(batch_size: int, process_index: int, process_count: int) -> slice:
-    """Returns which places of a batch are this process's."""
-    if batch_size < 1 or batch_size % process_count:
+    """Returns the places of a batch that this process fills."""
+    if batch_size % process_count:
         raise ValueError(
             f"batch size {batch_size} cannot be shared evenly by {process_count} processes; take a "
             f"multiple of {process_count}"
         )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process {process_index} of {process_count}")
     share = batch_size // process_count
     return slice(process_index * share, (process_index + 1) * share)
 
@@ -246,11 +212,34 @@ def _iterate(dataset: grain.MapDataset, workers: int) -> Iterator[Batch]:
     # One thread: several would wait for each other's hold of the interpreter.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     batches = dataset.to_iter_dataset(options)
-    if workers:
-        batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-        )
-    with contextlib.closing(iter(batches)) as iterator:
-        for batch in iterator:
-            # Workers hand over shared memory, which must not outlive them.
-            yield {name: np.array(value) for name, value in batch.items()} if workers else batch
+    if not workers:
+        with contextlib.closing(iter(batches)) as iterator:
+            yield from iterator
+        return
+    batches = batches.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    )
+    try:
+        with contextlib.closing(iter(batches)) as iterator:
+            for batch in iterator:
+                # Workers hand over shared memory, which must not outlive them.
+                yield {name: np.array(value) for name, value in batch.items()}
+    except (RuntimeError, OSError) as error:
+        if not _is_shared_memory_full(error):
+            raise
+        raise UserError(
+            f"data.workers = {workers}: the shared memory /dev/shm is full; enlarge it (Docker: "
+            "--shm-size=2g), or read in threads by --config.data.workers=0"
+        ) from error
+
+
+def _is_shared_memory_full(error: RuntimeError | OSError) -> bool:
+    """Whether a worker could not write a batch to /dev/shm, where Grain hands batches over.
+
+    A file that cannot be made there gives ENOSPC. A file that can be made but not filled ends the
+    worker by the signal SIGBUS; Grain then tells the worker's exit code.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    bus_error = getattr(signal, "SIGBUS", None)  # Windows has none
+    return bus_error is not None and f"exit code -{int(bus_error)}." in str(error)

@@ -2,12 +2,15 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from crlm_jax.errors import UserError
 
 MISSING = ("", "na", "n/a", "nan", "null", ".", "-", "–", "?")  # in any case
+
+PHANTOM_PREFIX = "phantom-"  # of the names of phantom patients, in tables, files and pictures
 
 
 class TableError(UserError):
@@ -71,3 +74,8 @@ def read_patients(path: str | Path) -> Patients:
         if name != "patient":
             columns[name] = ["" if x.lower() in MISSING else x for x in columns[name]]
     return Patients(path, [number for number, _ in table[1:]], columns)
+
+
+def has_phantoms(patients: Iterable[str]) -> bool:
+    """Whether some of these patients are digital phantoms, as their names say."""
+    return any(patient.startswith(PHANTOM_PREFIX) for patient in patients)

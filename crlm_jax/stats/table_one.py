@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
-from crlm_jax.stats.patient_table import Patients, TableError
+from crlm_jax.stats.patient_table import Patients, TableError, has_phantoms
 from crlm_jax.system.text import to_csv
 
 ALPHA = 0.05
@@ -82,8 +82,7 @@ def table_one(
             raise TableError(f"{patients.path}: no column '{name}'; it has {there}")
     pair = _two_groups(patients, group, groups)
     member = np.array(patients.columns[group])
-    phantom = any(patient.startswith("phantom-") for patient in patients.columns["patient"])
-    mark = " (PHANTOM)" if phantom else ""
+    mark = " (PHANTOM)" if has_phantoms(patients.columns["patient"]) else ""
     sizes = [f"{name} (n = {np.sum(member == name)})" for name in pair]
     header = [f"variable{mark}", *sizes, "p", "test", "kind"]
     table = TableOne(f"{patients.path.name}{mark} by {group}", header)

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import shutil
-import tempfile
+import time
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +21,7 @@ from crlm_jax.errors import UserError
 # Names that Windows takes for devices, whatever ending follows.
 DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE | re.DOTALL)
 ADDRESS = re.compile("([a-z0-9]{2,}):/+")  # of a store; pathlib leaves one stroke of the two
+_PARTIAL = ".partial"  # ending of the temporary folders of `whole_folder`
 _LONG = 120  # bytes of a name: file systems take 255, and endings and numbers come after it
 
 
@@ -90,23 +91,34 @@ def in_bucket(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` to write to; then renames that file over `path`.
+
+    The temporary name has the same ending in lower case, by which writers of images choose a
+    format. If the block raises, `path` stays as it was.
+    """
+    endings = path.suffixes[-2:] if path.suffix.lower() == ".gz" else [path.suffix]
+    temporary = path.with_name(f".{uuid.uuid4().hex}{''.join(endings).lower()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename == str(temporary):  # the user knows the file by its own name
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file under a temporary name beside it, then renames it over `path`."""
     data = content.encode() if isinstance(content, str) else content
-    if in_bucket(path):  # there a file appears when all of it has arrived
+    if in_bucket(path):  # a bucket shows a file only when all of it has arrived
         path.write_bytes(data)
         return
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def append(path: Path, text: str) -> None:
@@ -144,25 +156,36 @@ def check_folder(out: Path, ours: str, mark: str) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(out: Path, check: Callable[[Path], None]) -> Iterator[Path]:
-    """Gives a folder beside `out` to write to, which takes its place at the end, or goes.
+def whole_folder(out: Path, check: Callable[[Path], bool | None]) -> Iterator[Path]:
+    """Yields a temporary folder beside `out` to write to; then renames that folder to `out`.
+
+    If the block raises, `out` stays as it was and the temporary folder is removed. A process that
+    is killed leaves the temporary folder behind, for `clear_partial`.
 
     Args:
-      out: new, or what may be replaced.
-      check: raises where `out` holds what must not be lost; asked before and after the writing.
+      out: absent, empty, or a folder that may be replaced.
+      check: asked before and after the writing. It raises if `out` holds what must not be lost, and
+        returns True if `out` already holds what is being written, because another process was
+        faster: `out` is then kept.
     """
     check(out)
-    temporary, replaced = (out.with_name(f".{out.name}.{uuid.uuid4().hex}") for _ in range(2))
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}{_PARTIAL}")
+    replaced = temporary.with_suffix(".replaced")
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
-        raise OSError(f"{out}: cannot be made ({error.strerror}); give another --out") from error
+        raise UserError(f"{out}: cannot be made ({error.strerror}); give another --out") from error
     try:
         yield temporary
-        check(out)
-        if out.exists():
+        if check(out):
+            return
+        try:
+            os.rename(temporary, out)
+        except OSError:  # `out` holds files, perhaps since a moment ago
+            if check(out):
+                return
             os.rename(out, replaced)
-        os.rename(temporary, out)
+            os.rename(temporary, out)
     except BaseException:
         if replaced.exists() and not out.exists():
             os.rename(replaced, out)
@@ -170,3 +193,16 @@ def whole_folder(out: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def clear_partial(folder: Path, seconds: float = 0.0) -> None:
+    """Removes the temporary folders that killed processes left in `folder` (`whole_folder`).
+
+    Args:
+      folder: where `whole_folder` wrote.
+      seconds: age below which a temporary folder stays, since a process may still be writing to it.
+    """
+    for left in folder.glob(f".*{_PARTIAL}"):
+        with contextlib.suppress(OSError):  # another process removes it too
+            if time.time() - left.stat().st_mtime >= seconds:
+                shutil.rmtree(left)

@@ -39,9 +39,8 @@ def prepare(config: Config) -> Slices:
     wait = config.data.cache_shared
     if wait and not parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
-    cache = config.data.cache
     if config.data.cohort == "phantom":
-        cohort = cached_phantom(cache, config.phantom.patients, config.phantom.seed)
+        cohort = cached_phantom(config.data.cache, config.phantom.patients, config.phantom.seed)
     else:
         cohort = Path(config.data.cohort).expanduser()
     cases = read_cohort(
@@ -51,13 +50,7 @@ def prepare(config: Config) -> Slices:
         validation_fraction=config.data.validation_fraction,
         seed=config.data.split_seed,
     )
-    prepared = slice_cache.prepare(
-        cases,
-        size=config.data.image_size,
-        ct_window=config.data.ct_window,
-        train_slices=config.data.train_slices,
-        cache=cache,
-    )
+    prepared = slice_cache.prepare(cases, config.data)
     if wait and parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
     digests = parallel.gather(prepared.digest)

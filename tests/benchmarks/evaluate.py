@@ -60,7 +60,8 @@ def prepare(folder: Path, cases: int, shape: tuple[int, int, int]):
     config.data.cohort, config.data.conditions = str(cohort), ("ct",)
     config.data.ct_window = (0.0, 255.0)
     chosen = read_cohort(cohort, conditions=("ct",), validation_fraction=0.0)
-    return config, slice_cache.prepare(chosen, ct_window=config.data.ct_window, cache=folder / "cache")
+    config.data.cache = str(folder / "cache")
+    return config, slice_cache.prepare(chosen, config.data)
 
 
 def timed(label: str, call):

@@ -26,11 +26,12 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 import numpy as np
 import SimpleITK as sitk
 
-from crlm_jax.data import augment
+from crlm_jax.config.schema import Augment, Data
 from crlm_jax.data.cohort.cases import Case
 from crlm_jax.data.cohort.rows import ImagePair
 from crlm_jax.data.pipeline import train_batches
-from crlm_jax.data.slices import Slices, prepare
+from crlm_jax.data.slice_cache import prepare
+from crlm_jax.data.slices import Slices
 
 SIZE = 224
 BATCH = 16
@@ -54,7 +55,7 @@ def prepared(folder: Path, patients: int = 12, depth: int = 40) -> Slices:
         ):
             sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
         cases.append(Case(f"p{patient}", "dwi", (ImagePair(*paths, None, patient + 2),), "train"))
-    return prepare(cases, cache=folder / "cache", size=SIZE)
+    return prepare(cases, Data(cache=str(folder / "cache"), image_size=SIZE))
 
 
 def albumentations_batches(source) -> Callable[[], dict]:
@@ -79,7 +80,7 @@ def albumentations_batches(source) -> Callable[[], dict]:
     def batch() -> dict:
         done = []
         for record in rng.integers(len(source), size=BATCH).tolist():
-            image, mask = source.pixels(record)
+            image, mask = source[record]
             done.append(transform(image=np.repeat(image, 3, axis=2), mask=mask))
         return {name: np.stack([one[name] for one in done]) for name in ("image", "mask")}
 
@@ -89,7 +90,7 @@ def albumentations_batches(source) -> Callable[[], dict]:
 def on_the_device(batch: dict) -> np.ndarray:
     """What the training step does with a batch, in numpy."""
     levels = [
-        augment.apply_photometric(image, six)
+        np.clip(image.astype(np.float32) * six[:3] + six[3:], 0, 255, dtype=np.float32)
         for image, six in zip(batch["image"], batch["photometric"], strict=True)
     ]
     return (np.stack(levels) - MEAN) / SPREAD
@@ -116,7 +117,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         source = prepared(Path(folder)).source("train")
-        batches = train_batches(source, batch_size=BATCH, seed=0)
+        batches = train_batches(source, Augment(), batch_size=BATCH, seed=0)
         fixed = next(batches)
         makers = {"crlm_jax": lambda: next(batches), "left to device": lambda: on_the_device(fixed)}
         try:

@@ -5,9 +5,18 @@ import colorsys
 import numpy as np
 import pytest
 
+from crlm_jax.config.schema import Augment
 from crlm_jax.data import augment
 
 LIMITS = {"hue": 20.0, "saturation": 30.0, "brightness": 0.2, "contrast": 0.2}
+
+
+def apply_photometric(image: np.ndarray, six: np.ndarray) -> np.ndarray:
+    """Applies `photometric` to grey levels 0 to 255: (..., 1) to float32 (..., 3) in [0, 255].
+
+    The reference for the training step, which does this on the device.
+    """
+    return np.clip(image.astype(np.float32) * six[:3] + six[3:], 0, 255, dtype=np.float32)
 
 
 def slice_and_mask(side: int = 9):
@@ -18,7 +27,7 @@ def slice_and_mask(side: int = 9):
 def test_image_and_mask_go_alike():
     image, mask = slice_and_mask()
     for seed in range(40):
-        turn = augment.draw_turn(np.random.default_rng(seed))
+        (turn,) = augment.draw_turns(np.random.default_rng(seed), 1)
         np.testing.assert_array_equal(
             augment.turned(mask, turn), augment.turned(image, turn) % 3 == 0
         )
@@ -34,17 +43,17 @@ def test_turns_are_quarter_turns_then_flips():
 
 
 def test_turns_and_flips_are_drawn_evenly():
-    turns = augment.draw_turn(np.random.default_rng(0), 16000)
+    turns = augment.draw_turns(np.random.default_rng(0), 16000)
     np.testing.assert_allclose(np.bincount(turns, minlength=16) / 16000, 1 / 16, atol=0.01)
 
 
 def test_same_numbers_alone_and_together():
-    one = [augment.photometric(np.random.default_rng(5)) for _ in range(2)]
+    one = [augment.photometric(np.random.default_rng(5), Augment(), 1) for _ in range(2)]
     np.testing.assert_array_equal(*one)
-    many = augment.photometric(np.random.default_rng(5), size=7)
+    many = augment.photometric(np.random.default_rng(5), Augment(), 7)
     assert many.shape == (7, 6)
     assert many.dtype == one[0].dtype == np.float32
-    np.testing.assert_array_equal(many[0], one[0])
+    np.testing.assert_array_equal(many[:1], one[0])
 
 
 def by_definition(value: int, half_degrees: float, added: float, light: float, stretch: float):
@@ -60,25 +69,23 @@ def by_definition(value: int, half_degrees: float, added: float, light: float, s
 def test_grey_levels_are_those_of_the_definition(limits):
     grey = np.array([0, 1, 60, 128, 200, 254, 255], np.uint8)[:, None]
     for seed in range(200):
-        six = augment.photometric(np.random.default_rng(seed), **limits)
+        (six,) = augment.photometric(np.random.default_rng(seed), Augment(**limits), 1)
         bounds = np.array(list(limits.values()))
         draws = np.random.default_rng(seed).uniform(-bounds, bounds)
         expected = [by_definition(int(value), *draws) for value in grey[:, 0]]
-        found = augment.apply_photometric(grey, six)
+        found = apply_photometric(grey, six)
         np.testing.assert_allclose(found, expected, atol=1e-2)  # far below one grey level
 
 
 def test_no_limits_change_nothing():
-    six = augment.photometric(
-        np.random.default_rng(0), hue=0, saturation=0, brightness=0, contrast=0
-    )
+    limits = Augment(hue=0, saturation=0, brightness=0, contrast=0)
+    (six,) = augment.photometric(np.random.default_rng(0), limits, 1)
     np.testing.assert_array_equal(six, [1, 1, 1, 0, 0, 0])
 
 
 def test_lower_saturation_leaves_grey():
-    gains = augment.photometric(
-        np.random.default_rng(0), hue=20, saturation=30, brightness=0, contrast=0, size=500
-    )[:, :3]
+    limits = Augment(hue=20, saturation=30, brightness=0, contrast=0)
+    gains = augment.photometric(np.random.default_rng(0), limits, 500)[:, :3]
     grey = (gains == 1).all(axis=1)
     assert 0.4 < grey.mean() < 0.6
     assert gains.min() >= 1 - 30 / 255 - 1e-6
@@ -86,7 +93,7 @@ def test_lower_saturation_leaves_grey():
 
 def test_applied_to_a_slice_is_clipped_and_has_three_channels():
     image, _ = slice_and_mask(16)
-    out = augment.apply_photometric(image, np.array([2, 1, 1, 0, -100, 300], np.float32))
+    out = apply_photometric(image, np.array([2, 1, 1, 0, -100, 300], np.float32))
     assert out.shape == (16, 16, 3)
     assert out.dtype == np.float32
     np.testing.assert_array_equal(out[..., 0], np.minimum(image[..., 0] * 2.0, 255))

@@ -1,7 +1,11 @@
 """Batches as a function of (seed, step) alone, for any number of processes and workers."""
 
+import dataclasses
+import errno
 import importlib.util
 import itertools
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crlm_jax.config.schema import Augment
 from crlm_jax.data import augment, augment_nnunet
 from crlm_jax.data.cohort.cases import Case
 from crlm_jax.data.pipeline import evaluation_batches, train_batches
-from crlm_jax.data.slices import prepare
-from tests.data.test_slices import make_pair
+from crlm_jax.errors import UserError
+from tests.data.test_slices import cut, make_pair
 
 SIZE = 16
 LENGTH = 22
@@ -30,13 +35,15 @@ def source(tmp_path_factory):
         Case("b", "ct", (make_pair(folder, "b", 3, depth=7, tumour=7),), "train"),
         Case("c", "ct", (make_pair(folder, "c", 4),), "test"),
     ]
-    return prepare(cases, cache=folder / "cache", size=SIZE).source("train")
+    return cut(cases, folder / "cache", image_size=SIZE).source("train")
 
 
 def take(source, steps: int, **options) -> list[dict]:
-    return list(
-        itertools.islice(train_batches(source, **{"batch_size": 8, "seed": 1} | options), steps)
-    )
+    """The first batches; `options` are fields of `Augment` or arguments of `train_batches`."""
+    fields = {field.name for field in dataclasses.fields(Augment)}
+    limits = Augment(**{name: options.pop(name) for name in fields & options.keys()})
+    batches = train_batches(source, limits, **{"batch_size": 8, "seed": 1} | options)
+    return list(itertools.islice(batches, steps))
 
 
 def assert_same(one: list[dict], two: list[dict]) -> None:
@@ -73,12 +80,10 @@ def test_slices_are_turned_with_their_masks(source):
         for image, mask, record in zip(batch["image"], batch["mask"], batch["record"], strict=True):
             whole = source[int(record)]
             matches = [
-                turn
-                for turn in range(16)
-                if np.array_equal(augment.turned(whole["image"], turn), image)
+                turn for turn in range(16) if np.array_equal(augment.turned(whole[0], turn), image)
             ]
             assert matches
-            np.testing.assert_array_equal(augment.turned(whole["mask"], matches[0]), mask)
+            np.testing.assert_array_equal(augment.turned(whole[1], matches[0]), mask)
             turns.add(matches[0])
     assert len(turns) == 8  # of the 16 draws, two each are the same turn
 
@@ -101,24 +106,19 @@ def test_starting_later_continues(source, start):
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
 def test_processes_share_a_batch(source, processes):
-    shares = [
-        take(source, 6, process_index=i, process_count=processes, start_step=2)
-        for i in range(processes)
-    ]
+    shares = [take(source, 6, process=(i, processes), start_step=2) for i in range(processes)]
     assert shares[0][0]["image"].shape[0] == 8 // processes
     assert_same(joined(shares), take(source, 6, start_step=2))
 
 
 def test_another_number_of_processes_may_go_on(source):
-    first = joined([take(source, 3, process_index=i, process_count=2) for i in range(2)])
-    rest = joined(
-        [take(source, 3, process_index=i, process_count=4, start_step=3) for i in range(4)]
-    )
+    first = joined([take(source, 3, process=(i, 2)) for i in range(2)])
+    rest = joined([take(source, 3, process=(i, 4), start_step=3) for i in range(4)])
     assert_same(first + rest, take(source, 6))
 
 
 def test_worker_processes_change_nothing(source):
-    options = {"start_step": 3, "process_index": 1, "process_count": 2}
+    options = {"start_step": 3, "process": (1, 2)}
     batches = take(source, 7, workers=2, **options)
     assert_same(batches, take(source, 7, **options))
     assert type(batches[0]["image"]) is np.ndarray
@@ -145,14 +145,14 @@ def test_batch_larger_than_the_set(source):
     np.testing.assert_array_equal(
         np.bincount(batch["record"][: 2 * LENGTH], minlength=LENGTH), np.full(LENGTH, 2)
     )
-    shares = [take(source, 2, batch_size=64, process_index=i, process_count=2) for i in range(2)]
+    shares = [take(source, 2, batch_size=64, process=(i, 2)) for i in range(2)]
     assert_same(joined(shares), take(source, 2, batch_size=64))
 
 
 def test_without_augmentation(source):
-    for batch in take(source, 3, augment=False):
+    for batch in take(source, 3, enabled=False):
         for i, record in enumerate(batch["record"]):
-            np.testing.assert_array_equal(batch["image"][i], source[int(record)]["image"])
+            np.testing.assert_array_equal(batch["image"][i], source[int(record)][0])
         np.testing.assert_array_equal(batch["photometric"], [[1, 1, 1, 0, 0, 0]] * 8)
     np.testing.assert_array_equal(batch["record"], take(source, 3)[2]["record"])
 
@@ -175,9 +175,9 @@ def test_nnunet_augments_slices_with_their_masks_here(source):
         np.testing.assert_array_equal(batch["photometric"], [[1, 1, 1, 0, 0, 0]] * 8)
         for place, record in enumerate(batch["record"]):
             rng = np.random.default_rng((1, step, 3, place))
-            expected = augment_nnunet.augmented(*source.pixels(int(record)), rng)
+            expected = augment_nnunet.augmented(*source[int(record)], rng)
             np.testing.assert_array_equal((batch["image"][place], batch["mask"][place]), expected)
-            changed += not np.array_equal(batch["image"][place], source[int(record)]["image"])
+            changed += not np.array_equal(batch["image"][place], source[int(record)][0])
     assert changed > 24
     paper = take(source, 3)[2]["record"]
     np.testing.assert_array_equal(
@@ -190,10 +190,7 @@ def test_nnunet_is_a_function_of_seed_and_step(source):
     for start in (1, 4):
         assert_same(whole[start:], take(source, 6 - start, start_step=start, **NNUNET))
     for processes in (2, 8):
-        shares = [
-            take(source, 6, process_index=i, process_count=processes, **NNUNET)
-            for i in range(processes)
-        ]
+        shares = [take(source, 6, process=(i, processes), **NNUNET) for i in range(processes)]
         assert_same(joined(shares), whole)
     assert_same(take(source, 6, workers=2, **NNUNET), whole)
     other = take(source, 1, seed=2, **NNUNET)[0]
@@ -201,10 +198,10 @@ def test_nnunet_is_a_function_of_seed_and_step(source):
 
 
 def test_nnunet_without_augmentation(source):
-    for batch in take(source, 2, augment=False, **NNUNET):
+    for batch in take(source, 2, enabled=False, **NNUNET):
         for image, mask, record in zip(batch["image"], batch["mask"], batch["record"], strict=True):
-            np.testing.assert_array_equal(image, source[int(record)]["image"])
-            np.testing.assert_array_equal(mask, source[int(record)]["mask"])
+            np.testing.assert_array_equal(image, source[int(record)][0])
+            np.testing.assert_array_equal(mask, source[int(record)][1])
         np.testing.assert_array_equal(batch["photometric"], [[1, 1, 1, 0, 0, 0]] * 8)
 
 
@@ -228,37 +225,46 @@ def test_last_places_are_kept_for_tumour(source, batch_size, foreground, kept, p
 
 
 def test_foreground_that_cannot_be(source):
-    with pytest.raises(ValueError, match=r"foreground 0\.33 keeps .* no records with tumour"):
-        train_batches(source, batch_size=8, seed=0, foreground=0.33)
-    for share in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="is not a share between 0 and 1"):
-            train_batches(source, batch_size=8, seed=0, foreground=share, tumour=TUMOUR)
-    for wrong in ([22], [-1], np.ones(LENGTH, bool), [[1]]):
-        with pytest.raises(ValueError, match="not a list of records between 0 and 21"):
-            train_batches(source, batch_size=8, seed=0, foreground=0.5, tumour=wrong)
-
-
-def test_an_unknown_policy(source):
-    with pytest.raises(ValueError, match="policy 'nnUNet' is not one of paper, nnunet"):
-        train_batches(source, batch_size=8, seed=0, policy="nnUNet")
+    with pytest.raises(ValueError, match=r"foreground 0\.33 needs the indices of records"):
+        train_batches(source, Augment(), batch_size=8, seed=0, foreground=0.33)
 
 
 def test_a_batch_that_cannot_be_shared(source):
     with pytest.raises(ValueError, match="8 cannot be shared evenly by 3 processes; take a mul"):
-        train_batches(source, batch_size=8, process_count=3, seed=0)
-    with pytest.raises(ValueError, match="process 2 of 2"):
-        train_batches(source, batch_size=8, process_index=2, process_count=2, seed=0)
+        train_batches(source, Augment(), batch_size=8, process=(0, 3), seed=0)
 
 
-def test_an_empty_training_set():
-    with pytest.raises(ValueError, match="no slices"):
-        train_batches([], batch_size=8, seed=0)
+class Failing:
+    """A source in whose worker process something fails, as if /dev/shm were full."""
+
+    def __init__(self, error: int | OSError):
+        self._error = error
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def __getitem__(self, index: int):
+        if isinstance(self._error, OSError):
+            raise self._error
+        os.kill(os.getpid(), self._error)
+
+
+@pytest.mark.parametrize("error", [signal.SIGBUS, OSError(errno.ENOSPC, "No space left")])
+def test_full_shared_memory_is_named_with_its_remedy(error):
+    with pytest.raises(UserError, match=r"data\.workers = 1: .*/dev/shm is full.*workers=0"):
+        take(Failing(error), 1, workers=1)
+
+
+@pytest.mark.parametrize("error", [signal.SIGKILL, OSError(errno.EIO, "Input/output error")])
+def test_other_failures_of_workers_keep_their_own_error(error):
+    with pytest.raises((RuntimeError, OSError), match=r"exit code -9|Input/output"):
+        take(Failing(error), 1, workers=1)
 
 
 def test_threads_end_with_the_iterator(source):
     # Threads of earlier tests may still be ending: only those that come with this one are watched.
     before = set(threading.enumerate())
-    batches = train_batches(source, batch_size=8, seed=0)
+    batches = train_batches(source, Augment(), batch_size=8, seed=0)
     next(batches)
     own = set(threading.enumerate()) - before
     assert own
@@ -280,8 +286,8 @@ def test_evaluation_counts_each_record_once_in_order(source, batch_size):
     for batch in batches:
         assert batch["image"].shape == batch["mask"].shape == (batch_size, SIZE, SIZE, 1)
         for place, record in enumerate(batch["record"]):
-            np.testing.assert_array_equal(batch["image"][place], source[int(record)]["image"])
-            np.testing.assert_array_equal(batch["mask"][place], source[int(record)]["mask"])
+            np.testing.assert_array_equal(batch["image"][place], source[int(record)][0])
+            np.testing.assert_array_equal(batch["mask"][place], source[int(record)][1])
 
 
 def test_evaluation_of_some_records(source):
@@ -289,8 +295,6 @@ def test_evaluation_of_some_records(source):
     assert [batch["record"].tolist() for batch in batches] == [[7, 3, 3, 20], [0, 0, 0, 0]]
     assert batches[1]["valid"].tolist() == [True, False, False, False]
     assert list(evaluation_batches(source, batch_size=4, indices=[])) == []
-    with pytest.raises(ValueError, match="between 0 and 21"):
-        evaluation_batches(source, batch_size=4, indices=[22])
 
 
 @pytest.mark.slow

@@ -1,14 +1,16 @@
 import numpy as np
 
-from crlm_jax.data import augment
+from crlm_jax.config.schema import Augment
+from crlm_jax.data.augment import photometric
 from crlm_jax.models.inputs import IMAGENET_MEAN, IMAGENET_STD, network_input
+from tests.data.test_augment import apply_photometric
 
 
 def test_the_device_does_what_the_six_numbers_mean():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (8, 5, 6, 1), dtype=np.uint8)
-    six = np.stack([augment.photometric(rng, saturation=200.0) for _ in image])
-    wanted = np.stack([augment.apply_photometric(*pair) for pair in zip(image, six, strict=True)])
+    six = photometric(rng, Augment(saturation=200.0), len(image))
+    wanted = np.stack([apply_photometric(*pair) for pair in zip(image, six, strict=True)])
     seen = np.asarray(network_input(image, six))
     assert seen.shape == (8, 5, 6, 3)
     np.testing.assert_allclose((seen * IMAGENET_STD + IMAGENET_MEAN) * 255, wanted, atol=1e-2)

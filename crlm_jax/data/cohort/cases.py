@@ -25,13 +25,14 @@ import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from crlm_jax.data.cohort.rows import CohortError, Image, ImagePair, Row, read_rows
 
-SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Case:
     patient: str
     condition: str
     images: tuple[ImagePair, ...]
-    split: Literal["train", "validation", "test"]
+    split: Split
 
 
 def read_cohort(

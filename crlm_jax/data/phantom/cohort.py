@@ -1,24 +1,17 @@
-"""A digital phantom cohort: patients with liver metastases, scanned as DWI, T2WI and CT.
+"""Writes a cohort of phantom patients: NIfTI images and masks, and a `cohort.csv`.
 
 The cohort that a first run uses when nobody has data at hand, and that tests can make in seconds.
-It is written the way real data come: NIfTI images and masks, and a `cohort.csv`. The protocol is
-the paper's (Xia et al., Cancer Imaging 2025); `phantom_anatomy.py` has the bodies,
-`phantom_lesions.py` what grows in them, `phantom_scan.py` the physics. What a model reaches on it
-says that the code works, and nothing about patients.
-
-    python -m crlm_jax.data.phantom --out DIR --patients 24 --seed 0
+It is written the way real data come. `anatomy` has the bodies, `lesions` what grows in them,
+`scanner` the protocol and the physics of the scans. What a model reaches on the phantom says that
+the code works, and nothing about patients.
 
 Same seed, same bytes: patient p draws from SeedSequence([seed, p]) alone, so no scan depends on how
 many workers, patients or conditions there are.
 """
 
-from __future__ import annotations
-
-import csv
+import dataclasses
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -27,12 +20,18 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from crlm_jax.data.phantom.lesions import Patient, draw_patient
-from crlm_jax.data.phantom.scanner import Scan, scan
+from crlm_jax.config.schema import Phantom
+from crlm_jax.data.cache import cache_folder, writing_to
+from crlm_jax.data.phantom.lesions import Blob, Patient, draw_patient
+from crlm_jax.data.phantom.scanner import PhantomScan, scan
 from crlm_jax.errors import UserError
+from crlm_jax.imaging import volumes
+from crlm_jax.stats.patient_table import PHANTOM_PREFIX
+from crlm_jax.system.files import whole_folder
+from crlm_jax.system.text import to_csv
 
 CONDITIONS = ("pre_dwi", "post_dwi", "pre_t2wi", "post_t2wi", "ct")
-VERSION = 3  # raise when the images of a seed change
+_VERSION = 3  # raise when the images of a seed change
 _HEADER = ("patient", "condition", "image", "mask", "mask_label", "split")
 _README = """\
 These images are a digital phantom. They were computed, they show no patient, and no result on them
@@ -47,140 +46,144 @@ Made by: python -m crlm_jax.data.phantom --patients {patients} --seed {seed}
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """The content of `phantom.json`."""
+
+    version: int
+    patients: int
+    conditions: list[str]
+    seed: int
+
+
+def cached_phantom(cache: str | Path, patients: int, seed: int) -> Path:
+    """Returns the `cohort.csv` of a phantom cohort in the cache (`data.cache`), made if need be.
+
+    Raises:
+      UserError: the cache cannot be written.
+    """
+    root = cache_folder(cache, "phantom")
+    folder = root / f"{patients}_patients_seed_{seed}_v{_VERSION}"
+    if _is_finished(folder, _Settings(_VERSION, patients, list(CONDITIONS), seed)):
+        return folder / "cohort.csv"
+    with writing_to(cache, root):
+        return make_phantom(folder, patients=patients, seed=seed, progress=True)
+
+
 def make_phantom(
     folder: Path,
     *,
-    patients: int = 24,
+    patients: int = Phantom.patients,
     conditions: Sequence[str] = CONDITIONS,
-    seed: int = 0,
+    seed: int = Phantom.seed,
     workers: int | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write a phantom cohort and return the path of its `cohort.csv`.
+    """Writes a phantom cohort and returns the path of its `cohort.csv`.
 
     A finished cohort of the same settings in `folder` is returned as it is. The cohort appears
     whole or not at all: it is written beside `folder` and renamed.
 
     Args:
-      folder: where the cohort goes; must not hold anything else.
+      folder: folder of the cohort; it must not hold anything else.
       patients: how many, each with an image under every condition.
       conditions: which of `CONDITIONS`.
-      seed: of the whole cohort; an int of at least 0.
+      seed: seed of the whole cohort, at least 0.
       workers: threads; None: one a processor, up to 8 (each takes about 200 MB).
       progress: show a progress bar, one step a patient.
 
     Raises:
-      FileExistsError: `folder` holds something else, such as a cohort of other settings.
+      UserError: a setting is out of range, or `folder` holds something else, such as a cohort of
+        other settings.
     """
     folder = Path(folder)
-    conditions = list(conditions)
     wrong = [name for name in conditions if name not in CONDITIONS]
     if wrong or not conditions or len(set(conditions)) < len(conditions):
-        raise UserError(f"conditions {conditions}: choose from {', '.join(CONDITIONS)}, each once")
-    if patients < 1 or seed < 0:
         raise UserError(
-            f"patients={patients}, seed={seed}: need at least 1 patient and a seed >= 0"
+            f"conditions {', '.join(conditions) or 'empty'}: choose from {', '.join(CONDITIONS)}, "
+            "each once"
         )
-    settings = {
-        "version": VERSION,
-        "patients": int(patients),
-        "conditions": conditions,
-        "seed": int(seed),
-    }
-    if _finished(folder, settings):
-        return folder / "cohort.csv"
-
-    part = folder.absolute().with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
-    part.mkdir(parents=True)
-    try:
-        _write_cohort(part, settings, workers or min(os.cpu_count() or 1, 8), progress)
-        if folder.is_dir():
-            folder.rmdir()  # empty, or `_finished` had raised
-        part.rename(folder)
-    except OSError:
-        if not _finished(folder, settings):  # unless another process was faster with the same
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    if patients < 1:
+        raise UserError(f"patients {patients}: must be 1 or more")
+    if seed < 0:
+        raise UserError(f"seed {seed}: must be 0 or more")
+    settings = _Settings(_VERSION, patients, list(conditions), seed)
+    if not _is_finished(folder, settings):
+        with whole_folder(folder.absolute(), lambda out: _is_finished(out, settings)) as partial:
+            _write_cohort(partial, settings, workers or min(os.cpu_count() or 1, 8), progress)
     return folder / "cohort.csv"
 
 
-def _finished(folder: Path, settings: dict) -> bool:
-    """Whether `folder` holds this very cohort; False if it is empty or absent."""
+def _is_finished(folder: Path, settings: _Settings) -> bool:
+    """Whether `folder` holds this very cohort; False if it is empty or absent.
+
+    Raises:
+      UserError: it holds something else.
+    """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
         found = json.loads((folder / "phantom.json").read_text())
     except (OSError, ValueError):
         found = None
-    if found == settings:
+    if found == dataclasses.asdict(settings):
         return True
-    what = f"a phantom cohort of other settings ({found})" if found else "other files"
-    raise FileExistsError(
-        f"{folder} holds {what}, not the cohort asked for ({settings}): "
-        "choose another folder, or move or delete this one"
-    )
+    content = f"a phantom cohort of other settings ({found})" if found else "other files"
+    raise UserError(f"{folder} holds {content}; choose another folder, or move or delete this one")
 
 
-def _write_cohort(folder: Path, settings: dict, workers: int, progress: bool) -> None:
-    patients, conditions = settings["patients"], settings["conditions"]
+def _write_cohort(folder: Path, settings: _Settings, workers: int, progress: bool) -> None:
     lesions: dict[str, dict] = {}
-    pool = ThreadPoolExecutor(max_workers=max(1, min(workers, patients)))
+    pool = ThreadPoolExecutor(max_workers=max(1, min(workers, settings.patients)))
     try:
         jobs = [
-            pool.submit(_write_patient, folder, patient, conditions, settings["seed"])
-            for patient in range(1, patients + 1)
+            pool.submit(_write_patient, folder, patient, settings)
+            for patient in range(1, settings.patients + 1)
         ]
         for job in tqdm(
-            as_completed(jobs), "phantom", patients, unit="patient", disable=not progress
+            as_completed(jobs), "phantom", len(jobs), unit="patient", disable=not progress
         ):
             lesions.update(job.result())
     finally:
         pool.shutdown(cancel_futures=True)
-    names = [_name(patient) for patient in range(1, patients + 1)]
-    with (folder / "cohort.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_HEADER)
-        for name in names:
-            for condition in conditions:
-                stem = f"{name}/{condition}"
-                writer.writerow((name, condition, f"{stem}.nii.gz", f"{stem}_mask.nii.gz", "", ""))
-    (folder / "README.txt").write_text(_README.format(**settings))
-    ordered = {name: lesions[name] for name in names}
-    (folder / "lesions.json").write_text(json.dumps(ordered, indent=1) + "\n")
-    (folder / "phantom.json").write_text(json.dumps(settings, indent=1) + "\n")
+    lesions = dict(sorted(lesions.items()))  # not as the threads end
+    rows = [
+        (name, condition, f"{name}/{condition}.nii.gz", f"{name}/{condition}_mask.nii.gz", "", "")
+        for name in lesions
+        for condition in settings.conditions
+    ]
+    (folder / "cohort.csv").write_text(to_csv([_HEADER, *rows]), encoding="utf-8")
+    about = dataclasses.asdict(settings)
+    (folder / "README.txt").write_text(_README.format(**about), encoding="utf-8")
+    for name, content in (("lesions", lesions), ("phantom", about)):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _name(patient: int) -> str:
-    """A patient's name says phantom wherever it turns up: tables, file names, pictures."""
-    return f"phantom-{patient:03d}"
-
-
-def _write_patient(folder: Path, patient: int, conditions: Sequence[str], seed: int) -> dict:
-    """Draw one patient, write every scan, and return what was drawn."""
-    name = _name(patient)
+def _write_patient(folder: Path, number: int, settings: _Settings) -> dict[str, dict]:
+    """Draws one patient, writes every scan, and returns what was drawn, by the patient's name."""
+    name = f"{PHANTOM_PREFIX}{number:03d}"
     (folder / name).mkdir()
-    body, *scans = np.random.SeedSequence([seed, patient]).spawn(1 + len(CONDITIONS))
+    body, *scans = np.random.SeedSequence([settings.seed, number]).spawn(1 + len(CONDITIONS))
     drawn = draw_patient(np.random.default_rng(body))
-    for condition, source in zip(CONDITIONS, scans, strict=True):
-        if condition in conditions:
-            result = scan(np.random.default_rng(source), drawn, condition)
+    for condition, seed in zip(CONDITIONS, scans, strict=True):
+        if condition in settings.conditions:
+            result = scan(np.random.default_rng(seed), drawn, condition)
             _write_scan(folder / name / condition, result)
     return {name: _describe(drawn)}
 
 
-def _write_scan(stem: Path, result: Scan) -> None:
+def _write_scan(stem: Path, result: PhantomScan) -> None:
     for array, ending in ((result.image, ""), (result.mask, "_mask")):
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(result.spacing)
         image.SetOrigin(result.origin)
-        sitk.WriteImage(image, f"{stem}{ending}.nii.gz", useCompression=True)
+        volumes.write_image(image, Path(f"{stem}{ending}.nii.gz"))
 
 
-def _describe(drawn: Patient) -> dict:
+def _describe(drawn: Patient) -> dict[str, list[dict]]:
     """The lesions of a patient for `lesions.json`."""
 
-    def place(blob) -> dict:
+    def place(blob: Blob) -> dict:
         return {"centre_mm": [round(float(c), 2) for c in blob.centre]}
 
     return {

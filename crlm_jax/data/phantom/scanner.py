@@ -90,7 +90,7 @@ SCANNERS = {"pre_dwi": DWI, "post_dwi": DWI, "pre_t2wi": T2WI, "post_t2wi": T2WI
 
 
 @dataclass(frozen=True)
-class Scan:
+class PhantomScan:
     """An image (z, y, x; int16), its tumour mask (uint8 0/1), and their geometry (x, y, z; mm)."""
 
     image: np.ndarray
@@ -188,7 +188,7 @@ def _finish_ct(rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, ax
     return image
 
 
-def scan(rng: np.random.Generator, patient: Patient, condition: str) -> Scan:
+def scan(rng: np.random.Generator, patient: Patient, condition: str) -> PhantomScan:
     """Scan a patient under a condition."""
     scanner = SCANNERS[condition]
     post = condition.startswith("post")
@@ -220,4 +220,4 @@ def scan(rng: np.random.Generator, patient: Patient, condition: str) -> Scan:
     finish = _finish_mri if scanner.mri else _finish_ct
     image = finish(rng, scanner, clean, axes)
     mask = share >= min(0.5, share.max())  # never empty, even of a sliver between two slices
-    return Scan(image, mask.astype(np.uint8), tuple(spacing[::-1]), tuple(origin[::-1]))
+    return PhantomScan(image, mask.astype(np.uint8), tuple(spacing[::-1]), tuple(origin[::-1]))

@@ -154,13 +154,13 @@ def test_finished_cohort_is_returned_as_it_is(cohort):
 
 @pytest.mark.parametrize("change", [{"seed": 5}, {"patients": 2}, {"conditions": ["ct"]}])
 def test_other_settings_in_the_folder_are_an_error(cohort, change):
-    with pytest.raises(FileExistsError, match="choose another folder"):
+    with pytest.raises(UserError, match="choose another folder"):
         make_phantom(cohort.parent, **{"patients": PATIENTS} | change)
 
 
 def test_other_files_in_the_folder_are_an_error(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=str(tmp_path)):
+    with pytest.raises(UserError, match=str(tmp_path)):
         make_phantom(tmp_path, patients=1)
     assert contents(tmp_path) == {"thesis.txt": b"mine"}
 

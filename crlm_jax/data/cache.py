@@ -1,0 +1,54 @@
+"""The folder of `data.cache`: where it is, and errors that name it where it cannot be written."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from crlm_jax.errors import UserError
+
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no EDQUOT
+
+
+def cache_folder(cache: str | Path, part: str) -> Path:
+    """Returns the folder `part` of the cache as an absolute path; makes nothing.
+
+    Raises:
+      UserError: `cache` begins with `~` and this user has no home folder.
+    """
+    try:
+        return Path(cache).expanduser().absolute() / part
+    except RuntimeError as error:
+        raise _cannot_write(cache, "this user has no home folder") from error
+
+
+@contextlib.contextmanager
+def writing_to(cache: str | Path, folder: Path) -> Iterator[None]:
+    """Makes a folder of the cache for a block that writes to it.
+
+    Raises:
+      UserError: the folder cannot be made or written to, or its disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # a folder may exist on a disk that is mounted read-only
+    except OSError as error:
+        raise _cannot_write(cache, error.strerror) from error
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        for code in _FULL:
+            # ArrayRecord raises a RuntimeError that has the reason in its text.
+            if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+                raise _cannot_write(cache, os.strerror(code)) from error
+        raise
+
+
+def _cannot_write(cache: str | Path, reason: str | None) -> UserError:
+    return UserError(
+        f"data.cache = {str(cache)!r}: cannot be written ({reason}); name a folder that you may "
+        "write to, on a disk with room, by --config.data.cache"
+    )

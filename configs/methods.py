@@ -4,7 +4,7 @@ Each comparator is as its own authors define it, with the sources named; batch a
 training are theirs at the paper's scale, and those of all methods at the laptop's.
 """
 
-from crlm_jax.config.schema import Config, Critic, Loss, Optimizer, TransUNet
+from crlm_jax.config.schema import Config, CriticConfig, Loss, Optimizer, TransUNetConfig
 
 
 def _crlm_gan(config: Config) -> None:
@@ -92,7 +92,7 @@ def _transunet(config: Config) -> None:
 def _laptop_transunet(config: Config) -> None:
     """A small ResNet and a small transformer from random weights."""
     config.segmenter.widths = (64, 32, 16, 8, 8)
-    config.transunet = TransUNet(
+    config.transunet = TransUNetConfig(
         resnet_width=8, resnet_units=(1, 1, 1), hidden=64, layers=2, heads=4, mlp=128
     )
 
@@ -106,7 +106,7 @@ def _segan(config: Config) -> None:
     crops give way to the paper's augmentation, as for all but nnU-Net.
     """
     config.segmenter.name, config.segmenter.widths = "segan", (64,)
-    config.critic = Critic(
+    config.critic = CriticConfig(
         name="segan", weights="random", update="adversarial", clip=0.05, batch_norm="batch"
     )
     config.loss = Loss(

@@ -1,24 +1,12 @@
-"""What makes the values of a configuration wrong: choices, ranges, and what depends on others."""
+"""Checks of a configuration's values: ranges, and what one field asks of another.
+
+Types and choices are checked by `schema.validate`, before these.
+"""
 
 from typing import Any
 
 from crlm_jax.system.files import ADDRESS
 
-_CHOICES = {
-    "data.train_slices": ("tumour", "all"),
-    "segmenter.name": ("unet", "unetpp", "nnunet", "transunet", "segan"),
-    "critic.name": ("resnet50", "segan"),
-    "critic.update": ("frozen", "adversarial"),
-    "critic.batch_norm": ("running", "batch"),
-    "loss.dice": ("image", "batch", "two_class", "squared"),
-    "loss.heads": ("equal", "halved"),
-    "loss.mask_with": ("probability", "logits"),
-    "loss.fusion": ("per_stage", "concatenated"),
-    "optimizer.name": ("sgd", "adam"),
-    "optimizer.schedule": ("constant", "polynomial", "halved"),
-    "augment.policy": ("paper", "nnunet"),
-    "train.precision": ("float32", "bfloat16"),
-}
 _POSITIVE = (
     "data.image_size",
     "phantom.patients",
@@ -45,16 +33,18 @@ _NOT_NEGATIVE = (
     "optimizer.clip_norm",
 )
 _PATHS = ("data.cohort", "data.cache", "critic.weights", "transunet.weights")
-_CRITIC_STAGES = {"resnet50": 4, "segan": 7}
+_CRITIC_STAGES = {"resnet50": 4, "segan": 7}  # as the networks have them, which load JAX
 
 
 def problems(values: dict[str, Any]) -> list[str]:
-    """Lists what is wrong with the fields of a configuration, by dotted name, of right type."""
+    """Lists what is wrong with the values of a configuration, whose types are right.
+
+    Args:
+      values: by dotted name.
+    """
     found = []
     for name, value in values.items():
-        if name in _CHOICES and value not in _CHOICES[name]:
-            found.append(f"{name} = {value!r}: choose one of {', '.join(_CHOICES[name])}")
-        elif name in _POSITIVE and not value > 0:
+        if name in _POSITIVE and not value > 0:
             found.append(f"{name} = {value!r}: must be above 0")
         elif name in _NOT_NEGATIVE and value < 0:
             found.append(f"{name} = {value!r}: must be 0 or more")
@@ -67,7 +57,7 @@ def problems(values: dict[str, Any]) -> list[str]:
 
 
 def _segmenter_problems(values: dict[str, Any]) -> list[str]:
-    """What the segmenter asks of its widths and of the side of a slice."""
+    """Checks the segmenter's widths, and the side of a slice against them."""
     name, widths = values["segmenter.name"], values["segmenter.widths"]
     size, depth = values["data.image_size"], len(values["segmenter.widths"])
     counts = {"transunet": (5, 5), "segan": (1, 1)}
@@ -108,7 +98,7 @@ def _segmenter_problems(values: dict[str, Any]) -> list[str]:
 
 
 def _critic_problems(values: dict[str, Any]) -> list[str]:
-    """The stages that are constrained must be the critic's own."""
+    """Checks that the constrained stages are stages of the critic."""
     stages, critic = values["loss.stages"], values["critic.name"]
     last = _CRITIC_STAGES[critic]
     if len(set(stages)) == len(stages) and all(1 <= s <= last for s in stages):
@@ -120,7 +110,7 @@ def _critic_problems(values: dict[str, Any]) -> list[str]:
 
 
 def _path_problems(values: dict[str, Any]) -> list[str]:
-    """Addresses of object stores, which would be taken for folders."""
+    """Refuses addresses of object stores, which would be taken for folders."""
     return [
         f"{name} = {values[name]!r}: mount the bucket and give its folder (see launch/README.md)"
         for name in _PATHS
@@ -129,7 +119,7 @@ def _path_problems(values: dict[str, Any]) -> list[str]:
 
 
 def _ranges(values: dict[str, Any]) -> list[str]:
-    """Lists, fractions and windows."""
+    """Checks lists, fractions and windows."""
     found = []
     conditions, window = values["data.conditions"], values["data.ct_window"]
     if not conditions or len(set(conditions)) < len(conditions):

@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 from absl import flags
 from ml_collections import config_flags
@@ -13,6 +14,8 @@ from crlm_jax.config.schema import Config, ConfigError, flatten
 from crlm_jax.errors import UserError
 from crlm_jax.system.console import print_error
 
+# A `Literal` field is overridden as a string; `validate` refuses the values that it does not have.
+config_flags.register_flag_parser_for_type(Literal, flags.ArgumentParser())
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File of the experiment, such as configs/cross_pre.py:scale=paper."
 )
@@ -38,9 +41,12 @@ def config_file() -> Path:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The first cause: a failing config file is wrapped several times by the flag library."""
-    while isinstance(error, (OSError, flags.Error)) and (error.__cause__ or error.__context__):
-        error = error.__cause__ or error.__context__
+    """Returns the first cause: the flag library wraps a config file's error several times."""
+    while isinstance(error, (OSError, flags.Error)):
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            break
+        error = cause
     return error
 
 

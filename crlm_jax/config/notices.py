@@ -3,10 +3,15 @@
 from crlm_jax.config.schema import Config
 
 
+def is_phantom(config: Config) -> bool:
+    """Whether the images are digital, not those of patients."""
+    return config.data.cohort == "phantom"
+
+
 def warnings(config: Config) -> list[str]:
-    """What a reader must know before any number: phantom data, random critic weights."""
+    """Returns the sentences that stand before any number of a run."""
     notes = []
-    if config.data.cohort == "phantom":
+    if is_phantom(config):
         notes.append("PHANTOM: digital images, not patients; no number here holds for patients.")
     resnet = config.loss.stages and config.critic.name == "resnet50"
     if resnet and config.critic.weights == "random":
@@ -19,5 +24,5 @@ def warnings(config: Config) -> list[str]:
 
 
 def marks(config: Config) -> list[str]:
-    """What must stand on every picture of a run."""
-    return ["phantom"] if config.data.cohort == "phantom" else []
+    """Returns the words that stand on every picture of a run."""
+    return ["phantom"] if is_phantom(config) else []

@@ -1,13 +1,15 @@
 """The only schema of an experiment: typed dataclasses, with the unit of every field.
 
 A file in `configs/` builds a `Config`; the command line overrides its fields as
-`--config.loss.stages=1,2`; a run directory keeps it as `config.json`.
+`--config.loss.stages=1,2`; a run folder keeps it as `config.json`. A field with a few allowed
+values has them as its type (`Literal`), and nowhere else.
 """
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from crlm_jax.config import checks
 from crlm_jax.errors import UserError
@@ -25,12 +27,14 @@ class Data:
     conditions: tuple[str, ...] = ("pre_dwi",)  # trained on together, evaluated one by one
     image_size: int = 224  # pixels, side of the square slice that the network sees
     ct_window: tuple[float, ...] = (-150.0, 250.0)  # HU, shown as black and white
-    train_slices: str = "tumour"  # "tumour": slices with a lesion (paper) | "all"
+    # Slices to train on: those with a lesion (the paper's choice), or all.
+    train_slices: Literal["tumour", "all"] = "tumour"
     test_fraction: float = 0.4  # of the patients, where the cohort has no split column
     validation_fraction: float = 0.2  # of the training patients
     split_seed: int = 0  # the same split under every training seed
     cache: str = "~/.cache/crlm_jax"  # prepared slices, the phantom, compiled programs
-    # Of several processes: False: each has a cache of its own, and all prepare the data at once.
+    # With several processes: True: the main one prepares the data and the others read its cache.
+    # False: each process prepares its own cache.
     cache_shared: bool = True
     workers: int = 0  # processes that read and augment; 0: threads of this process
 
@@ -48,7 +52,8 @@ class Augment:
     """Random changes of a training slice; the paper names them but gives no limits."""
 
     enabled: bool = True
-    policy: str = "paper"  # "paper": turns, flips and the four below | "nnunet": nnU-Net's own
+    # The paper's: turns, flips and the four changes below. Or nnU-Net's own.
+    policy: Literal["paper", "nnunet"] = "paper"
     hue: float = 20.0  # ± half-degrees, of 180
     saturation: float = 30.0  # ± grey levels, of 255
     brightness: float = 0.2  # ± of 255 grey levels
@@ -56,10 +61,13 @@ class Augment:
 
 
 @dataclass
-class Segmenter:
-    """The network that maps an image to logits."""
+class SegmenterConfig:
+    """The network that maps an image to logits.
 
-    name: str = "unetpp"  # "unet" | "unetpp" | "nnunet" | "transunet" | "segan"
+    A segmenter with fields of its own has them in the group of its name, as `Config.transunet`.
+    """
+
+    name: Literal["unet", "unetpp", "nnunet", "transunet", "segan"] = "unetpp"
     # Channels per depth; TransUNet: of its decoder, five numbers; SegAN: of its first block, one.
     widths: tuple[int, ...] = (32, 64, 128, 256, 512)
     # A loss for every head: X^{0,j} of UNet++, the decoder's stages of nnU-Net.
@@ -67,7 +75,7 @@ class Segmenter:
 
 
 @dataclass
-class TransUNet:
+class TransUNetConfig:
     """Parts of TransUNet, read only where segmenter.name is "transunet"; R50-ViT-B/16."""
 
     resnet_width: int = 64  # channels of the stem
@@ -81,15 +89,17 @@ class TransUNet:
 
 
 @dataclass
-class Critic:
+class CriticConfig:
     """The network whose stage features are compared; built only up to the last stage used."""
 
-    name: str = "resnet50"  # "resnet50" | "segan"
-    width: int = 64  # SegAN's only: channels of its first block
+    name: Literal["resnet50", "segan"] = "resnet50"
+    width: int = 64  # channels of the stem; 64 in every published ResNet-50 and in SegAN
     weights: str = "imagenet"  # "imagenet" | path of a .safetensors | "random"
-    update: str = "frozen"  # "frozen" | "adversarial": ascends on the feature distance
+    # An adversarial critic is trained to increase the feature distance.
+    update: Literal["frozen", "adversarial"] = "frozen"
     clip: float = 0.0  # adversarial: every weight is kept within ± this after a step; 0: not
-    batch_norm: str = "running"  # statistics it normalises by: "running" | "batch", of its input
+    # Statistics that the critic normalises by: its running ones, or those of the batch.
+    batch_norm: Literal["running", "batch"] = "running"
 
 
 @dataclass
@@ -98,27 +108,33 @@ class Loss:
 
     bce_weight: float = 1.0  # paper: BCE + Dice; the released code: 0.5
     dice_weight: float = 1.0
-    dice: str = "image"  # which Dice: "image" | "batch" | "two_class" | "squared" (losses.DICE)
-    heads: str = "equal"  # weights of several heads: "equal" | "halved" from each to the coarser
+    # Dice of each image, of the whole batch (nnU-Net), of both classes (TransUNet), or of each
+    # image with squares in the denominator (SegAN).
+    dice: Literal["image", "batch", "two_class", "squared"] = "image"
+    # Weights of several heads: the same for all, or half as much from each to the coarser one.
+    heads: Literal["equal", "halved"] = "equal"
     stages: tuple[int, ...] = (1, 2, 3, 4)  # constrained stages of the critic; (): no critic
-    mask_with: str = "probability"  # "probability" (paper) | "logits" (released code)
+    # What masks the image before the critic sees it: the paper's probability, or the released
+    # code's logits.
+    mask_with: Literal["probability", "logits"] = "probability"
     feature_gradient: bool = True  # False: as in the released code, the term only adds a number
-    fusion: str = "per_stage"  # "per_stage" | "concatenated" (released code): one mean over all
+    # One mean per stage, or one mean over all features (released code).
+    fusion: Literal["per_stage", "concatenated"] = "per_stage"
 
 
 @dataclass
 class Optimizer:
-    """Of segmenter and adversarial critic alike."""
+    """The optimiser of the segmenter and of an adversarial critic."""
 
-    name: str = "sgd"  # "sgd" | "adam"
+    name: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 1e-3
-    # "constant" | "polynomial": · (1 − step/steps)^0.9 | "halved" every `halve_every` epochs
-    schedule: str = "constant"
+    # polynomial: times (1 − step/steps)^0.9; halved: every `halve_every` epochs.
+    schedule: Literal["constant", "polynomial", "halved"] = "constant"
     halve_every: int = 25  # epochs
     momentum: float = 0.9  # Adam: β1 (β2 is 0.999)
     nesterov: bool = False
     weight_decay: float = 1e-4  # as PyTorch has it: L2 added to the gradient of every parameter
-    clip_norm: float = 0.0  # the gradient's norm is cut to it; 0: never
+    clip_norm: float = 0.0  # the largest norm of the gradient, which is scaled down to it; 0: any
 
 
 @dataclass
@@ -130,7 +146,7 @@ class Train:
     steps: int = 0  # updates; 0: as many as the epochs take
     foreground: float = 0.0  # share of a batch that is drawn from the slices with tumour alone
     seed: int = 0
-    precision: str = "float32"  # of the computation: "float32" | "bfloat16"
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the computation
     log_every: int = 10  # steps
     checkpoint_every: int = 200  # steps; the validation patients are measured at the same steps
     keep: int = 2  # latest checkpoints kept, besides the best
@@ -153,13 +169,13 @@ class Config:
 
     name: str = "crlm"  # the run's default folder is runs/<name>
     method: str = "crlm_gan"  # what the reports call it
-    scale: str = "paper"  # "paper" | "laptop": shown in the reports
+    scale: str = "paper"  # what the reports call it: "paper", "laptop" …
     data: Data = field(default_factory=Data)
     phantom: Phantom = field(default_factory=Phantom)
     augment: Augment = field(default_factory=Augment)
-    segmenter: Segmenter = field(default_factory=Segmenter)
-    transunet: TransUNet = field(default_factory=TransUNet)
-    critic: Critic = field(default_factory=Critic)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    transunet: TransUNetConfig = field(default_factory=TransUNetConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
@@ -167,11 +183,11 @@ class Config:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Returns every field by its dotted name, in the order of the schema."""
+    """Returns the value of every field by its dotted name, in the order of the schema."""
 
-    def walk(node, prefix):
-        for f in dataclasses.fields(node):
-            value = getattr(node, f.name)
+    def walk(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        for f in dataclasses.fields(group):
+            value = getattr(group, f.name)
             if dataclasses.is_dataclass(value):
                 yield from walk(value, f"{prefix}{f.name}.")
             else:
@@ -180,8 +196,19 @@ def flatten(config: Config) -> dict[str, Any]:
     return dict(walk(config, ""))
 
 
+def field_types(group: type = Config, prefix: str = "") -> dict[str, Any]:
+    """Returns the type of every field by its dotted name, in the order of the schema."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(group).items():
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            types |= field_types(hint, f"{prefix}{name}.")
+        else:
+            types[prefix + name] = hint
+    return types
+
+
 def validate(config: Config) -> Config:
-    """Checks names, types and values of all fields.
+    """Checks types and values of all fields.
 
     Returns:
       The same config.
@@ -189,33 +216,25 @@ def validate(config: Config) -> Config:
     Raises:
       ConfigError: naming every wrong field, its value and what is allowed.
     """
-    problems = []
     values = flatten(config)
-    types = _types()
-    for name, value in values.items():
-        problem = _type_problem(value, types[name])
-        if problem:
-            problems.append(f"{name} = {value!r}: {problem}")
-    if not problems:
-        problems = checks.problems(values)
+    problems = [
+        f"{name} = {values[name]!r}: {problem}"
+        for name, hint in field_types().items()
+        if (problem := _type_problem(values[name], hint))
+    ]
+    problems = problems or checks.problems(values)
     if problems:
         raise ConfigError("configuration: " + "; ".join(problems))
     return config
 
 
-def _types(cls: type = Config, prefix: str = "") -> dict[str, Any]:
-    types = {}
-    for name, hint in get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            types |= _types(hint, f"{prefix}{name}.")
-        else:
-            types[prefix + name] = hint
-    return types
-
-
 def _type_problem(value: Any, hint: Any) -> str | None:
+    """Says what is wrong with the type of a value; None: nothing is."""
+    if get_origin(hint) is Literal:
+        allowed = get_args(hint)
+        return None if value in allowed else f"choose one of {', '.join(allowed)}"
     if get_origin(hint) is tuple:
-        element = hint.__args__[0]
+        element = get_args(hint)[0]
         if isinstance(value, tuple) and all(_type_problem(v, element) is None for v in value):
             return None
         return f"must be a list of {element.__name__}, comma-separated; () for none"

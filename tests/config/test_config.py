@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import common
-from crlm_jax.config.schema import Config, ConfigError, _types, flatten, validate
+from crlm_jax.config.schema import Config, ConfigError, field_types, flatten, validate
 from crlm_jax.config.storage import differences, from_json, to_json
 
 EXPERIMENTS = sorted(
@@ -117,4 +117,4 @@ def test_how_a_run_is_carried_out_is_not_the_experiment():
 
 
 def test_every_field_says_its_type():
-    assert set(_types()) == set(flatten(Config()))
+    assert set(field_types()) == set(flatten(Config()))

@@ -7,7 +7,6 @@ import pytest
 
 from crlm_jax.imaging import lesions
 from crlm_jax.imaging.geometry import Geometry
-from crlm_jax.recist import matching
 
 
 def grid(shape, spacing) -> Geometry:
@@ -143,34 +142,3 @@ def test_small_lesions_are_dropped_by_volume_not_by_voxels():
     assert lesions.drop_small(mask, 6.0, geometry).sum() == 3
     assert lesions.drop_small(mask, 6.1, geometry).sum() == 0
     np.testing.assert_array_equal(lesions.drop_small(mask, 0.0, geometry), mask)
-
-
-def lesion(length, *centre) -> lesions.Lesion:
-    return lesions.Lesion(1, 1.0, length, 0, centre, length, ((0.0, 0.0), (0.0, length)))
-
-
-def test_moved_shrunk_vanished_and_new_lesions_are_matched():
-    before = [lesion(30, 0, 0, 0), lesion(12, 60, 0, 0), lesion(20, 0, 80, 0)]
-    after = [lesion(9, 63, 2, 0), lesion(25, 5, 0, 3), lesion(10, 100, 100, 0)]
-    assert matching.match(before, after) == matching.Match(((0, 1), (1, 0)), (), (), (2,))
-    assert matching.match(before, []) == matching.Match((), (), (), ())
-    assert matching.match([], after) == matching.Match((), (), (), (0, 1, 2))
-
-
-@pytest.mark.parametrize(("apart", "paired"), [(29.9, True), (30.0, False)])
-def test_a_pair_is_nearer_than_the_larger_diameter(apart, paired):
-    for pair in ((30, 10), (10, 30)):
-        found = matching.match([lesion(pair[0], 0, 0, 0)], [lesion(pair[1], 0, apart, 0)])
-        assert (found.pairs, found.new) == ((((0, 0),), ()) if paired else ((), (0,)))
-
-
-def test_a_lesion_does_not_give_up_a_good_partner_for_more_pairs():
-    before = [lesion(30, 0, 0, 0), lesion(30, 25, 0, 0)]  # the second vanished
-    after = [lesion(28, 2, 0, 0), lesion(20, -25, 0, 0)]  # the second is new
-    assert matching.match(before, after) == matching.Match(((0, 0),), (), (), (1,))
-
-
-def test_fragments_and_merged_lesions():
-    whole, parts = [lesion(40, 0, 0, 0)], [lesion(15, 4, 0, 0), lesion(12, -15, 0, 0)]
-    assert matching.match(whole, parts) == matching.Match(((0, 0),), ((0, 1),), (), ())
-    assert matching.match(parts, whole) == matching.Match(((0, 0),), (), ((1, 0),), ())

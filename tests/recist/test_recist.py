@@ -51,17 +51,17 @@ def point(*diameters, spacing=5.0, places=None) -> TimePoint:
     ],
 )
 def test_measurable_from_10_mm_and_from_twice_the_slice_spacing(diameter, spacing, expected):
-    assert rules.measurable(lesion(diameter), spacing) is expected
+    assert rules.is_measurable(lesion(diameter), spacing) is expected
 
 
 def test_targets_are_the_two_largest_measurable_lesions():
-    assert rules.targets(point(12.0, 40.0, 9.0, 25.0, 24.9)) == [1, 3]
+    assert rules.choose_targets(point(12.0, 40.0, 9.0, 25.0, 24.9)) == [1, 3]
     assert rules.sum_of_diameters(point(12.0, 40.0, 9.0, 25.0, 24.9)) == 65
-    assert rules.targets(point(9.0, 12.0)) == [1]
-    assert rules.targets(point(9.0, 12.0, spacing=7.0)) == []
+    assert rules.choose_targets(point(9.0, 12.0)) == [1]
+    assert rules.choose_targets(point(9.0, 12.0, spacing=7.0)) == []
     assert rules.sum_of_diameters(point(9.0)) == rules.sum_of_diameters(point()) == 0
     alike = TimePoint((lesion(20, volume=5), lesion(20, volume=7), lesion(20, volume=6)), 5.0)
-    assert rules.targets(alike) == [1, 2]
+    assert rules.choose_targets(alike) == [1, 2]
 
 
 def test_a_mask_is_measured():
@@ -70,16 +70,16 @@ def test_a_mask_is_measured():
     mask[2, 6, 25:30] = True  # touches it by a corner: one lesion
     mask[4, 5, 5:15] = True  # in the same place beyond a slice's gap: another
     mask[3, 30:38, 50] = True
-    found = rules.time_point(mask, grid(mask.shape, (0.8, 0.8, 6.0)))
+    found = rules.measure_time_point(mask, grid(mask.shape, (0.8, 0.8, 6.0)))
     assert found.slice_spacing == 6
     assert [part.diameter for part in found.lesions] == pytest.approx([16, 6.4, 8])
     assert [part.short_axis for part in found.lesions] == pytest.approx([0.8, 0.8, 0.8])
     assert found.patient_volume == pytest.approx(mask.sum() * 0.8 * 0.8 * 6)
-    assert rules.targets(found) == [0]
-    empty = rules.time_point(np.zeros_like(mask), grid(mask.shape, (1, 1, 1)))
+    assert rules.choose_targets(found) == [0]
+    empty = rules.measure_time_point(np.zeros_like(mask), grid(mask.shape, (1, 1, 1)))
     assert (empty.lesions, empty.patient_volume) == ((), 0)
     with pytest.raises(ValueError, match="on a grid of"):
-        rules.time_point(mask[1:], grid(mask.shape, (1, 1, 1)))
+        rules.measure_time_point(mask[1:], grid(mask.shape, (1, 1, 1)))
 
 
 # Responses
@@ -313,7 +313,7 @@ def test_command_reads_segmentations_and_their_frame_of_reference(masks, tmp_pat
     told = run([*argv, "--same-frame"], capsys)
     assert "paired: by position" in told.out
     assert "frame of reference is not the other's" in told.err
-    with pytest.raises(UserError, match="name their folder by --pre-image"):
+    with pytest.raises(UserError, match="give their folder by --pre-image"):
         recist_command.main([*argv[:2], *masks[2:]])
     with pytest.raises(UserError, match="no segment is labelled 'liver'"):
         recist_command.main([*argv, "--label", "liver"])

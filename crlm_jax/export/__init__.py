@@ -1,4 +1,4 @@
-"""A trained segmenter with its preprocessing as StableHLO and ONNX.
+"""A trained segmenter as StableHLO and ONNX, with an example that segments scans with it.
 
 May import: every package below it; never `training` or `report`.
 """

@@ -11,7 +11,6 @@ Beside them lie `preprocessing.json`, which says how a scan becomes grey levels 
 probability becomes a mask, and `example.py`, which does both in NumPy as `crlm_jax.predict` does.
 """
 
-import dataclasses
 import hashlib
 import importlib.resources
 import json
@@ -27,7 +26,6 @@ from crlm_jax.config.schema import Config
 from crlm_jax.export.function import make_network, to_stablehlo
 from crlm_jax.export.to_onnx import check_onnx, require_onnx, to_onnx
 from crlm_jax.imaging.conditions import is_ct
-from crlm_jax.method import networks
 from crlm_jax.method.segment import load_best
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
@@ -103,9 +101,11 @@ def export_run(run: str | Path, out: Path, formats: str = "both") -> dict[str, A
       What `preprocessing.json` holds.
 
     Raises:
-      ConfigError, FileNotFoundError, CheckpointError: no run, or no whole checkpoint, is there.
-      ExportError: `out` holds something else; ONNX was asked for and a package of it is missing,
-        the network cannot be translated, or its result differs.
+      ConfigError, FileNotFoundError, CheckpointError: the folder holds no run or no whole
+        checkpoint.
+      UserError: `out` holds something else.
+      ExportError: ONNX is asked for, but one of its packages is missing, the network cannot be
+        translated, or ONNX Runtime's result differs.
     """
     out = out.resolve()
     _check_out(out)
@@ -113,18 +113,15 @@ def export_run(run: str | Path, out: Path, formats: str = "both") -> dict[str, A
         require_onnx()
     run = locate(run)
     config = read_run(run)
-    graph, variables, step = load_best(config, RunFolder(run).checkpoints, parallel.make_mesh(1))
-    size, mirror, files = config.data.image_size, config.evaluation.mirror, {}
+    trained = load_best(config, RunFolder(run).checkpoints, parallel.make_mesh(1))
+    size, files = config.data.image_size, {}
     if formats != "onnx":
-        network = make_network(graph, variables, mirror=mirror)
-        files[STABLEHLO] = to_stablehlo(network, size)
+        files[STABLEHLO] = to_stablehlo(make_network(trained), size)
     if formats != "stablehlo":
-        exact = dataclasses.replace(config.train, precision="float32")
-        segmenter = networks.create_segmenter(dataclasses.replace(config, train=exact))
-        network = make_network(networks.evaluation_graph(segmenter), variables, mirror=mirror)
+        network = make_network(trained.in_float32())
         notes = {
             "run": config.name,
-            "step": str(step),
+            "step": str(trained.step),
             "conditions": ", ".join(config.data.conditions),
             "warnings": " ".join(warnings(config)),
         }
@@ -132,7 +129,7 @@ def export_run(run: str | Path, out: Path, formats: str = "both") -> dict[str, A
         check_onnx(files[ONNX], network, size)
     example = importlib.resources.files("crlm_jax.export") / "templates" / "example.py"
     files[EXAMPLE] = example.read_bytes()
-    description = describe(config, run.resolve().name, step, files)
+    description = describe(config, run.resolve().name, trained.step, files)
     files[PREPROCESSING] = (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
     with whole_folder(out, _check_out) as folder:
         for name, content in files.items():

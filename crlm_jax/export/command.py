@@ -1,6 +1,7 @@
-"""The command that exports a trained segmenter.
+"""The command that exports a trained segmenter for use without this package.
 
 python -m crlm_jax.export --run runs/ct --out exported
+python exported/example.py scan.nii.gz mask.nii.gz
 """
 
 import argparse
@@ -15,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.export",
-        description="Write a trained segmenter, with its preprocessing, as StableHLO and ONNX.",
+        description="Write a trained segmenter as StableHLO and ONNX, with an example that "
+        "segments scans with either file.",
     )
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument(

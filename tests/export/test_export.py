@@ -17,23 +17,21 @@ import SimpleITK as sitk
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.config.storage import to_json
 from crlm_jax.errors import UserError
-from crlm_jax.export import bundle, function, to_onnx
+from crlm_jax.export import bundle, to_onnx
 from crlm_jax.export import command as export_command
 from crlm_jax.imaging import resize as imaging_resize
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.method.checkpoint import Checkpoints
-from crlm_jax.method.segment import load_best, make_segment
+from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state
-from crlm_jax.runs.folder import read_run
+from crlm_jax.predict.segmenter import load
+from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
 from crlm_jax.training.loop import segmenter_part
 from tests.cohorts import tiny_config
 
-WINDOW = (20.0, 180.0)
 FINAL_BIAS = 4.2
-# Batch, rows, columns: as the network sees it, larger, a single row, uneven both ways.
-SHAPES = [(1, 32, 32), (3, 64, 48), (1, 1, 5), (2, 83, 150)]
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "jax2onnx")),
     reason="the extra `export` is not installed",
@@ -93,27 +91,23 @@ def load_onnx(folder: Path):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / bundle.ONNX)
-    return lambda image, window: session.run(None, {"image": image, "window": window})[0]
+    return lambda grey: session.run(["probability"], {"grey": grey})[0]
 
 
 @functools.cache
 def segmenter(run: Path, precision: str):
-    config, mesh = read_run(run), parallel.make_mesh(1)
+    config = read_run(run)
     config.train.precision = precision
-    graph, variables, _ = load_best(config, run / "checkpoints", mesh)
-    return functools.partial(make_segment(graph, mesh), variables)
+    return load_best(config, RunFolder(run).checkpoints, parallel.make_mesh(1))
 
 
-def by_the_package(run: Path, image: np.ndarray, window=WINDOW, precision="float32") -> np.ndarray:
-    """The probability (B, H, W) by the path of evaluation and prediction."""
-    volume = volumes.Volume(image, (1.0, 1.0, 1.0), None, False, Path("raw"))
-    grey = to_uint8(volume, "ct", ct_window=window)
-    slices = imaging_resize.resize(grey, read_run(run).data.image_size)[..., None]
-    probability = np.asarray(segmenter(run, precision)(slices))
-    return imaging_resize.resize(probability, image.shape[1:])
+def by_the_package(run: Path, grey: np.ndarray, precision="float32") -> np.ndarray:
+    """The probability (B, S, S) by the path of evaluation and prediction."""
+    return np.asarray(segmenter(run, precision).probability(grey[..., None].astype(np.uint8)))
 
 
 def raw(shape: tuple[int, int, int]) -> np.ndarray:
+    """Slices of soft blobs with noise, in no unit."""
     rng = np.random.default_rng(shape)
     blobs = imaging_resize.resize(
         rng.uniform(0, 200, (shape[0], 4, 4)).astype(np.float32), shape[1:]
@@ -121,48 +115,93 @@ def raw(shape: tuple[int, int, int]) -> np.ndarray:
     return blobs + rng.normal(0, 15, shape).astype(np.float32)
 
 
+def grey_levels(count: int) -> np.ndarray:
+    """Slices (count, 32, 32) as the network takes them."""
+    return np.rint(np.clip(raw((count, 32, 32)) * 255 / 200, 0, 255))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_stablehlo_is_the_packages_path(run, exported, shape):
-    image = raw(shape)
-    expected = by_the_package(run, image)
-    found = load_stablehlo(exported)(image, np.array(WINDOW, np.float32))
-    assert found.shape == shape
+@pytest.mark.parametrize("count", [1, 3])
+def test_stablehlo_is_the_packages_network(run, exported, count):
+    grey = grey_levels(count)
+    found = load_stablehlo(exported)(grey)
+    assert found.shape == (count, 32, 32)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(found, by_the_package(run, grey), atol=1e-5, rtol=0)
 
 
 def test_the_moved_weights_give_maps_worth_comparing(run):
-    expected = by_the_package(run, raw((2, 83, 150)))
+    expected = by_the_package(run, grey_levels(3))
     assert expected.std() > 0.05
     assert expected.min() < 0.4 < 0.6 < expected.max()
 
 
-def test_stablehlo_runs_on_every_platform_at_every_size(exported):
+def test_stablehlo_runs_on_every_platform_with_any_number_of_slices(exported):
     loaded = jax.export.deserialize(bytearray((exported / bundle.STABLEHLO).read_bytes()))
     assert loaded.platforms == ("cpu", "cuda", "tpu")
-    assert [str(aval.shape) for aval in loaded.in_avals] == ["(B, H, W)", "(2,)"]
-    assert [str(aval.shape) for aval in loaded.out_avals] == ["(B, H, W)"]
+    assert [str(aval.shape) for aval in loaded.in_avals] == ["(B, 32, 32)"]
+    assert [str(aval.shape) for aval in loaded.out_avals] == ["(B, 32, 32)"]
+
+
+@pytest.fixture(scope="module")
+def example(exported):
+    """The written example as a module."""
+    spec = importlib.util.spec_from_file_location("exported_example", exported / bundle.EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize(("old", "new"), [(7, 32), (32, 7), (512, 224), (224, 511), (1, 3), (5, 5)])
-def test_halfway_grey_levels_round_as_in_numpy(old, new):
-    grey = np.random.default_rng(old).integers(0, 256, (2, old, old)).astype(np.uint8)
-    resize = jax.jit(function._resize, static_argnums=(1, 2))
-    found = np.rint(resize(grey.astype(np.float32), new, new))
+def test_the_example_resamples_as_the_package_does(example, old, new):
+    rng = np.random.default_rng(old)
+    grey = rng.integers(0, 256, (2, old, old + 1)).astype(np.uint8)
+    found = np.rint(example.resize(grey.astype(np.float32), new, new))
     np.testing.assert_array_equal(found, imaging_resize.resize(grey, new))
+    probability = rng.uniform(0, 1, (2, old, old + 1)).astype(np.float32)
+    found = example.resize(probability, new, new + 2)
+    np.testing.assert_array_equal(found, imaging_resize.resize(probability, (new, new + 2)))
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_the_example_windows_as_the_package_does(example, eight_bit):
+    voxels = np.rint(raw((3, 40, 50))).clip(0, 255)
+    volume = volumes.Volume(voxels, None, eight_bit, Path("raw"))
+    rules = {
+        "ct": {"kind": "fixed", "low": 20, "high": 180},
+        "pre_dwi": {"kind": "percentiles", "low": 0.5, "high": 99.5},
+    }
+    for condition, rule in rules.items():
+        window = example.find_window(voxels, eight_bit, rule)
+        expected = to_uint8(volume, condition, ct_window=(20.0, 180.0))
+        np.testing.assert_array_equal(example.to_grey(voxels, window), expected)
 
 
 @needs_onnx
-@pytest.mark.parametrize("shape", SHAPES)
-def test_onnx_is_the_packages_path(run, exported_onnx, shape):
-    image = raw(shape)
-    found = load_onnx(exported_onnx)(image, np.array(WINDOW, np.float32))
-    assert found.shape == shape
-    np.testing.assert_allclose(found, by_the_package(run, image), atol=1e-4, rtol=0)
+@pytest.mark.parametrize("count", [1, 3])
+def test_onnx_is_the_packages_network(run, exported_onnx, count):
+    grey = grey_levels(count)
+    found = load_onnx(exported_onnx)(grey)
+    assert found.shape == (count, 32, 32)
+    np.testing.assert_allclose(found, by_the_package(run, grey), atol=1e-4, rtol=0)
+
+
+@needs_onnx
+def test_onnx_takes_grey_levels_of_any_number_of_slices(exported_onnx):
+    import onnx
+
+    graph = onnx.load(exported_onnx / bundle.ONNX).graph
+    shapes = [
+        (
+            value.name,
+            [side.dim_value or side.dim_param for side in value.type.tensor_type.shape.dim],
+        )
+        for value in (*graph.input, *graph.output)
+    ]
+    assert shapes == [("grey", ["B", 32, 32]), ("probability", ["B", 32, 32])]
 
 
 @needs_onnx
@@ -176,18 +215,14 @@ def test_onnx_carries_its_warnings(exported_onnx):
 
 @needs_onnx
 def test_a_bfloat16_run_stays_so_in_stablehlo_and_is_float32_in_onnx(tmp_path):
-    run, out, image = (
-        make_run(tmp_path / "run", precision="bfloat16"),
-        tmp_path / "out",
-        raw(SHAPES[0]),
-    )
+    run, out = make_run(tmp_path / "run", precision="bfloat16"), tmp_path / "out"
     bundle.export_run(run, out)
-    window = np.array(WINDOW, np.float32)
-    rounded = by_the_package(run, image, precision="bfloat16")
-    exact = by_the_package(run, image, precision="float32")
+    grey = grey_levels(1)
+    rounded = by_the_package(run, grey, precision="bfloat16")
+    exact = by_the_package(run, grey, precision="float32")
     assert np.abs(rounded - exact).max() > 1e-3
-    np.testing.assert_allclose(load_stablehlo(out)(image, window), rounded, atol=1e-5, rtol=0)
-    np.testing.assert_allclose(load_onnx(out)(image, window), exact, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(load_stablehlo(out)(grey), rounded, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(load_onnx(out)(grey), exact, atol=1e-4, rtol=0)
     description = json.loads((out / bundle.PREPROCESSING).read_text())
     assert description["precision"] == {bundle.STABLEHLO: "bfloat16", bundle.ONNX: "float32"}
 
@@ -209,6 +244,11 @@ def test_preprocessing_says_what_a_user_must_know(tmp_path):
     assert set(found["files"]) == {bundle.STABLEHLO, bundle.EXAMPLE}
     for name, digest in found["files"].items():
         assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
+    assert "linear" in found["resampling"]
+    assert "rounded" in found["resampling_note"]
+    assert "255" in found["grey_levels"]
+    assert "(B, S, S)" in found["input"]
+    assert "(B, S, S)" in found["output"]
     done = run_example(tmp_path / "out", ("crlm_jax",), "scan.nii.gz", "mask.nii.gz")
     assert done.returncode == 1
     assert "give one CONDITION of ct, pre_dwi" in done.stderr
@@ -228,6 +268,35 @@ def run_example(out: Path, without: tuple[str, ...], *arguments) -> subprocess.C
     )
     command = [sys.executable, "-I", "-c", program, str(out / bundle.EXAMPLE), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_examples_errors_are_one_line_and_leave_no_file(exported, tmp_path):
+    scan, folder = tmp_path / "scan.nii.gz", tmp_path / "masks"
+    write_oblique_scan(scan)
+    (tmp_path / "text.nii.gz").write_text("text")
+    flat = sitk.GetImageFromArray(np.zeros((4, 8, 8), np.int16))
+    sitk.WriteImage(flat, str(tmp_path / "flat.nii.gz"))
+    sitk.WriteImage(flat[:, :, 0], str(tmp_path / "slice.nii.gz"))
+    folder.mkdir()
+    for image, mask, part in (
+        ("none.nii.gz", "masks/m.nii.gz", "none.nii.gz: not an image that can be read"),
+        ("text.nii.gz", "masks/m.nii.gz", "text.nii.gz: not an image that can be read"),
+        ("flat.nii.gz", "masks/m.nii.gz", "no contrast"),
+        ("slice.nii.gz", "masks/m.nii.gz", "3D"),
+        ("scan.nii.gz", "none/m.nii.gz", "cannot be written"),
+    ):
+        done = run_example(exported, ("crlm_jax",), tmp_path / image, tmp_path / mask)
+        assert done.returncode == 1
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert part in line
+        assert "Traceback" not in done.stderr
+        assert not list(folder.iterdir())
+    done = run_example(exported, ("crlm_jax",), scan, folder / "m.txt")
+    assert done.returncode == 2
+    assert "m.txt: a mask ends with one of .nii.gz" in done.stderr
+    done = run_example(exported, ("jax",), scan, folder / "m.nii.gz")
+    assert done.returncode == 1
+    assert "say what to install" in done.stderr
 
 
 def write_oblique_scan(path: Path) -> None:
@@ -255,13 +324,17 @@ def test_the_example_segments_a_scan_without_the_package(run, request, tmp_path,
     write_oblique_scan(scan)
     done = run_example(out, without, scan, mask, name)
     assert done.returncode == 0, done.stderr
-    volume = volumes.read_image(scan)
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []
+    # The masks of `predict`: the same voxels, but where the probability is within ONNX Runtime's
+    # tolerance of the threshold, and rounding decides.
+    predict, volume = load(run), volumes.read_image(scan)
     assert volume.voxels.shape[0] == 11
     found = volumes.read_mask(mask, None, volume)  # raises where the grids differ
-    window = tuple(np.percentile(volume.voxels, (0.5, 99.5)))
-    probability = by_the_package(run, volume.voxels, window)
+    probability = predict.probability(predict.slices(predict.grey(volume)))
+    expected = predict.finish(probability, volume.geometry).mask
+    probability = imaging_resize.resize(probability, volume.voxels.shape[1:])
     assert 0.05 < found.mean() < 0.95
-    assert ((found == (probability > 0.5)) | (np.abs(probability - 0.5) < 1e-4)).all()
+    assert ((found == expected) | (np.abs(probability - 0.5) < to_onnx.TOLERANCE)).all()
 
 
 def test_a_second_export_replaces_the_first(run, exported, tmp_path):

@@ -4,11 +4,15 @@
     pip install SimpleITK onnxruntime      # for segmenter.onnx
     python example.py scan.nii.gz mask.nii.gz [segmenter.onnx [CONDITION]]
 
-Not a medical device. `preprocessing.json` beside this file says how the segmenter was trained.
+Not a medical device. `preprocessing.json` beside this file describes every step and says how the
+segmenter was trained.
 """
 
+import argparse
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +21,13 @@ import SimpleITK as sitk
 FOLDER = Path(__file__).resolve().parent
 SETTINGS = json.loads((FOLDER / "preprocessing.json").read_text(encoding="utf-8"))
 BATCH = 8  # slices at a time
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")  # of a mask
+
+Network = Callable[[np.ndarray], np.ndarray]
 
 
-def load(name):
-    """Returns the function: image (B, H, W), window (2,) -> probability (B, H, W), float32."""
+def load(name: str) -> Network:
+    """Returns the network: grey levels 0 … 255 (B, S, S) float32 -> probability (B, S, S)."""
     model = (FOLDER / name).read_bytes()
     if name.endswith(".onnx"):
         import onnxruntime
@@ -28,53 +35,113 @@ def load(name):
         session = onnxruntime.InferenceSession(
             model, providers=onnxruntime.get_available_providers()
         )
-        return lambda image, window: session.run(None, {"image": image, "window": window})[0]
+        return lambda grey: session.run(["probability"], {"grey": grey})[0]
     import jax
     from jax import export
 
-    return jax.jit(export.deserialize(bytearray(model)).call)
+    call = jax.jit(export.deserialize(bytearray(model)).call)
+    return lambda grey: np.asarray(call(grey))
 
 
-def find_window(voxels, eight_bit, rule):
-    """Returns the values shown as black and white, float32 (2,)."""
-    window = (rule["low"], rule["high"])
+def find_window(voxels: np.ndarray, eight_bit: bool, rule: dict) -> tuple[float, float]:
+    """Returns the values that are shown as black and white."""
     if eight_bit:  # windowed at its source
-        window = (0, 255)
-    elif rule["kind"] == "percentiles":
-        window = np.percentile(voxels, window)
-        if window[0] == window[1]:
-            window = (voxels.min(), voxels.max())
-    return np.array(window, np.float32)
+        return 0.0, 255.0
+    if rule["kind"] == "fixed":
+        return rule["low"], rule["high"]
+    low, high = np.percentile(voxels, (rule["low"], rule["high"]))
+    if low == high:
+        low, high = voxels.min(), voxels.max()
+    return float(low), float(high)
 
 
-def segment(scan, function, condition):
-    """Returns the mask of a SimpleITK image, 0 and 1, on the image's own grid."""
+def to_grey(voxels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Maps voxels to whole grey levels 0 … 255, float32."""
+    low, high = window
+    return np.rint(np.clip((voxels - np.float32(low)) * np.float32(255 / (high - low)), 0, 255))
+
+
+def neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two old pixels on either side of every new one, and the weight of the second."""
+    centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    first = np.minimum(centre.astype(int), max(old - 2, 0))
+    return first, np.minimum(first + 1, old - 1), (centre - first).astype(np.float32)
+
+
+def resize(slices: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Resamples every slice of (B, H, W) float32 linearly: (B, rows, columns) float32."""
+    top, bottom, down = neighbours(slices.shape[1], rows)
+    left, right, across = neighbours(slices.shape[2], columns)
+    lines = slices[:, top] + (slices[:, bottom] - slices[:, top]) * down[:, None]
+    return lines[:, :, left] + (lines[:, :, right] - lines[:, :, left]) * across
+
+
+def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
+    """Returns the mask of a 3D scan, 0 and 1, on the scan's own grid."""
+    if scan.GetDimension() != 3 or scan.GetNumberOfComponentsPerPixel() != 1:
+        sys.exit("error: the scan is not one grey 3D volume; export it as one")
     axial = sitk.DICOMOrient(scan, SETTINGS["orientation"])
     voxels = sitk.GetArrayFromImage(axial).astype(np.float32)  # (Z, H, W)
     if not np.isfinite(voxels).all() or voxels.min() == voxels.max():
-        sys.exit("error: the scan has voxels that are no number, or no contrast")
+        sys.exit("error: the scan has NaN or infinite voxels, or no contrast; export it again")
     eight_bit = scan.GetPixelID() == sitk.sitkUInt8
     window = find_window(voxels, eight_bit, SETTINGS["windows"][condition])
-    probability = np.empty_like(voxels)
+    side, mask = SETTINGS["image_size"], np.empty(voxels.shape, np.uint8)
     for start in range(0, len(voxels), BATCH):
         start = max(0, min(start, len(voxels) - BATCH))  # all of one size: compiled once
         batch = slice(start, start + BATCH)
-        probability[batch] = function(voxels[batch], window)
-    mask = sitk.GetImageFromArray((probability > SETTINGS["threshold"]).astype(np.uint8))
-    mask.CopyInformation(axial)
+        grey = np.rint(resize(to_grey(voxels[batch], window), side, side))
+        probability = resize(network(grey), *voxels.shape[1:])
+        mask[batch] = probability > SETTINGS["threshold"]
+    image = sitk.GetImageFromArray(mask)
+    image.CopyInformation(axial)
     own = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(scan.GetDirection())
-    mask = sitk.DICOMOrient(mask, own)
-    mask.CopyInformation(scan)
-    return mask
+    image = sitk.DICOMOrient(image, own)
+    image.CopyInformation(scan)
+    return image
+
+
+def write(mask: sitk.Image, out: Path) -> None:
+    """Writes a mask under a temporary name beside `out`, then renames it: whole or not at all."""
+    temporary = out.with_name(f".{os.getpid()}.{out.name}")
+    try:
+        sitk.WriteImage(mask, str(temporary), useCompression=True)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Runs the command line; an error is one line, and ends the program with code 1."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    networks = [name for name in SETTINGS["files"] if name.endswith((".stablehlo", ".onnx"))]
+    parser.add_argument("scan", type=Path, help="one 3D volume")
+    parser.add_argument("mask", type=Path, help=f"to write: {', '.join(ENDINGS)}")
+    parser.add_argument("network", nargs="?", default=networks[0], choices=networks)
+    parser.add_argument("condition", nargs="?", choices=SETTINGS["conditions"])
+    args = parser.parse_args()
+    if not args.mask.name.lower().endswith(ENDINGS):
+        parser.error(f"{args.mask}: a mask ends with one of {', '.join(ENDINGS)}")
+    windows = SETTINGS["windows"]
+    conditions = [args.condition] if args.condition else SETTINGS["conditions"]
+    if any(windows[name] != windows[conditions[0]] for name in conditions):
+        sys.exit(f"error: windowed differently; give one CONDITION of {', '.join(conditions)}")
+    for warning in SETTINGS["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    try:
+        scan = sitk.ReadImage(str(args.scan))
+    except RuntimeError:
+        sys.exit(f"error: {args.scan}: not an image that can be read; correct the path")
+    try:
+        network = load(args.network)
+    except ImportError as error:
+        sys.exit(f"error: {error}; the first lines of this file say what to install")
+    mask = segment(scan, network, conditions[0])
+    try:
+        write(mask, args.mask)
+    except (OSError, RuntimeError):
+        sys.exit(f"error: {args.mask}: cannot be written; see that its folder exists and has room")
 
 
 if __name__ == "__main__":
-    if not 3 <= len(sys.argv) <= 5:
-        sys.exit(__doc__)
-    name = sys.argv[3] if len(sys.argv) > 3 else next(iter(SETTINGS["files"]))
-    conditions = sys.argv[4:] or SETTINGS["conditions"]
-    if any(SETTINGS["windows"][c] != SETTINGS["windows"][conditions[0]] for c in conditions):
-        sys.exit(f"error: windowed differently; give one CONDITION of {', '.join(conditions)}")
-    print(*SETTINGS["warnings"], sep="\n", file=sys.stderr)
-    mask = segment(sitk.ReadImage(sys.argv[1]), load(name), conditions[0])
-    sitk.WriteImage(mask, sys.argv[2], useCompression=True)
+    main()

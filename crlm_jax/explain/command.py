@@ -1,18 +1,19 @@
-"""Where the segmenter looks when it calls something a lesion, and what the critic sees of it.
+"""The command that maps where the segmenter looks, and what the critic sees of a prediction.
 
     python -m crlm_jax.explain --run runs/ct --image scan.nii.gz --out explained
     python -m crlm_jax.explain --run runs/ct --image scan.nii.gz --out explained --mask mask.nii.gz
 
 A lesion's score is the sum of the segmenter's logits over its pixels. Two maps share it out over
 the image: integrated gradients, whose values add up to the score less that of a baseline (checked
-at every run), and occlusion, the loss of score where a patch is hidden. With a reference mask, one
+in every run), and occlusion, the loss of score where a patch is hidden. With a reference mask, one
 map for each constrained stage of the critic shows where it tells prediction and reference apart.
 
-All is done slice by slice, since the network sees single slices, and in float32 even where the run
-was trained in bfloat16.
+Everything is computed slice by slice, since the network sees single slices, and in float32 even if
+the run was trained in bfloat16.
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,71 +27,90 @@ from crlm_jax.explain.scan import (
     describe,
     explain_lesion,
     explain_stages,
-    read_task,
+    read_scan,
 )
 from crlm_jax.method.attribution import upsample_stage_map
 from crlm_jax.models.torch_weights import WeightsError
-from crlm_jax.predict.scans import add_scan, check_condition
-from crlm_jax.system.console import local_path, print_stderr
+from crlm_jax.predict.scans import add_scan_arguments, check_condition
+from crlm_jax.predict.segmenter import use_compile_cache
+from crlm_jax.system.console import local_path, print_error, print_stderr
 from crlm_jax.system.files import check_folder, whole_folder
 
 _OURS = r"explain\.json|lesion\d+(_\w+)?\.(png|nii\.gz)|stage\d+\.nii\.gz"
 
 
 def _check_out(out: Path) -> None:
-    """Raises ValueError unless `out` is new, empty, or earlier maps."""
+    """Raises UserError unless `out` is new, empty, or holds earlier maps."""
     check_folder(out, _OURS, "explain.json")
 
 
-def _stages_or_why_not(task: ExplainedScan) -> tuple[dict[int, Maps], str | None, bool]:
-    """Returns the stage maps, or why there are none and whether that is a failure."""
-    if not task.segmenter.config.loss.stages:
-        return {}, "no stage maps: the run has no critic (loss.stages is empty)", False
-    if task.reference is None:
-        return {}, "no stage maps: they compare with a reference; give it with --mask", False
+@dataclasses.dataclass(frozen=True)
+class _StageMaps:
+    """The maps of the critic's stages, or the reason why there are none."""
+
+    maps: dict[int, Maps]  # by stage
+    missing: str | None = None
+    failed: bool = False  # the critic was needed, but is not available
+
+
+def _map_stages(explained: ExplainedScan) -> _StageMaps:
+    if not explained.segmenter.config.loss.stages:
+        return _StageMaps({}, "no stage maps: the run has no critic (loss.stages is empty)")
+    if explained.reference is None:
+        return _StageMaps({}, "no stage maps: they need a reference mask; give it with --mask")
     try:
-        return explain_stages(task), None, False
+        return _StageMaps(explain_stages(explained, explained.reference))
     except (WeightsError, ConfigError) as error:
-        return {}, f"no stage maps: {error}", True
+        reason = " ".join(str(error).split())
+        return _StageMaps({}, f"no stage maps: {reason}", failed=True)
 
 
-def _explain(task: ExplainedScan, folder: Path, args: argparse.Namespace) -> int:
-    """Writes the maps and numbers of a scan; returns 1 where the critic could not be had."""
-    about, count = describe(task, args.steps), len(task.prediction.lesions)
-    stages, failed = {}, False
+def _write_stages(explained: ExplainedScan, folder: Path, stages: dict[int, Maps]) -> dict:
+    """Writes the maps of the stages; returns their means by stage and slice."""
+    means = {}
+    for stage, maps in stages.items():
+        whole = {z: upsample_stage_map(values, explained.side) for z, values in maps.items()}
+        explained.write_map(folder / f"stage{stage}.nii.gz", whole)
+        means[str(stage)] = {str(z): float(m.mean(dtype=float)) for z, m in maps.items()}
+    return means
+
+
+def _explain(explained: ExplainedScan, folder: Path, args: argparse.Namespace) -> int:
+    """Writes the maps and numbers of a scan; returns 1 if the critic is not available."""
+    about, count = describe(explained, args.steps), len(explained.prediction.lesions)
+    stages = _StageMaps({})
     for warning in about["warnings"]:
         print_stderr(f"warning: {warning}")
     if count:
         if not 1 <= (args.lesion or 1) <= count:
             raise UserError(f"--lesion {args.lesion}: {count} lesion(s) are predicted")
-        stages, about["stages_note"], failed = _stages_or_why_not(task)
-        if about["stages_note"]:
-            print_stderr(f"{'error' if failed else 'note'}: {about['stages_note']}")
-    for stage, maps in stages.items():
-        whole = {z: upsample_stage_map(values, task.slices.shape[1]) for z, values in maps.items()}
-        task.write_map(folder / f"stage{stage}.nii.gz", whole)
-        means = {str(z): float(values.mean(dtype=float)) for z, values in maps.items()}
-        about["stages"] = (about["stages"] or {}) | {str(stage): means}
+        stages = _map_stages(explained)
+        about["stages_note"] = stages.missing
+        if stages.failed:
+            print_error(stages.missing)
+        elif stages.missing:
+            print_stderr(f"note: {stages.missing}")
+    about["stages"] = _write_stages(explained, folder, stages.maps) or None
     chosen = [args.lesion] if args.lesion else range(1, count + 1)
     for number in chosen if count else ():
-        numbers, maps = explain_lesion(task, number, args.method, args.steps)
-        about["lesions"].append(numbers)
-        if not numbers.get("complete", True):
-            print_stderr(
-                f"warning: {headline(task, numbers)}: ask for more than --steps {args.steps}"
-            )
-        for name, by_slice in maps.items():
-            task.write_map(folder / f"lesion{number}_{name}.nii.gz", by_slice)
-        figure = draw_lesion(task, numbers, maps, stages)
+        lesion = explain_lesion(explained, number, args.method, args.steps)
+        about["lesions"].append(lesion.to_json())
+        if lesion.scores and not lesion.scores.complete:
+            title = headline(explained, lesion)
+            print_stderr(f"warning: {title}: ask for more than --steps {args.steps}")
+        for name, by_slice in lesion.maps.items():
+            explained.write_map(folder / f"lesion{number}_{name}.nii.gz", by_slice)
+        figure = draw_lesion(explained, lesion, stages.maps)
         figure.savefig(folder / f"lesion{number}.png", dpi=110)
     text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "explain.json").write_text(text + "\n", encoding="utf-8")
     done = f"{len(about['lesions'])} of {count} lesion(s) explained"
     print(f"{args.out}: {done if count else 'no lesion is predicted; there is explain.json alone'}")
-    return int(failed)
+    return int(stages.failed)
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line; a usage error ends the program."""
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.explain",
         description="Map where a trained segmenter looks when it calls something a lesion, and, "
@@ -108,7 +128,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--mask", type=local_path, help="reference, for the maps of the critic's stages")
     add("--mask-label", type=lambda x: int(x) if x.isdigit() else x, metavar="N",
         help="the value of the mask that counts (default: any but 0)")  # fmt: skip
-    add_scan(parser, "scan", "s/mm², of a DICOM diffusion series")
+    add_scan_arguments(parser, "scan")
     add("--steps", type=int, default=64, help="of integrated gradients at first (default: 64)")
     add("--lesion", type=int, metavar="N", help="only this one, as predict numbers them")
     add("--method", choices=("integrated_gradients", "occlusion", "both"), default="both")
@@ -124,7 +144,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 1 if the critic could not be had."""
-    args = _arguments(argv)
+    """Runs the command line; returns the exit code: 1 if the critic is not available."""
+    args = _parse(argv)
     with whole_folder(args.out.resolve(), _check_out) as folder:
-        return _explain(read_task(args), folder, args)
+        use_compile_cache()
+        explained = read_scan(
+            args.run, args.image, condition=args.condition, series=args.series,
+            b_value=args.b_value, mask=args.mask, mask_label=args.mask_label,
+        )  # fmt: skip
+        return _explain(explained, folder, args)

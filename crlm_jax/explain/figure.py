@@ -1,36 +1,30 @@
 """The picture of an explained lesion."""
 
+import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from crlm_jax.config.notices import marks
-from crlm_jax.explain.scan import ExplainedScan, Maps
+from crlm_jax.explain.scan import ExplainedLesion, ExplainedScan, Maps
 from crlm_jax.imaging import overlay
 from crlm_jax.method.attribution import upsample_stage_map
 
-_SIGNED, _POSITIVE = "RdBu_r", "cividis"  # told apart by the colour-blind too
-
-
-def _frame(inside: np.ndarray, pixel: np.ndarray, least: float = 0.25) -> tuple[np.ndarray, float]:
-    """Top left corner and side in mm of a square with a lesion in its middle third, or so."""
-    size, places = inside.shape * pixel, np.argwhere(inside) * pixel
-    low, high = places.min(axis=0), places.max(axis=0) + pixel
-    side = min(max(3 * (high - low).max(), least * size.max()), size.min())
-    return np.clip((low + high - side) / 2, 0, size - side), side
+_GREY, _SIGNED, _POSITIVE = "gray", "RdBu_r", "cividis"  # colour maps, safe for the colour-blind
+_OUTLINES = {_GREY: overlay.PREDICTION, _SIGNED: "#000", _POSITIVE: "#fff"}  # by colour map
 
 
 def draw_lesion(
-    task: ExplainedScan, numbers: dict[str, Any], maps: dict[str, Maps], stages: dict[int, Maps]
+    explained: ExplainedScan, lesion: ExplainedLesion, stages: dict[int, Maps]
 ) -> Figure:
     """Draws the slice in which a lesion is longest, with its contour, and the maps beside it."""
-    z, number = numbers["slice"], numbers["lesion"]
-    pixel, inside = np.array(task.volume.spacing[1:]), task.prediction.labels[z] == number
-    height, width = inside.shape * pixel
-    extent, ((top, left), side) = (0, width, height, 0), _frame(inside, pixel)  # mm
-    panels = _panels(task, z, maps, stages)
+    z, prediction = lesion.slice, explained.prediction
+    pixel, inside = explained.volume.spacing[1:], prediction.labels[z] == lesion.number
+    height, width = inside.shape[0] * pixel[0], inside.shape[1] * pixel[1]
+    extent = (0.0, width, height, 0.0)  # mm
+    left, top, side = overlay.square_around(inside, pixel, scale=3, least=0.25)
+    panels = _panels(explained, lesion, stages)
     rows = math.ceil(len(panels) / 4)
     columns = math.ceil(len(panels) / rows)
     size = (3.8 * columns, rows * (3.2 * height / width + 0.3) + 0.4)
@@ -38,50 +32,65 @@ def draw_lesion(
     every = np.ravel(figure.subplots(rows, columns))
     for axes in every:
         axes.set_axis_off()
-    for axes, (title, values, colours, near) in zip(every, panels, strict=False):
-        picture = axes.imshow(values, extent=extent, **colours)
-        axes.set_title(title, fontsize=9)
-        if colours["cmap"] != "gray":
+    for axes, panel in zip(every, panels, strict=False):
+        picture = axes.imshow(
+            panel.values, extent=extent, cmap=panel.colours, vmin=panel.low, vmax=panel.high
+        )
+        axes.set_title(panel.title, fontsize=9)
+        if panel.colours != _GREY:
             figure.colorbar(picture, ax=axes, shrink=0.8)
-        if task.reference is not None:
-            overlay.contour(axes, task.reference[z], extent, overlay.REFERENCE)
-        shown = task.prediction.mask[z] if colours["cmap"] == _POSITIVE else inside
-        colour = {_SIGNED: "#000", _POSITIVE: "#fff"}.get(colours["cmap"], overlay.PREDICTION)
-        overlay.contour(axes, shown, extent, colour, "--")
-        if near:
+        if explained.reference is not None:
+            overlay.contour(axes, explained.reference[z], extent, overlay.REFERENCE)
+        shown = prediction.mask[z] if panel.colours == _POSITIVE else inside
+        overlay.contour(axes, shown, extent, _OUTLINES[panel.colours], "--")
+        if panel.lesion_alone:
             axes.set(xlim=(left, left + side), ylim=(top + side, top))
-    figure.suptitle(headline(task, numbers), fontsize=10)
+    figure.suptitle(headline(explained, lesion), fontsize=10)
     return figure
 
 
+@dataclasses.dataclass(frozen=True)
+class _Panel:
+    title: str
+    values: np.ndarray  # of the slice
+    colours: str
+    low: float | None = None
+    high: float | None = None
+    lesion_alone: bool = False  # the square around the lesion, not the whole slice
+
+
 def _panels(
-    task: ExplainedScan, z: int, maps: dict[str, Maps], stages: dict[int, Maps]
-) -> list[tuple[str, np.ndarray, dict[str, Any], bool]]:
-    """Lists title, picture, colours, and whether the lesion alone is shown, of what is drawn."""
-    grey = {"cmap": "gray", "vmin": 0, "vmax": 255}
-    panels = [("R    slice    L", task.grey[z], grey, False), ("lesion", task.grey[z], grey, True)]
-    for name, by_slice in maps.items():
-        most = np.abs(by_slice[z]).max() or 1.0
-        colours = {"cmap": _SIGNED, "vmin": -most, "vmax": most}
-        title = f"{name.replace('_', ' ')} (logits)"
-        panels.append((title, by_slice[z], colours, False))
+    explained: ExplainedScan, lesion: ExplainedLesion, stages: dict[int, Maps]
+) -> list[_Panel]:
+    z = lesion.slice
+    grey = explained.grey[z]
+    panels = [
+        _Panel("R    slice    L", grey, _GREY, 0, 255),
+        _Panel("lesion", grey, _GREY, 0, 255, lesion_alone=True),
+    ]
+    for name, by_slice in lesion.maps.items():
+        values = by_slice[z]
+        most = float(np.abs(values).max()) or 1.0
+        panels.append(_Panel(f"{name.replace('_', ' ')} (logits)", values, _SIGNED, -most, most))
         if name == "integrated_gradients":
-            panels.append(("the same, lesion", by_slice[z], colours, True))
-    random = ", random weights" if task.segmenter.config.critic.weights == "random" else ""
+            panels.append(
+                _Panel("the same, lesion", values, _SIGNED, -most, most, lesion_alone=True)
+            )
+    random = ", random weights" if explained.segmenter.config.critic.weights == "random" else ""
     for stage, by_slice in stages.items():
-        values = upsample_stage_map(by_slice[z], task.slices.shape[1])
-        panels.append((f"critic, stage {stage}{random}", values, {"cmap": _POSITIVE}, False))
+        values = upsample_stage_map(by_slice[z], explained.side)
+        panels.append(_Panel(f"critic, stage {stage}{random}", values, _POSITIVE))
     return panels
 
 
-def headline(task: ExplainedScan, numbers: dict[str, Any]) -> str:
-    """Says what a lesion's picture shows, and whether its attributions add up."""
-    words = [*marks(task.segmenter.config), f"lesion {numbers['lesion']}", task.condition]
-    words.append(f"slice {numbers['slice']}")
-    if "complete" in numbers:
-        errors = (numbers["completeness_error"], numbers["worst_slice_error"])
-        said, worst = ("infinite" if e is None else f"{100 * e:.2g} %" for e in errors)
-        words.append(f"completeness error {said} (worst slice: {worst})")
-        if not numbers["complete"]:
+def headline(explained: ExplainedScan, lesion: ExplainedLesion) -> str:
+    """Returns the title of a lesion's picture, with the error of its attributions' sum."""
+    words = [*marks(explained.segmenter.config), f"lesion {lesion.number}", explained.condition]
+    words.append(f"slice {lesion.slice}")
+    if scores := lesion.scores:
+        errors = (scores.completeness_error, scores.worst_slice_error)
+        total, worst = ("infinite" if e is None else f"{100 * e:.2g} %" for e in errors)
+        words.append(f"completeness error {total} (worst slice: {worst})")
+        if not scores.complete:
             words.append("NOT COMPLETE")
     return " · ".join(words)

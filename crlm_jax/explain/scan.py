@@ -1,6 +1,5 @@
-"""The maps of one scan's lesions, their numbers and their picture, for `explain.py`."""
+"""One scan's maps: attributions of its lesions, stages of the critic, and their numbers."""
 
-import argparse
 import dataclasses
 import math
 from pathlib import Path
@@ -12,7 +11,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from crlm_jax.config.notices import warnings
-from crlm_jax.config.schema import ConfigError, Data
+from crlm_jax.config.schema import ConfigError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
@@ -21,9 +20,9 @@ from crlm_jax.method import networks
 from crlm_jax.method.attribution import (
     MOST_DOUBLINGS,
     TOLERANCE,
-    Attribution,
     LesionScore,
     blurred,
+    completeness_error,
     integrated_gradients,
     logits,
     occlusion,
@@ -31,7 +30,7 @@ from crlm_jax.method.attribution import (
 )
 from crlm_jax.method.segment import TrainedSegmenter, load_best
 from crlm_jax.predict.scans import find_scans
-from crlm_jax.predict.segmenter import Prediction, Segmenter, load
+from crlm_jax.predict.segmenter import Prediction, ScanSegmenter, load
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import parallel
 from crlm_jax.system.console import print_stderr
@@ -44,9 +43,9 @@ Maps = dict[int, np.ndarray]  # by slice
 
 @dataclasses.dataclass(frozen=True)
 class ExplainedScan:
-    """What the maps of one scan are made of."""
+    """A scan with its prediction: what the maps are made from."""
 
-    segmenter: Segmenter
+    segmenter: ScanSegmenter
     network: TrainedSegmenter  # in float32
     scan: str  # its name
     condition: str
@@ -57,13 +56,18 @@ class ExplainedScan:
     reference: np.ndarray | None  # (Z, H, W) bool
 
     @property
+    def side(self) -> int:
+        """S: the side of the slices that the network sees, in pixels."""
+        return self.slices.shape[1]
+
+    @property
     def patch(self) -> tuple[int, int]:
         """Side and stride of the hidden patch in pixels: a 14th of the slice, and half of it."""
-        side = max(4, self.slices.shape[1] // 14)
+        side = max(4, self.side // 14)
         return side, side // 2
 
     def write_map(self, path: Path, maps: Maps) -> None:
-        """Writes maps on the scan's own grid, 0 in the other slices."""
+        """Writes maps (S, S) on the scan's own grid, with 0 in the other slices."""
         size = self.volume.geometry.axial_size
         whole = np.zeros(size, np.float32)
         for z, values in maps.items():
@@ -71,21 +75,86 @@ class ExplainedScan:
         volumes.write_image(volumes.to_original_grid(whole, self.volume.geometry), path)
 
 
-def read_task(args: argparse.Namespace) -> ExplainedScan:
-    """Loads the run and the scan, and predicts."""
-    scans = find_scans(args.image, series=args.series, b_value=args.b_value)
+@dataclasses.dataclass(frozen=True)
+class SliceScores:
+    """How a lesion's score in one slice was shared out; in logits."""
+
+    slice: int
+    score: float
+    baseline_score: float
+    sum: float  # of the attributions
+    completeness_error: float | None  # None: infinite
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LesionScores:
+    """The same for all slices of a lesion together."""
+
+    score: float
+    baseline_score: float
+    sum: float
+    completeness_error: float | None  # None: infinite
+    worst_slice_error: float | None  # None: infinite
+    complete: bool  # the error of every slice is within the tolerance
+    steps: int  # of the slice with the most
+    share_inside: float  # of the absolute attributions
+    share_within_10_mm: float
+    by_slice: list[SliceScores]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainedLesion:
+    """The maps and numbers of one lesion."""
+
+    number: int  # from 1, as `predict` numbers them
+    slice: int  # the axial slice in which it is longest, from 0 at the feet
+    volume_mm3: float
+    scores: LesionScores | None  # of integrated gradients; None: only occlusion was asked for
+    maps: dict[str, Maps]  # (S, S) float32, logits, by method
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the lesion's entry in `explain.json`."""
+        entry = {"lesion": self.number, "slice": self.slice, "volume_mm3": self.volume_mm3}
+        return entry | (dataclasses.asdict(self.scores) if self.scores else {})
+
+
+def read_scan(
+    run: Path,
+    image: Path,
+    *,
+    condition: str | None = None,
+    series: str | None = None,
+    b_value: float | None = None,
+    mask: Path | None = None,
+    mask_label: int | str | None = None,
+) -> ExplainedScan:
+    """Loads a run and a scan, and predicts the scan.
+
+    Args:
+      run: folder of the run, or its address (`gs://`).
+      image: a scan, as for `predict.find_scans`.
+      condition: of the scan; None: that of the run.
+      series: UID of the series to take out of a DICOM folder.
+      b_value: s/mm², the images to take out of a DICOM diffusion series.
+      mask: the reference; None: there is none.
+      mask_label: the value of the mask that counts; None: any but 0.
+
+    Raises:
+      VolumeError: the image is not one scan, or cannot be used.
+      ConfigError: the folder holds no run, or the condition must be given.
+    """
+    scans = find_scans(image, series=series, b_value=b_value)
     if len(scans) != 1:
-        raise VolumeError(f"{args.image}: {len(scans)} scans; name one of them, or its --series")
-    segmenter, scan = load(args.run), scans[0]
-    # Not the run's own cache: a run may come from elsewhere, and cached programs are executed.
-    parallel.use_compile_cache(Data.cache)
-    checkpoints = RunFolder(locate(args.run)).checkpoints
+        raise VolumeError(f"{image}: {len(scans)} scans; name one of them, or its --series")
+    segmenter, scan = load(run), scans[0]
+    checkpoints = RunFolder(locate(run)).checkpoints
     network = load_best(segmenter.config, checkpoints, parallel.make_mesh(1)).in_float32()
-    condition = segmenter.windowed_as(args.condition or scan.condition)
+    condition = segmenter.windowed_as(condition or scan.condition)
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
     if doubt := modality_doubt(volume, condition):
         print_stderr(f"warning: {scan.path}: looks like another modality than {condition}: {doubt}")
-    reference = volumes.read_mask(args.mask, args.mask_label, volume) if args.mask else None
+    reference = volumes.read_mask(mask, mask_label, volume) if mask else None
     grey = segmenter.grey(volume, condition)
     slices = segmenter.slices(grey)
     prediction = segmenter.finish(segmenter.probability(slices), volume.geometry)
@@ -96,7 +165,7 @@ def read_task(args: argparse.Namespace) -> ExplainedScan:
 
 
 def _region(mask: np.ndarray, size: int) -> np.ndarray:
-    """A lesion (H, W) on the network's grid, where it keeps a pixel however small it is."""
+    """Resamples a lesion (H, W) to the network's grid, where it keeps at least one pixel."""
     small = resize(mask[None], size, nearest=True)[0]
     if not small.any():
         row, column = np.nonzero(mask)
@@ -105,80 +174,122 @@ def _region(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def explain_lesion(
-    task: ExplainedScan, number: int, method: str, steps: int
-) -> tuple[dict[str, Any], dict[str, Maps]]:
-    """Returns the numbers of a lesion for `explain.json`, and its maps by method.
+    explained: ExplainedScan, number: int, method: str, steps: int
+) -> ExplainedLesion:
+    """Makes the maps of a lesion.
 
     Integrated gradients cover all its slices, occlusion the one in which it is longest.
+
+    Args:
+      explained: the scan.
+      number: of the lesion, from 1.
+      method: "integrated_gradients", "occlusion" or "both".
+      steps: of integrated gradients at first.
     """
-    lesion = task.prediction.lesions[number - 1]
-    inside, side = task.prediction.labels == number, task.slices.shape[1]
-    pixel = np.multiply(inside.shape[1:], task.volume.spacing[1:]) / side  # mm
+    lesion = explained.prediction.lesions[number - 1]
+    inside = explained.prediction.labels == number
     maps: dict[str, Maps] = {}
-    rows, shares = [], np.zeros(3)  # shares of |attribution|: inside, near, all
+    scores = None
+    if method != "occlusion":
+        maps["integrated_gradients"], scores = _integrate(explained, inside, steps, number)
+    if method != "integrated_gradients":
+        z = lesion.slice
+        score = LesionScore.of(explained.network, _region(inside[z], explained.side))
+        maps["occlusion"] = {z: occlusion(score, explained.slices[z], *explained.patch)}
+    return ExplainedLesion(number, lesion.slice, lesion.volume, scores, maps)
+
+
+def _integrate(
+    explained: ExplainedScan, inside: np.ndarray, steps: int, number: int
+) -> tuple[Maps, LesionScores]:
+    """Returns the integrated gradients of a lesion (Z, H, W) bool in all its slices."""
+    side = explained.side
+    pixel = np.multiply(inside.shape[1:], explained.volume.spacing[1:]) / side  # mm
+    maps: Maps = {}
+    rows, weights = [], np.zeros(3)  # |attribution|: in the lesion, near it, all
     chosen = np.flatnonzero(inside.any(axis=(1, 2))).tolist()
     for z in tqdm(chosen, f"lesion {number}", unit="slice", disable=None):
-        region = _region(inside[z], side)
-        score = LesionScore.of(task.network, region)
-        if method != "occlusion":
-            found = integrated_gradients(score, task.slices[z], blurred(task.slices[z]), steps)
-            maps.setdefault("integrated_gradients", {})[z] = found.map
-            rows.append({"slice": z, **_row(found), "steps": found.steps})
-            near = ndimage.distance_transform_edt(~region, sampling=pixel) <= NEAR
-            weight = np.abs(found.map)
-            shares += weight[region].sum(), weight[near].sum(), weight.sum()
-        if method != "integrated_gradients" and z == lesion.slice:
-            maps["occlusion"] = {z: occlusion(score, task.slices[z], *task.patch)}
-    numbers = {"lesion": number, "slice": lesion.slice, "volume_mm3": lesion.volume}
-    if rows:
-        sums = (sum(row[name] for row in rows) for name in ("score", "baseline_score", "sum"))
-        numbers |= _row(Attribution(np.empty(0), *sums, max(row["steps"] for row in rows)))
-        errors = [math.inf if (e := row["completeness_error"]) is None else e for row in rows]
-        numbers["worst_slice_error"] = max(errors) if math.isfinite(max(errors)) else None
-        numbers["complete"] = max(errors) <= TOLERANCE
-        numbers["steps"] = max(row["steps"] for row in rows)
-        numbers["share_inside"], numbers["share_within_10_mm"] = shares[:2] / (shares[2] or 1)
-        numbers["by_slice"] = rows
-    return numbers, maps
+        region, image = _region(inside[z], side), explained.slices[z]
+        score = LesionScore.of(explained.network, region)
+        found = integrated_gradients(score, image, blurred(image), steps)
+        maps[z] = found.map
+        error = _finite(found.error)
+        rows.append(
+            SliceScores(z, found.score, found.baseline_score, found.total, error, found.steps)
+        )
+        near = ndimage.distance_transform_edt(~region, sampling=pixel) <= NEAR
+        weight = np.abs(found.map)
+        weights += weight[region].sum(), weight[near].sum(), weight.sum()
+    return maps, _sum_up(rows, *(weights[:2] / (weights[2] or 1)).tolist())
 
 
-def _row(found: Attribution) -> dict[str, float | None]:
-    return {
-        "score": found.score,
-        "baseline_score": found.baseline_score,
-        "sum": found.total,
-        "completeness_error": found.error if math.isfinite(found.error) else None,
-    }
+def _sum_up(rows: list[SliceScores], inside: float, near: float) -> LesionScores:
+    """Returns the numbers of a lesion from those of its slices and two shares of attribution."""
+    score = sum(row.score for row in rows)
+    baseline = sum(row.baseline_score for row in rows)
+    total = sum(row.sum for row in rows)
+    worst = max(
+        math.inf if row.completeness_error is None else row.completeness_error for row in rows
+    )
+    return LesionScores(
+        score=score,
+        baseline_score=baseline,
+        sum=total,
+        completeness_error=_finite(completeness_error(total, score - baseline)),
+        worst_slice_error=_finite(worst),
+        complete=worst <= TOLERANCE,
+        steps=max(row.steps for row in rows),
+        share_inside=inside,
+        share_within_10_mm=near,
+        by_slice=rows,
+    )
 
 
-def explain_stages(task: ExplainedScan) -> dict[int, Maps]:
+def _finite(error: float) -> float | None:
+    """None for infinity, which JSON does not have."""
+    return error if math.isfinite(error) else None
+
+
+def explain_stages(explained: ExplainedScan, reference: np.ndarray) -> dict[int, Maps]:
     """Returns `stage_differences` by stage, of every slice with a lesion, predicted or not.
 
+    Args:
+      explained: the scan.
+      reference: (Z, H, W) bool.
+
     Raises:
-      WeightsError, ConfigError: the critic cannot be had as the training had it.
+      WeightsError: the critic's weights are not available.
+      ConfigError: the training changed the critic.
     """
-    config, side = task.segmenter.config, task.slices.shape[1]
+    config = explained.segmenter.config
     if config.critic.update == "adversarial":
-        raise ConfigError("this run trained its critic, and only a frozen one can be read again")
+        raise ConfigError(
+            "the training of this run changed its critic; only a frozen critic can be loaded again"
+        )
     critic = networks.create_critic(config)
-    masks = resize(task.reference, side, nearest=True)
+    assert critic is not None  # the loss has stages
+    masks = resize(reference, explained.side, nearest=True)
     maps: dict[int, Maps] = {stage: {} for stage in config.loss.stages}
-    for z in np.flatnonzero((task.prediction.mask | task.reference).any(axis=(1, 2))).tolist():
-        predicted = logits(task.network, task.slices[z])
+    lesions = explained.prediction.mask | reference
+    for z in np.flatnonzero(lesions.any(axis=(1, 2))).tolist():
+        image = explained.slices[z]
+        predicted = logits(explained.network, image)
         if config.loss.mask_with == "probability":
             predicted = jax.nn.sigmoid(predicted)
-        found = stage_differences(critic, task.slices[z], predicted, masks[z], config.loss.stages)
+        found = stage_differences(
+            critic, image, np.asarray(predicted), masks[z], config.loss.stages
+        )
         for stage, values in found.items():
             maps[stage][z] = values
     return maps
 
 
-def describe(task: ExplainedScan, steps: int) -> dict[str, Any]:
-    """Returns what `explain.json` says of the run, the scan and the methods."""
-    segmenter, (patch, stride) = task.segmenter, task.patch
+def describe(explained: ExplainedScan, steps: int) -> dict[str, Any]:
+    """Returns `explain.json` with the run, the scan and the methods, still without maps."""
+    segmenter, (patch, stride) = explained.segmenter, explained.patch
     return {
-        "scan": task.scan,
-        "condition": task.condition,
+        "scan": explained.scan,
+        "condition": explained.condition,
         "run": segmenter.name,
         "method": segmenter.config.method,
         "step": segmenter.step,

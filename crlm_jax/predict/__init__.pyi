@@ -1,5 +1,5 @@
 from .scans import Scan as Scan
 from .scans import find_scans as find_scans
 from .segmenter import Prediction as Prediction
-from .segmenter import Segmenter as Segmenter
+from .segmenter import ScanSegmenter as ScanSegmenter
 from .segmenter import load as load

@@ -1,17 +1,8 @@
-"""A scan in, a mask out that opens exactly on top of it.
+"""The command that segments scans with a trained run.
 
-    python -m crlm_jax.predict --run runs/cross_pre --image scan.nii.gz --out mask.nii.gz
-    python -m crlm_jax.predict --run runs/ct --image dicom/ct --out seg.dcm --overlay pictures
-    python -m crlm_jax.predict --run runs/ct --image cohort.csv --out 'masks/{name}.nii.gz'
-
-In a program:
-
-    import SimpleITK as sitk
-    from crlm_jax import predict
-
-    segment = predict.load("runs/ct")
-    mask = segment(sitk.ReadImage("scan.nii.gz"))
-    sitk.WriteImage(mask, "mask.nii.gz")
+python -m crlm_jax.predict --run runs/cross_pre --image scan.nii.gz --out mask.nii.gz
+python -m crlm_jax.predict --run runs/ct --image dicom/ct --out seg.dcm --overlay pictures
+python -m crlm_jax.predict --run runs/ct --image cohort.csv --out 'masks/{name}.nii.gz'
 """
 
 import argparse
@@ -21,27 +12,30 @@ from pathlib import Path
 
 import jax
 
-from crlm_jax.config.schema import Data
 from crlm_jax.errors import UserError
-from crlm_jax.predict.outputs import lesions_path, plan, write_lesions
-from crlm_jax.predict.scans import add_scan, check_condition, find_scans
-from crlm_jax.predict.segmenter import load
+from crlm_jax.predict.outputs import Outputs, lesions_path, plan_jobs, write_lesions
+from crlm_jax.predict.scans import Scan, add_scan_arguments, check_condition, find_scans
+from crlm_jax.predict.segmenter import load, use_compile_cache
 from crlm_jax.predict.stream import predict_scans
-from crlm_jax.system import parallel
-from crlm_jax.system.console import local_path, print_stderr
+from crlm_jax.system.console import local_path, print_error, print_stderr
 
 
 def find_device(name: str) -> jax.Device:
     """Returns a device by kind and number, such as `cpu`, `gpu` or `gpu:1`."""
     kind, _, number = name.partition(":")
     try:
+        if number and not number.isdecimal():
+            raise ValueError(number)
         return jax.devices(kind)[int(number or 0)]
     except (RuntimeError, IndexError, ValueError) as error:
-        there = ", ".join(f"{d.platform}:{d.id}" for d in jax.devices())
-        raise UserError(f"--device {name}: there is none; there is {there}") from error
+        there = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
+        raise UserError(
+            f"--device {name}: JAX finds no such device here, only {there}; name one of these, or "
+            "install JAX for the other (crlm_jax[cuda], crlm_jax[tpu])"
+        ) from error
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.predict",
         description="Segment scans with a trained run. A mask has its scan's size, spacing, "
@@ -62,11 +56,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="mask: .nii.gz, .nii, .nrrd, .mha, .png or .dcm (DICOM-SEG); for many scans a folder "
         "or a path with {name}",
     )
-    b_value = "s/mm², to take out of a DICOM diffusion series (default: 1000)"
-    add_scan(parser, "scans", b_value)
-    add(
-        "--probability", type=local_path, metavar="FILE", help="also write the map of probabilities"
-    )
+    add_scan_arguments(parser, "scans")
+    add("--probability", type=local_path, metavar="FILE", help="also write the probability map")
     add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
     add("--threshold", type=float, help="probability of tumour (default: that of the run)")
     add("--min-lesion-mm3", type=float, default=0.0, metavar="V", help="drop smaller lesions")
@@ -80,9 +71,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--one-segment",
         action="store_true",
-        help="in a DICOM-SEG: all lesions in one segment, not one each",
+        help="in a DICOM-SEG: one segment for all lesions, instead of one for each",
     )
     add("--device", help="cpu, gpu, tpu or one of several, such as gpu:1 (default: JAX's first)")
+    return parser
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line; a usage error ends the program."""
+    parser = _make_parser()
     args = parser.parse_args(argv)
     if args.threshold is not None and not 0 < args.threshold < 1:
         parser.error(f"--threshold {args.threshold:g}: must be in (0, 1)")
@@ -90,20 +87,21 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> int:
-    """Predicts what the arguments ask for; returns how many scans failed."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 1 if a scan failed."""
+    args = _parse(argv)
     scans = find_scans(args.image, series=args.series, b_value=args.b_value)
     if args.condition:
         scans = [dataclasses.replace(scan, condition=args.condition) for scan in scans]
-    jobs = plan(scans, args)
+    outputs = Outputs(args.out, args.probability, args.overlay, args.lesions, args.one_segment)
+    jobs = plan_jobs(scans, outputs)
     segmenter = load(
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,
         device=find_device(args.device) if args.device else None,
     )  # fmt: skip
-    # Not the run's own cache: a run may come from elsewhere, and cached programs are executed.
-    parallel.use_compile_cache(Data.cache)
+    use_compile_cache()
     for scan in scans:
-        segmenter.windowed_as(scan.condition)
+        segmenter.windowed_as(scan.condition)  # raises before the first scan is predicted
     if segmenter.config.data.cohort == "phantom":
         print_stderr(
             "warning: PHANTOM: the run was trained on digital images; its masks are no finding"
@@ -113,19 +111,17 @@ def run(args: argparse.Namespace) -> int:
     )
     done = len(jobs) - len(failed)
     if done:
-        path = lesions_path(args, jobs)
-        write_lesions(path, found)
         where = jobs[0].mask if len(jobs) == 1 else jobs[0].mask.parent
+        path = lesions_path(outputs, jobs)
+        write_lesions(path, found)
         print(f"{where}: {done} mask(s), {len(found)} lesion(s), listed in {path}")
+    _print_failures(failed, len(jobs))
+    return 1 if failed else 0
+
+
+def _print_failures(failed: Sequence[tuple[Scan, str]], jobs: int) -> None:
+    """Prints a line for each scan that failed."""
     for scan, reason in failed:
-        print_stderr(
-            f"error: {reason}" if str(scan.path) in reason else f"error: {scan.path}: {reason}"
-        )
-    if failed and len(jobs) > 1:
-        print_stderr(f"{len(failed)} of {len(jobs)} scans failed; the others are done")
-    return len(failed)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 1 if a scan failed."""
-    return 1 if run(_arguments(argv)) else 0
+        print_error(reason if str(scan.path) in reason else f"{scan.path}: {reason}")
+    if failed and jobs > 1:
+        print_stderr(f"{len(failed)} of {jobs} scans failed; the others are done")

@@ -1,8 +1,8 @@
 """Where the results of every scan go, and the list of lesions."""
 
-import argparse
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from crlm_jax.imaging.geometry import VolumeError
@@ -12,18 +12,27 @@ from crlm_jax.system.text import to_csv
 
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")  # formats of a probability map
 _MASKS = (*_MAPS, ".png", ".dcm")
-_OWN = {"": ".dcm", ".mhd": ".mha", ".jpg": ".png", ".jpeg": ".png", ".bmp": ".png"}  # not written
+# The format of a mask whose scan has a format that is read but not written.
+_WRITTEN_AS = {"": ".dcm", ".mhd": ".mha", ".jpg": ".png", ".jpeg": ".png", ".bmp": ".png"}
 
 
-LESION_COLUMNS = (
-    "scan", "patient", "condition", "lesion", "volume_mm3", "diameter_mm", "slice",
-    "centre_l_mm", "centre_p_mm", "centre_s_mm",
-)  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What is to be written of the scans; None: not wanted, or at its default place.
+
+    A path with `{name}` is filled in for each scan.
+    """
+
+    mask: Path  # a file, or a folder
+    probability: Path | None = None  # a file, or a folder
+    overlay: Path | None = None  # a folder
+    lesions: Path | None = None  # None: beside the masks
+    one_segment: bool = False  # in a DICOM-SEG: all lesions together
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A scan and where what is made of it goes; None: not wanted."""
+    """A scan, and the files to write of it; None: not wanted."""
 
     scan: Scan
     mask: Path
@@ -32,38 +41,58 @@ class Job:
     one_segment: bool = False  # in a DICOM-SEG: all lesions together
 
 
-def plan(scans: list[Scan], args: argparse.Namespace) -> list[Job]:
-    """Says where the results of every scan go, and makes the folders.
+@dataclasses.dataclass(frozen=True)
+class LesionRow:
+    """A predicted lesion; the fields are the columns of the list of lesions."""
 
-    A path with `{name}` is filled in for each scan. Otherwise one scan may name the file itself;
-    any other path is a folder, which gets a file a scan, in the scan's own format.
+    scan: str  # its name
+    patient: str
+    condition: str
+    lesion: int  # number in the scan, from 1
+    volume_mm3: float
+    diameter_mm: float
+    slice: int  # the axial slice in which the lesion is longest, from 0 at the feet
+    centre_l_mm: float
+    centre_p_mm: float
+    centre_s_mm: float
+
+
+LESION_COLUMNS = tuple(field.name for field in dataclasses.fields(LesionRow))
+
+
+def plan_jobs(scans: Sequence[Scan], outputs: Outputs) -> list[Job]:
+    """Decides where the results of every scan go, and makes the folders.
+
+    A single scan may name its file. Otherwise a path without `{name}` is a folder, which gets a
+    file for each scan, in the scan's own format.
 
     Raises:
       VolumeError: the paths cannot hold the results.
+      OSError: a folder cannot be written to.
     """
     jobs = []
     inputs = {scan.path.resolve() for scan in scans}
     for scan in scans:
         own = ending(scan.path)
-        own = _OWN.get(own, own)
-        mask = _place(args.out, scan, len(scans), own, _MASKS)
+        own = _WRITTEN_AS.get(own, own)
+        mask = _place(outputs.mask, scan, len(scans), own, _MASKS)
         probability = None
-        if args.probability:
+        if outputs.probability:
             suffix = own if own in _MAPS else ".nii.gz"
-            probability = _place(args.probability, scan, len(scans), suffix, _MAPS)
+            probability = _place(outputs.probability, scan, len(scans), suffix, _MAPS)
         for option, path in (("--out", mask), ("--probability", probability)):
-            # Not over a scan that comes later either; a series' folder would hold one image more.
+            # Never over any scan of the list, and never into the folder of a DICOM series.
             if path and inputs & {path.resolve(), path.resolve().parent}:
                 raise VolumeError(f"{path}: {option} would write over the scan; name another place")
-        jobs.append(Job(scan, mask, probability, args.overlay, args.one_segment))
-    for folder in {path.parent for job in jobs for path in (job.mask, job.probability) if path} | (
-        {args.overlay} if args.overlay else set()
-    ):
+        jobs.append(Job(scan, mask, probability, outputs.overlay, outputs.one_segment))
+    folders = {path.parent for job in jobs for path in (job.mask, job.probability) if path}
+    for folder in folders | ({outputs.overlay} if outputs.overlay else set()):
         _make_writable(folder)
     return jobs
 
 
 def _place(path: Path, scan: Scan, scans: int, suffix: str, allowed: tuple[str, ...]) -> Path:
+    """Returns the file for one of so many scans under a path that the user gave."""
     named = "{name}" in str(path)
     if named:
         path = Path(str(path).replace("{name}", scan.name))
@@ -91,16 +120,25 @@ def _make_writable(folder: Path) -> None:
         ) from error
 
 
-def lesions_path(args: argparse.Namespace, jobs: list[Job]) -> Path:
-    """Beside the masks: `lesions.csv` in their folder, or named after a single mask."""
-    if args.lesions:
-        return args.lesions
+def lesions_path(outputs: Outputs, jobs: Sequence[Job]) -> Path:
+    """Returns where the list of lesions goes.
+
+    By default that is `lesions.csv` in the folder of the masks, or a file named after a single
+    mask.
+    """
+    if outputs.lesions:
+        return outputs.lesions
     first = jobs[0].mask
     if len(jobs) == 1:
         return first.with_name(first.name.removesuffix(ending(first)) + "_lesions.csv")
     return first.parent / "lesions.csv"
 
 
-def write_lesions(path: Path, rows: list[dict]) -> None:
-    """Writes the lesions from `predict_scans` as CSV, a row each."""
-    write_whole(path, to_csv([LESION_COLUMNS, *(row.values() for row in rows)]))
+def write_lesions(path: Path, rows: Sequence[LesionRow]) -> None:
+    """Writes lesions as CSV, a row each; volumes, lengths and places to one decimal."""
+    cells = ([_cell(value) for value in dataclasses.astuple(row)] for row in rows)
+    write_whole(path, to_csv([LESION_COLUMNS, *cells]))
+
+
+def _cell(value: str | int | float) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

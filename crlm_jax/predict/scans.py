@@ -1,4 +1,7 @@
-"""The scans to predict: a file, a DICOM series, a folder of many, or a cohort file."""
+"""The scans that a path stands for: a file, a DICOM series, a folder of many, or a cohort file.
+
+Also the arguments with which the commands describe a scan.
+"""
 
 import argparse
 import dataclasses
@@ -17,18 +20,18 @@ _READ = (*volumes.ENDINGS, *_PICTURES)
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """An image to predict; `name` is its own among those predicted together, and fit for a file."""
+    """An image to predict."""
 
     path: Path
-    name: str
+    name: str  # fit for a file name, and unlike the names of the scans predicted with it
     patient: str = ""  # as the cohort file says; never read from the image
-    condition: str | None = None  # None: the file does not say
-    series: str | None = None  # UID of the one to take out of a DICOM folder
+    condition: str | None = None  # None: not known
+    series: str | None = None  # UID of the series to take out of a DICOM folder; None: the only one
     b_value: float | None = None  # s/mm²; None: 1000 where a DICOM series has several
 
 
 def ending(path: Path) -> str:
-    """The ending of an image's file name, such as `.nii.gz`; empty for a folder or another one."""
+    """Returns the ending of an image's name, such as `.nii.gz`; empty if it is not an image's."""
     return next((e for e in (*_READ, ".dcm") if path.name.lower().endswith(e)), "")
 
 
@@ -39,14 +42,14 @@ def find_scans(
 
     Args:
       image: an image file, a DICOM file or the folder of its series, a folder of images (NIfTI,
-        NRRD, MetaImage, PNG; not those of the folders below) or a tree of DICOM series, or a
-        cohort file (`.csv`; columns patient, condition, image, and b_value if need be).
+        NRRD, MetaImage, PNG; subfolders are not searched), a tree of DICOM series, or a cohort
+        file (`.csv`; columns patient, condition, image, and optionally b_value).
       series: UID of the one series to take.
       b_value: s/mm², for every DICOM diffusion series with several b-values.
 
     Raises:
-      VolumeError: there is no image in it.
-      CohortError: listing the wrong rows of the cohort file.
+      VolumeError: the folder holds no image.
+      CohortError: rows of the cohort file are wrong; the message lists them.
     """
     if image.name.lower().endswith(".csv"):
         rows = cases.read_images(image)
@@ -74,36 +77,41 @@ def _in_folder(folder: Path, series: str | None, b_value: float | None) -> list[
         return [Scan(file, _stem(file)) for file in files]
     broken: list[Path] = []
     by_uid = find_series(folder, broken)
-    found = [] if series else [Scan(file, _stem(file)) for file in broken]  # to be reported
+    # A broken file becomes a scan of its own, whose reading fails and is reported.
+    found = [] if series else [Scan(file, _stem(file)) for file in broken]
     for uid, parts in sorted(by_uid.items(), key=lambda item: item[1][0]):
         if series in (None, uid):
             place = parts[0].parent
             name = "_".join(place.relative_to(folder).parts)
             found.append(Scan(place, name or uid, series=uid, b_value=b_value))
     if not found:
-        what = f"no DICOM series {series}" if series else "no image"
+        what = f"DICOM series {series}" if series else "image"
         raise VolumeError(
-            f"{folder}: there is {what} in this folder; name an image ({', '.join(_READ)}), the "
+            f"{folder}: there is no {what} in this folder; name an image ({', '.join(_READ)}), the "
             "folder of a DICOM series, or a cohort.csv"
         )
     return found
 
 
-def add_scan(parser: argparse.ArgumentParser, scan: str, b_value: str) -> None:
+def add_scan_arguments(parser: argparse.ArgumentParser, scan: str) -> None:
     """Adds `--condition`, `--series` and `--b-value`.
 
     Args:
-      parser: to add them to.
-      scan: "scan" or "scans", as the command takes one or many.
-      b_value: help of `--b-value`.
+      parser: the command's.
+      scan: "scan" or "scans", whichever the command takes.
     """
     add = parser.add_argument
     add("--condition", help=f"of the {scan}, such as ct or pre_dwi (default: that of the run)")
     add("--series", metavar="UID", help="the series to take out of a DICOM folder with several")
-    add("--b-value", type=float, metavar="B", help=b_value)
+    add(
+        "--b-value",
+        type=float,
+        metavar="B",
+        help="s/mm², the images to take out of a DICOM diffusion series (default: 1000)",
+    )
 
 
 def check_condition(parser: argparse.ArgumentParser, condition: str | None) -> None:
-    """Ends the program with the parser's error where `--condition` cannot be one."""
+    """Ends the program with a usage error if `--condition` is not a condition's name."""
     if condition and not CONDITION.fullmatch(condition):
         parser.error(f"--condition {condition!r}: lower-case letters, digits and _ only")

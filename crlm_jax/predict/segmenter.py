@@ -1,4 +1,4 @@
-"""A trained segmenter as a function from a scan to a mask in the scan's own geometry."""
+"""A trained segmenter as a function from a scan to a mask on the scan's own grid."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import SimpleITK as sitk
 
-from crlm_jax.config.schema import Config, ConfigError
+from crlm_jax.config.schema import Config, ConfigError, Data
 from crlm_jax.config.storage import to_json
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
@@ -22,15 +22,15 @@ from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
 from crlm_jax.system.files import locate
 
-# Slices that the network sees at once. On CPU the activations of one stay in cache, and a batch of
-# eight takes twice as long a slice.
+# Slices in one call of the network. On a CPU the activations of one slice stay in its cache; in a
+# batch of eight, a slice takes twice as long.
 _BATCH = {"cpu": 1}
 _BATCH_ON_ACCELERATORS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a segmenter says of a scan, as axial slices at the scan's own resolution."""
+    """The lesions of a scan, as axial slices at the scan's own resolution."""
 
     mask: np.ndarray  # (Z, H, W) bool
     labels: np.ndarray  # (Z, H, W) int32: the lesions, numbered from 1
@@ -38,8 +38,8 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmenter:
-    """A trained segmenter: a function from a SimpleITK image to a SimpleITK mask. See `load`."""
+class ScanSegmenter:
+    """A function from a SimpleITK image to a SimpleITK mask, made by `load`."""
 
     config: Config  # of the run
     name: str  # of the run
@@ -48,7 +48,7 @@ class Segmenter:
     tta: bool  # average over the 8 flips and quarter turns
     threshold: float  # probability above which a voxel is tumour
     min_lesion_mm3: float  # lesions below it are dropped
-    batch: int  # slices that the network takes at once
+    batch: int  # slices in one call of the network
     network: Callable[[np.ndarray], np.ndarray]  # (batch, S, S, 1) uint8 -> (batch, S, S) float32
 
     def __call__(self, image: sitk.Image, condition: str | None = None) -> sitk.Image:
@@ -60,6 +60,10 @@ class Segmenter:
 
         Returns:
           Mask of 0 and 1 (uint8) with the image's size, spacing, origin and direction.
+
+        Raises:
+          VolumeError: the image cannot be segmented, for example because it has no contrast.
+          ConfigError: `condition` is None, and the run's conditions are windowed differently.
         """
         volume = volumes.from_image(image)
         probability = self.probability(self.slices(self.grey(volume, condition)))
@@ -68,10 +72,10 @@ class Segmenter:
         )
 
     def windowed_as(self, condition: str | None) -> str:
-        """Returns the condition by which a scan is windowed.
+        """Returns the condition that decides a scan's window: the given one, or the run's.
 
         Raises:
-          ConfigError: none is given, and the run has several that are windowed differently.
+          ConfigError: none is given, and the run's conditions are windowed differently.
         """
         own = self.config.data.conditions
         if condition is None and len({is_ct(name) for name in own}) > 1:
@@ -82,11 +86,12 @@ class Segmenter:
         return condition or own[0]
 
     def grey(self, volume: volumes.Volume, condition: str | None = None) -> np.ndarray:
-        """Windows a scan at its own resolution: (Z, H, W) uint8; `condition` as in a call."""
-        return to_uint8(volume, self.windowed_as(condition), ct_window=self.config.data.ct_window)
+        """Windows a scan at its own resolution: grey levels (Z, H, W) uint8."""
+        low, high = self.config.data.ct_window
+        return to_uint8(volume, self.windowed_as(condition), ct_window=(low, high))
 
     def slices(self, grey: np.ndarray) -> np.ndarray:
-        """Resamples what `grey` gives: (Z, S, S, 1) uint8, S being the network's image size."""
+        """Resamples grey levels (Z, H, W) to the network's size S: (Z, S, S, 1) uint8."""
         return resize(grey, self.config.data.image_size)[..., None]
 
     def probability(
@@ -94,7 +99,7 @@ class Segmenter:
     ) -> np.ndarray:
         """Maps (Z, S, S, 1) uint8 to the probability of tumour (Z, S, S) float32, in batches.
 
-        `progress` is told how many slices each batch held.
+        `progress` is called after each batch with its number of slices.
         """
         out = np.empty(slices.shape[:3], np.float32)
         for start in range(0, len(slices), self.batch):
@@ -116,10 +121,10 @@ class Segmenter:
         return total / 8
 
     def finish(self, probability: np.ndarray, geometry: Geometry) -> Prediction:
-        """Takes the probability (Z, S, S) to the scan's own grid, and finds the lesions."""
+        """Thresholds the probability (Z, S, S) on the scan's own grid, and finds the lesions."""
         size = (len(probability), *geometry.axial_size[1:])
         mask = np.empty(size, bool)
-        for z in range(len(mask)):  # by slices: a map of floats may be larger than the scan
+        for z in range(len(mask)):  # slice by slice: all as float32 may be larger than the scan
             mask[z] = resize(probability[z : z + 1], size[1:])[0] > self.threshold
         if self.min_lesion_mm3 > 0:
             mask = drop_small(mask, self.min_lesion_mm3, geometry)
@@ -134,12 +139,11 @@ def load(
     threshold: float | None = None,
     min_lesion_mm3: float = 0.0,
     device: jax.Device | None = None,
-) -> Segmenter:
+) -> ScanSegmenter:
     """Loads the best checkpoint of a run as a function from a SimpleITK image to a mask.
 
     Args:
-      run: folder of the run, or its address (`gs://`); nothing else is needed, and nothing in it
-        is changed.
+      run: folder of the run, or its address (`gs://`); it is only read, and nothing else is needed.
       tta: average the probabilities of the 8 flips and quarter turns of every slice.
       threshold: probability above which a voxel is tumour; None: that of the run.
       min_lesion_mm3: lesions of a smaller volume are dropped.
@@ -153,7 +157,7 @@ def load(
     config = read_run(run)
     mesh = parallel.make_mesh([device] if device else 1)
     trained = load_best(config, RunFolder(run).checkpoints, mesh)
-    return Segmenter(
+    return ScanSegmenter(
         config=config,
         name=run.resolve().name,
         step=trained.step,
@@ -164,6 +168,15 @@ def load(
         batch=_BATCH.get(mesh.devices.flat[0].platform, _BATCH_ON_ACCELERATORS),
         network=lambda batch: np.asarray(trained.probability(batch)),
     )
+
+
+def use_compile_cache() -> None:
+    """Keeps compiled programs in the default cache folder, for the next process.
+
+    The run's own `data.cache` is not used: a run may come from elsewhere, and cached programs are
+    executed.
+    """
+    parallel.use_compile_cache(Data.cache)
 
 
 def _fingerprint(config: Config, variables: Variables) -> str:

@@ -1,9 +1,9 @@
-"""Scans through a segmenter: read, predicted and written side by side."""
+"""Many scans through a segmenter: one is read and another written while the network computes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -17,82 +17,91 @@ from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
 from crlm_jax.imaging.resize import resize
-from crlm_jax.predict.outputs import LESION_COLUMNS, Job
+from crlm_jax.predict.outputs import Job, LesionRow
 from crlm_jax.predict.scans import Scan
-from crlm_jax.predict.segmenter import Segmenter
+from crlm_jax.predict.segmenter import Prediction, ScanSegmenter
 from crlm_jax.system.files import write_whole
+
+_Result = TypeVar("_Result")
+
+# Errors of a single scan; the other scans go on. The libraries that read and write images raise
+# ValueError and RuntimeError for damaged files.
+_SCAN_ERRORS = (UserError, ValueError, OSError, MemoryError, RuntimeError)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Ready:
-    """A scan that was read: only what the later stages need of it is kept in memory."""
+    """A scan that was read; in memory is only what the later stages need of it."""
 
     volume: volumes.Volume  # without its voxels
     condition: str
     slices: np.ndarray  # (Z, S, S, 1) uint8
-    grey: np.ndarray | None  # (Z, H, W) uint8, for the overlay
-
-
-# What can be wrong with one scan and not with the next.
-_SCAN_ERRORS = (UserError, ValueError, OSError, MemoryError, RuntimeError)
+    grey: np.ndarray | None  # (Z, H, W) uint8; None: no overlay is wanted
+    doubts: list[str]  # reasons why the scan may not be what the run was trained on
 
 
 def predict_scans(
-    segmenter: Segmenter, jobs: list[Job], *, warn: Callable[[str], None]
-) -> tuple[list[dict], list[tuple[Scan, str]]]:
-    """Predicts scans one after another; the next is read and the last written meanwhile.
+    segmenter: ScanSegmenter, jobs: Sequence[Job], *, warn: Callable[[str], None]
+) -> tuple[list[LesionRow], list[tuple[Scan, str]]]:
+    """Predicts scans in order; the next one is read and the last one written meanwhile.
 
     Args:
       segmenter: from `load`.
-      jobs: of which three are in memory at a time.
-      warn: told what is doubtful of a scan.
+      jobs: the scans and their files; at most three scans are in memory at a time.
+      warn: called with every doubt about a scan.
 
     Returns:
-      The lesions of all scans, a dict of `LESION_COLUMNS` each, and the scans that failed with the
-      reason.
+      The lesions of all scans, and the scans that failed, each with the reason.
     """
-    found: list[dict] = []
+    found: list[LesionRow] = []
     failed: list[tuple[Scan, str]] = []
 
-    def settle(job: Job, future: futures.Future) -> Any:
-        """Waits for a thread's result; None where the scan failed, which is noted."""
+    def result_of(job: Job, future: "futures.Future[_Result]") -> _Result | None:
+        """Waits for a thread's result; None if the scan failed, which is noted."""
         try:
             return future.result()
         except _SCAN_ERRORS as error:
-            failed.append((job.scan, str(error) or type(error).__name__))
+            failed.append((job.scan, " ".join(str(error).split()) or type(error).__name__))
             return None
+
+    def collect(job: Job, future: "futures.Future[list[LesionRow]]") -> None:
+        rows = result_of(job, future)
+        found.extend(rows or [])
 
     with (
         futures.ThreadPoolExecutor(1) as reading,
         futures.ThreadPoolExecutor(1) as writing,
         tqdm(total=0, desc="predict", unit="slice", disable=None) as bar,
     ):
-        written = None  # the last scan that was predicted, and its writing
+        written = None  # the last scan that was predicted, and the future of its writing
         ahead = reading.submit(_read, segmenter, jobs[0])
         for i, job in enumerate(jobs):
             current = ahead
             if i + 1 < len(jobs):
-                futures.wait([current])  # no third scan in memory before the second is read
+                futures.wait([current])  # the second scan is in memory before a third is read
                 ahead = reading.submit(_read, segmenter, jobs[i + 1])
-            read = settle(job, current)
-            if read is None:
+            ready = result_of(job, current)
+            if ready is None:
                 continue
-            ready, doubts = read
-            for doubt in doubts:
+            for doubt in ready.doubts:
                 warn(f"{job.scan.path}: {doubt}")
-            bar.total += len(ready.slices)
+            bar.total = (bar.total or 0) + len(ready.slices)
             bar.set_postfix_str(f"{i + 1}/{len(jobs)} scans")
             probability = segmenter.probability(ready.slices, bar.update)
             if written:
-                found.extend(settle(*written) or ())
+                collect(*written)
             written = job, writing.submit(_write, segmenter, job, ready, probability)
         if written:
-            found.extend(settle(*written) or ())
+            collect(*written)
     return found, failed
 
 
-def _read(segmenter: Segmenter, job: Job) -> tuple[_Ready, list[str]]:
-    """Reads and windows a scan; returns it with what is doubtful of it."""
+def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
+    """Reads and windows a scan.
+
+    Raises:
+      VolumeError: the scan cannot be read, or has no mask of the wanted format.
+    """
     scan = job.scan
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
     if job.mask.suffix == ".dcm" and volume.series is None:
@@ -111,45 +120,56 @@ def _read(segmenter: Segmenter, job: Job) -> tuple[_Ready, list[str]]:
         doubts.append(f"looks like another modality than {condition}: {reason}")
     grey = segmenter.grey(volume, condition)
     without = dataclasses.replace(volume, voxels=np.empty((0, 0, 0), np.float32))
-    return _Ready(without, condition, segmenter.slices(grey), grey if job.overlay else None), doubts
+    return _Ready(without, condition, segmenter.slices(grey), grey if job.overlay else None, doubts)
 
 
-def _write(segmenter: Segmenter, job: Job, ready: _Ready, probability: np.ndarray) -> list[dict]:
-    """Writes what is wanted of a scan, the mask last; returns its lesions."""
-    volume, scan = ready.volume, job.scan
-    prediction = segmenter.finish(probability, volume.geometry)
+def _write(
+    segmenter: ScanSegmenter, job: Job, ready: _Ready, probability: np.ndarray
+) -> list[LesionRow]:
+    """Writes the files of a scan, the mask last; returns its lesions."""
+    geometry = ready.volume.geometry
+    prediction = segmenter.finish(probability, geometry)
     if job.probability:
-        own_size = resize(probability, volume.geometry.axial_size[1:])
-        volumes.write_image(volumes.to_original_grid(own_size, volume.geometry), job.probability)
-    if job.overlay:
-        for z in _shown(prediction.mask):
-            title = f"{scan.name} · {ready.condition} · slice {z + 1} of {len(ready.grey)}"
-            picture = overlay.draw_slice(
-                ready.grey[z], prediction.mask[z], volume.spacing[1:],
-                " · ".join([*marks(segmenter.config), title]),
-            )  # fmt: skip
-            write_whole(job.overlay / f"{scan.name}_z{z:03d}.png", overlay.to_png(picture))
-    if job.mask.suffix == ".dcm":
+        own_size = resize(probability, geometry.axial_size[1:])
+        volumes.write_image(volumes.to_original_grid(own_size, geometry), job.probability)
+    _draw_overlays(segmenter, job, ready, prediction)
+    _write_mask(segmenter, job, ready.volume, prediction)
+    return [
+        LesionRow(
+            job.scan.name, job.scan.patient, ready.condition, number, lesion.volume,
+            lesion.diameter, lesion.slice, *lesion.centre,
+        )
+        for number, lesion in enumerate(prediction.lesions, start=1)
+    ]  # fmt: skip
+
+
+def _write_mask(
+    segmenter: ScanSegmenter, job: Job, volume: volumes.Volume, prediction: Prediction
+) -> None:
+    """Writes the mask; its ending decides the format."""
+    if job.mask.suffix == ".dcm" and volume.series is not None:
         voxels = prediction.mask if job.one_segment else prediction.labels
         segmentation.write_segmentation(
             job.mask, volume.geometry.from_axial(voxels), volume.series,
             algorithm=f"crlm_jax {segmenter.config.method}", version=__version__,
             fingerprint=segmenter.fingerprint,
         )  # fmt: skip
-    else:
-        high = np.uint8(255 if job.mask.suffix == ".png" else 1)  # 1 would look black
-        volumes.write_image(
-            volumes.to_original_grid(prediction.mask * high, volume.geometry), job.mask
-        )
-    return [
-        dict(zip(LESION_COLUMNS, (
-            scan.name, scan.patient, ready.condition, number, f"{lesion.volume:.1f}",
-            f"{lesion.diameter:.1f}", lesion.slice, *(f"{x:.1f}" for x in lesion.centre),
-        ), strict=True))
-        for number, lesion in enumerate(prediction.lesions, start=1)
-    ]  # fmt: skip
+        return
+    high = np.uint8(255 if job.mask.suffix == ".png" else 1)  # 1 would look black in a picture
+    volumes.write_image(volumes.to_original_grid(prediction.mask * high, volume.geometry), job.mask)
 
 
-def _shown(mask: np.ndarray) -> list[int]:
-    """The slices with a lesion; without any, the middle one, to show that nothing was found."""
-    return np.flatnonzero(mask.any(axis=(1, 2))).tolist() or [len(mask) // 2]
+def _draw_overlays(
+    segmenter: ScanSegmenter, job: Job, ready: _Ready, prediction: Prediction
+) -> None:
+    """Draws every slice with a lesion, or the middle one to show that there is none."""
+    if job.overlay is None or ready.grey is None:
+        return
+    shown = np.flatnonzero(prediction.mask.any(axis=(1, 2))).tolist() or [len(ready.grey) // 2]
+    for z in shown:
+        title = f"{job.scan.name} · {ready.condition} · slice {z + 1} of {len(ready.grey)}"
+        picture = overlay.draw_slice(
+            ready.grey[z], prediction.mask[z], ready.volume.spacing[1:],
+            " · ".join([*marks(segmenter.config), title]),
+        )  # fmt: skip
+        write_whole(job.overlay / f"{job.scan.name}_z{z:03d}.png", overlay.to_png(picture))

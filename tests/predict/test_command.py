@@ -244,7 +244,7 @@ def test_the_next_scan_is_read_while_the_network_works(tmp_path, monkeypatch):
     ]
     found, failed = stream.predict_scans(segmenter, jobs, warn=pytest.fail)
     assert not failed
-    assert [row["scan"] for row in found] == ["1", "2"]
+    assert [row.scan for row in found] == ["1", "2"]
     assert all(waited)
 
 
@@ -261,7 +261,7 @@ def test_the_next_scan_is_read_while_the_network_works(tmp_path, monkeypatch):
         (["--out", "/proc/none/mask.nii.gz"], ["/proc/none", "permissions"]),
         (["--out", "{tmp}/m.nii.gz", "--probability", "{tmp}/p.dcm"], ["p.dcm", "endings"]),
         (["--out", "{tmp}/m.nii.gz", "--device", "abacus"], ["abacus", "cpu:0"]),
-        (["--out", "{tmp}/m.nii.gz", "--series", "1.2"], ["scan.nii.gz", "no DICOM"]),
+        (["--out", "{tmp}/m.nii.gz", "--series", "1.2"], ["scan.nii.gz", "not DICOM"]),
         (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/none.nii.gz"], ["none.nii.gz: file not"]),
         (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/empty"], ["empty", "no image"]),
         (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/two"], ["m.nii.gz", "2 scans", "{{name}}"]),

@@ -12,19 +12,19 @@ from crlm_jax.imaging import volumes
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state
-from crlm_jax.predict.segmenter import Segmenter, load
+from crlm_jax.predict.segmenter import ScanSegmenter, load
 from crlm_jax.system import parallel
 from crlm_jax.training.loop import segmenter_part
 from tests.cohorts import tiny_config
 
 
-def identity(size: int = 32, conditions=("ct",), **options) -> Segmenter:
+def identity(size: int = 32, conditions=("ct",), **options) -> ScanSegmenter:
     """A segmenter whose probability is the grey level: its mask is a threshold of the image."""
     config = Config()
     config.data.image_size, config.data.conditions = size, conditions
     about = {"tta": False, "threshold": 0.5, "min_lesion_mm3": 0.0, "batch": 8} | options
     network = lambda batch: batch[..., 0].astype(np.float32) / 255  # noqa: E731
-    return Segmenter(config, "identity", 7, "f" * 64, network=network, **about)
+    return ScanSegmenter(config, "identity", 7, "f" * 64, network=network, **about)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_tta_undoes_what_it_does():
 def test_tta_averages_the_eight_flips_and_turns():
     seen = []
     network = lambda batch: seen.append(batch[0, ..., 0]) or batch[..., 0].astype("f4")  # noqa: E731
-    segmenter = Segmenter(
+    segmenter = ScanSegmenter(
         Config(), "n", 0, "", tta=True, threshold=0.5, min_lesion_mm3=0, batch=8, network=network
     )
     picture = np.random.default_rng(0).integers(0, 255, (1, 6, 6, 1), dtype=np.uint8)
@@ -121,7 +121,7 @@ def test_tta_averages_the_eight_flips_and_turns():
 def test_any_number_of_slices_goes_through_one_program(slices):
     shapes = set()
     network = lambda batch: shapes.add(batch.shape) or batch[..., 0] / np.float32(255)  # noqa: E731
-    segmenter = Segmenter(
+    segmenter = ScanSegmenter(
         Config(), "n", 0, "", tta=False, threshold=0.5, min_lesion_mm3=0, batch=8, network=network
     )
     picture = np.random.default_rng(0).integers(0, 255, (slices, 6, 6, 1), dtype=np.uint8)

@@ -12,6 +12,10 @@ import pytest
 
 import crlm_jax
 from crlm_jax.config import Config, flatten
+from crlm_jax.measures.table import MEASURES
+from crlm_jax.runs.folder import RunFolder
+from crlm_jax.runs.results import ConditionSummary
+from crlm_jax.runs.rows import CaseRow, LesionRow, ResponseRow
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -20,6 +24,7 @@ PAGES = sorted(
     key=lambda path: str(path),
 )
 PAGES = [page for page in PAGES if "_build" not in page.parts]
+ROWS = (CaseRow, LesionRow, ResponseRow)
 sys.path.insert(0, str(DOCS))
 
 import generate  # noqa: E402, it lies beside the documents
@@ -153,12 +158,26 @@ def test_the_version_is_the_same_everywhere():
     assert date == newest[2]
 
 
-def test_every_measure_and_column_is_explained():
-    from crlm_jax.measures import detection, overlap, surfaces
+def test_every_measure_is_explained_with_its_unit():
+    page = text_of(DOCS / "reference" / "measures.md")
+    for measure in MEASURES:
+        (row,) = (
+            line for line in page.splitlines() if re.match(rf"\|.*`{measure.name}`.*\|", line)
+        )
+        assert measure.unit in row, measure.name
 
-    measures = text_of(DOCS / "reference" / "measures.md")
-    for name in (*overlap.OVERLAP, *surfaces.SURFACE, *detection.LESION):
-        assert f"`{name}`" in measures, name
+
+def test_every_file_and_column_of_a_run_is_specified():
+    page = text_of(DOCS / "reference" / "run-folder.md")
+    folder = RunFolder(Path("run"))
+    paths = [getattr(folder, name) for name, of in vars(RunFolder).items() if type(of) is property]
+    assert all(path.name in page for path in paths if isinstance(path, Path))
+    fields = [field for row in ROWS for field in dataclasses.fields(row)]
+    columns = [field.name for field in fields if "dict" not in str(field.type)]
+    for name in [*columns, *(measure.name for measure in MEASURES)]:
+        assert f"`{name}`" in page, name
+    for field in dataclasses.fields(ConditionSummary):
+        assert f"{field.name}`" in page or field.name == "means", field.name
 
 
 def test_the_pages_name_no_path_of_a_machine():

@@ -62,7 +62,8 @@ def start(argv: Sequence[str] | None = None) -> NoReturn:
       argv: the program's name and its arguments; None: those of the process.
     """
     logging.set_verbosity(logging.WARNING)
-    app.run(lambda left: console.exit_code(main, left), argv, flags_parser=parse_flags)
+    words = None if argv is None else list(argv)
+    app.run(lambda left: console.exit_code(main, left), words, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Devices and processes: device mesh, `jax.distributed`, host-local batch -> global array.
 
-The batch is split over every device of every process and the state is copied to each of them;
+The batch is split over every device of every process and the state is copied to each device;
 `jax.jit` does the rest. One CPU, eight GPUs and a TPU pod run the same program.
 
-Training is one computation of all processes; in evaluation each takes cases of its own, on its own
-devices, and what they measured is gathered.
+All processes train together, in one computation. In evaluation each process takes cases of its own
+and uses its own devices, and the measurements are gathered.
 """
 
 import faulthandler
@@ -35,23 +35,23 @@ _REPORT = 3600  # seconds; the others wait for the main process, which writes th
 def start(
     coordinator: str = "", processes: int = 0, process: int = -1, lost_after: int = LOST_AFTER
 ) -> None:
-    """Joins the processes of one run; before any other use of JAX.
+    """Joins the processes of one run; called before any other use of JAX.
 
-    A process that dies or is cut off takes the others down after `lost_after` seconds: JAX ends
-    them (SIGABRT) with a message that names its number.
+    If a process dies or is cut off, JAX ends the others (SIGABRT) after `lost_after` seconds, with
+    a message that names the number of the lost process.
 
     Args:
-      coordinator: `host:port` of process 0; empty: found by JAX (SLURM, Kubernetes, Cloud TPU).
-      processes: how many there are; 0: found by JAX.
-      process: which of them this one is; -1: found by JAX.
+      coordinator: `host:port` of process 0; empty: JAX finds it (SLURM, Kubernetes, Cloud TPU).
+      processes: how many processes there are; 0: JAX finds the number.
+      process: the number of this process; -1: JAX finds it.
       lost_after: seconds of silence after which a process counts as lost.
 
     Raises:
-      UserError: what is not given is not found.
+      UserError: a value that is not given cannot be found.
     """
     global _lost_after
     _lost_after = lost_after
-    # Its list of all threads would bury the message with which JAX ends a process.
+    # The list of all threads would bury the message with which JAX ends a process.
     faulthandler.disable()
     if coordinator:
         print(f"waiting for all processes to join at {coordinator}", file=sys.stderr, flush=True)
@@ -65,7 +65,7 @@ def start(
         )
     except ValueError as error:
         raise UserError(
-            f"--distributed: {error} Where SLURM, Kubernetes or Cloud TPU do not say it, give "
+            f"--distributed: {error} Outside SLURM, Kubernetes and Cloud TPU, give "
             "--coordinator=HOST:PORT, --processes=N and --process=I, from 0"
         ) from error
 
@@ -108,10 +108,36 @@ def use_compile_cache(cache: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+def find_devices() -> list[jax.Device]:
+    """Returns the devices that JAX computes on.
+
+    Raises:
+      UserError: JAX_PLATFORMS asks for a platform that this machine, or this installation, lacks.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX raises either, by platform
+        asked = getattr(jax.config, "jax_platforms", None) or "its default"
+        reason = " ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0]
+    jax.config.update("jax_platforms", None)
+    there = ", ".join(sorted({device.platform for device in jax.devices()}))
+    extra = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}.get(asked.split(",")[0])
+    install = f"install crlm_jax[{extra}] on a machine that has it, or " if extra else ""
+    raise UserError(
+        f"JAX_PLATFORMS={asked}: no such device is usable here{f' ({reason})' if reason else ''}; "
+        f"there is {there}: {install}unset JAX_PLATFORMS"
+    )
+
+
 def make_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of one axis, `data`, over all devices, the first `devices`, or these."""
-    some = devices is None or isinstance(devices, int)
-    chosen = jax.devices()[:devices] if some else list(devices)
+    """Returns a mesh of one axis, `data`, over all devices, the first `devices`, or these.
+
+    Raises:
+      UserError: as `find_devices`.
+    """
+    if devices is None or isinstance(devices, int):
+        devices = find_devices()[:devices]
+    chosen = list(devices)
     return jax.make_mesh((len(chosen),), (AXIS,), (AxisType.Auto,), devices=chosen)
 
 
@@ -150,7 +176,7 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def to_local(tree: Any, mesh: Mesh) -> Any:
-    """Returns a replicated tree as it lies on this process's own devices; nothing is moved.
+    """Returns a replicated tree as it lies on the devices of this process; nothing is copied.
 
     Args:
       tree: of arrays that every device holds as a whole.
@@ -165,14 +191,14 @@ def to_local(tree: Any, mesh: Mesh) -> Any:
 
 
 def share(items: Sequence[Any]) -> Sequence[Any]:
-    """Returns which of the items this process is to do; all of them where it is alone."""
+    """Returns the items that this process works on; all of them if it is the only process."""
     return items[jax.process_index() :: jax.process_count()]
 
 
 def gather(value: Any) -> list[Any]:
-    """Returns what every process has for `value`, process 0 first; called by all of them.
+    """Returns the `value` of every process, process 0 first; all processes call this function.
 
-    It goes through JSON: a tuple becomes a list.
+    Values travel as JSON: a tuple becomes a list.
     """
     text = json.dumps(value)
     if jax.process_count() == 1:
@@ -185,9 +211,10 @@ def gather(value: Any) -> list[Any]:
 
 
 def all_see(folder: Path, names: Collection[str]) -> list[bool]:
-    """Returns which processes see these files of a folder, when all have come to this call.
+    """Returns for every process whether it sees these files of a folder; all processes call it.
 
-    A network file system may take a minute to show one machine what another has written.
+    The processes wait for each other first, and then up to `_FILE_SYSTEM` seconds for the files: a
+    network file system may take a minute to show one machine what another has written.
     """
     gather(None)
     end = time.monotonic() + _FILE_SYSTEM
@@ -206,5 +233,5 @@ def is_main() -> bool:
 
 
 def chosen_numbers(chosen: Iterable[bool]) -> str:
-    """The numbers of the chosen processes; empty: none is."""
+    """Returns the numbers of the processes whose flag is true, as `0, 2`; empty if there is none."""
     return ", ".join(str(number) for number, here in enumerate(chosen) if here)

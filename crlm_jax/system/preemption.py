@@ -1,8 +1,8 @@
-"""Being told to stop: a checkpoint is saved, and the process ends with code 75.
+"""Preemption: a process that is told to stop saves a checkpoint and ends with exit code 75.
 
-SLURM, Kubernetes and spot machines announce an end by SIGTERM, or by SIGUSR1 where they are asked
-to. A run that ended with 75 (EX_TEMPFAIL of sysexits.h) is to be started again by the same command
-and goes on where it was; 0 is a finished run, 1 an error that a new start does not mend.
+SLURM, Kubernetes and spot machines announce the end of a process by SIGTERM, or by SIGUSR1 if they
+are configured so. A run that ended with code 75 (EX_TEMPFAIL of sysexits.h) goes on when the same
+command is started again. Code 0 is a finished run, code 1 an error that a restart does not mend.
 """
 
 import os
@@ -11,37 +11,40 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 EXIT_CODE = 75
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# Windows has no SIGUSR1.
+SIGNALS = tuple(
+    number for name in ("SIGTERM", "SIGUSR1") if (number := getattr(signal, name, None)) is not None
+)
 
 
 class Preempted(Exception):
-    """The process was told to stop, and has saved what it had."""
+    """The process was told to stop, and has saved its state."""
 
 
 def exit_when_told() -> None:
-    """Makes the signals end this process with `EXIT_CODE`, wherever it is but in a `Notice`.
+    """Lets the signals end this process with `EXIT_CODE` at any point, except inside a `Notice`.
 
-    Files appear whole or not at all, so that nothing has to be tidied up.
+    No clean-up is needed, because files appear whole or not at all.
     """
     for number in SIGNALS:
         signal.signal(number, lambda *_: sys.exit(EXIT_CODE))
 
 
 class Notice:
-    """Notes the signals instead of ending, for a loop that ends at a step of its own choice.
+    """Records the signals instead of ending, for a loop that chooses the step at which it ends.
 
-    Use as a context manager in the main thread. Several processes must stop at the same step: there
-    JAX listens to SIGTERM itself, and tells all of them a step that each has yet to reach.
+    Use it as a context manager in the main thread. Several processes must stop at the same step:
+    there JAX listens to SIGTERM itself, and gives all processes a step that each has yet to reach.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._told = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}  # handlers by signal, as `signal.signal` returns them
 
     def __enter__(self) -> "Notice":
-        """Listens."""
         several = _are_several()
         for number in SIGNALS:
             if not several:
@@ -50,8 +53,7 @@ class Notice:
                 self._before[number] = signal.signal(number, _as_sigterm)
         return self
 
-    def __exit__(self, *_) -> None:
-        """Puts back who listened before."""
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -59,7 +61,7 @@ class Notice:
         self._told = True
 
     def reached(self, step: int) -> bool:
-        """Whether this is the step to stop at; asked once after each step, in all processes."""
+        """Returns whether to stop at this step; every process asks once after each step."""
         if _are_several():
             from jax.experimental import multihost_utils
 
@@ -68,7 +70,7 @@ class Notice:
 
 
 def _are_several() -> bool:
-    import jax  # here, since commands that train nothing need the exit code alone
+    import jax  # imported here, since commands that train nothing need only the exit code
 
     return jax.process_count() > 1
 
@@ -78,7 +80,7 @@ def _as_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 def run_child(command: Sequence[str]) -> int:
-    """Runs a command to its end and returns its code; the signals are passed on to it."""
+    """Runs a command to its end, passes the signals on to it, and returns its exit code."""
     child = subprocess.Popen(command)
     before = {
         number: signal.signal(number, lambda number, _: child.send_signal(number))

@@ -9,13 +9,13 @@ import jax
 from crlm_jax.system import parallel
 from crlm_jax.system.files import write_whole
 
-_SKIPPED = 2  # the first step of a process compiles, the second may still wait for it
+_SKIPPED = 2  # steps: the first compiles, the second may still wait for the compiler
 
 
 class Profiler:
-    """Traces `steps` steps of a training, from the third that the main process does.
+    """Traces `steps` steps of a training, from the third step that this process does.
 
-    Use as a context manager; leaving it writes what there is of the trace.
+    Use it as a context manager; leaving it writes the trace, also of a training that was shorter.
 
     Args:
       folder: `plugins/profile/TIME/HOST.xplane.pb` is written under it.
@@ -30,11 +30,9 @@ class Profiler:
         self._tracing: tempfile.TemporaryDirectory | None = None
 
     def __enter__(self) -> "Profiler":
-        """Returns itself."""
         return self
 
-    def __exit__(self, *_) -> None:
-        """Ends a trace that the training was too short for."""
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def step(self, step: int) -> contextlib.AbstractContextManager:
@@ -43,7 +41,7 @@ class Profiler:
             self._stop()
             return contextlib.nullcontext()
         if step == self._first:
-            # Traced to this machine: the profiler knows no buckets.
+            # Traced to a local folder, because the profiler cannot write to a bucket.
             self._tracing = tempfile.TemporaryDirectory()
             jax.profiler.start_trace(self._tracing.name)
         return jax.profiler.StepTraceAnnotation("train", step_num=step)
@@ -53,7 +51,7 @@ class Profiler:
             return
         with self._tracing as traced:
             self._tracing = None
-            (-jax.device_put(0.0)).block_until_ready()  # after all that the device has to do yet
+            (-jax.device_put(0.0)).block_until_ready()  # waits for the device's pending work
             jax.profiler.stop_trace()
             for file in filter(Path.is_file, Path(traced).rglob("*")):
                 target = self._folder / file.relative_to(traced)

@@ -18,7 +18,7 @@ from tests.cohorts import tiny_config
 
 
 def bright(image):
-    """Maps slices (B, S, S, 1) to probability 1 where they are bright; the corner does not count."""
+    """Maps slices (B, S, S, 1) to 1 where they are bright; the corner does not count."""
     found = image[..., 0] > 150
     found[:, 0, 0] = False
     return found.astype(np.float32)

@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crlm_jax.measures.detection import LESION
-from crlm_jax.measures.overlap import VOLUME
-from crlm_jax.measures.surfaces import SURFACE
+from crlm_jax.measures.table import LESION, SURFACE, VOLUME
 from crlm_jax.method import step as method_step
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.runs.folder import WorkdirError
@@ -71,7 +69,7 @@ def test_cases_and_results_agree(finished):
     rows = list(csv.DictReader((workdir / "cases.csv").open()))
     results = json.loads((workdir / "results.json").read_text())
     assert dict(results.pop("card"))["segmenter"].startswith("unetpp")
-    assert results == json.loads(json.dumps(summary))
+    assert results == json.loads(json.dumps(summary.to_json()))
     overlap = ["dsc", "iou", "recall", "precision", "f1"]
     paper = [f"{name}_paper" for name in overlap]
     clinical = [*SURFACE, *LESION, *VOLUME]
@@ -112,7 +110,7 @@ def test_the_report_is_one_file_with_its_warnings_and_overlays(finished):
     assert not re.search("https?:", html)
     # Training, distribution, agreement of two conditions, three cases of each.
     assert html.count("data:image/png;base64,") == 2 + 2 + 2 * 3
-    assert f"{summary['conditions']['pre_dwi']['dsc']['mean']:.2f}" in html
+    assert f"{summary.conditions['pre_dwi'].means['dsc']['mean']:.2f}" in html
     assert len(list((workdir / "figures").glob("pre_dwi_*.png"))) == 3
 
 

@@ -87,11 +87,11 @@ def test_each_method_learns_its_batch_resumes_evaluates_and_predicts(
         with pytest.raises(KeyboardInterrupt):
             experiment.run(config, resumed)
     assert not (resumed / "report.html").exists()
-    assert experiment.run(config, resumed)["conditions"] == summary["conditions"]
+    assert experiment.run(config, resumed).conditions == summary.conditions
     both = [jax.tree.leaves(parameters(config, run)) for run in (undisturbed, resumed)]
     for a, b in zip(*both, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert 0 <= summary["conditions"]["pre_dwi"]["dsc"]["mean"] <= 1
+    assert 0 <= summary.conditions["pre_dwi"].means["dsc"]["mean"] <= 1
 
     # A patient that it was trained on; all slices with tumour were in every batch.
     patient = json.loads((resumed / "data.json").read_text())["train"]["patients"][0]

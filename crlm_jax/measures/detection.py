@@ -6,18 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from crlm_jax.imaging.lesions import Lesion
-
-SIZES = ("lt10", "10to20", "gt20")  # diameter in mm: < 10, 10 to 20 with both, > 20
-LESION = (
-    "lesions_reference",
-    "lesions_predicted",
-    "lesions_found",
-    "false_positives",
-    "lesion_sensitivity",
-    "lesion_precision",
-    "lesion_f1",
-    *(f"{count}_{size}" for size in SIZES for count in ("lesions", "found")),
-)
+from crlm_jax.measures.table import LESION, SIZES
 
 # The lowest threshold of nnDetection's metrics (Baumgartner et al., MICCAI 2021). A lesion of 10 mm
 # whose outline is drawn 2 mm too far in or out has an IoU of 0.22 or 0.36: at 0.5, small lesions
@@ -36,7 +25,7 @@ class LesionScores:
     order. A paired reference lesion is found, an unpaired prediction is a false positive. So of
     two predictions on one lesion one is false, and of two lesions under one prediction one is
     missed: who counts lesions would be misled by both. Lesions that touch are one, as
-    `lesions.label` says.
+    `label_lesions` says.
     """
 
     predicted: int = 0
@@ -53,9 +42,9 @@ class LesionScores:
         """Counts the lesions of one image.
 
         Args:
-          prediction_labels: (Z, H, W) int, the predicted lesions' numbers, from `lesions.label`.
+          prediction_labels: (Z, H, W) int, the predicted lesions' numbers, from `label_lesions`.
           reference_labels: (Z, H, W) int, those of the reference.
-          prediction_lesions: the predicted lesions by number, from `lesions.measure`.
+          prediction_lesions: the predicted lesions by number, from `measure_lesions`.
           reference_lesions: those of the reference.
 
         Returns:
@@ -128,4 +117,4 @@ def match(prediction_labels: np.ndarray, reference_labels: np.ndarray) -> list[t
 def _size(lesion: Lesion) -> str:
     # Rounded to a nanometre: sums of a spacing such as 0.7 mm miss a bound by their last digit.
     diameter = round(lesion.diameter, 6)
-    return SIZES[(diameter >= 10) + (diameter > 20)]
+    return [*SIZES][(diameter >= 10) + (diameter > 20)]

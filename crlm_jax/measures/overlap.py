@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-OVERLAP = ("dsc", "iou", "recall", "precision", "f1")
-VOLUME = ("volume_reference", "volume_predicted", "volume_error", "volume_error_relative")
+from crlm_jax.measures.table import OVERLAP
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-SURFACE = ("hd", "hd95", "assd", "nsd_2mm", "nsd_voxel")
+from crlm_jax.measures.table import SURFACE
 
 # The surface between the voxels around a corner, by which of the eight (z, y, x) are inside: the
 # area vectors, in eighths of a voxel's faces, of the triangles by which marching cubes (Lorensen

@@ -14,19 +14,25 @@ import numpy as np
 from crlm_jax.errors import UserError
 from crlm_jax.system.files import write_whole
 
-_DTYPES = {"reference": np.bool_, "prediction": np.bool_, "map": np.uint8, "signed": np.int8}
+READERS = ("reference", "prediction")  # whose mask
+_DTYPES: dict[str, type[np.generic]] = {
+    "reference": np.bool_,
+    "prediction": np.bool_,
+    "map": np.uint8,
+    "signed": np.int8,
+}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What can be laid over a case.
+    """A mask or a map that the viewer draws over the image.
 
     Args:
-      name: shown, such as "reference", "prediction", "probability".
+      name: for people, such as "reference", "prediction", "probability".
       kind: "reference" or "prediction" (bool masks, outlined), "map" (uint8, 0 … 255 stands for
         0 … 1, transparent at 0) or "signed" (int8, −127 … 127 stands for −1 … 1, transparent at 0).
       voxels: (Z, H, W), bool, uint8 or int8 as `kind` says.
-      shown: whether it is switched on at first.
+      shown: whether it is visible at first.
     """
 
     name: str
@@ -34,8 +40,8 @@ class Layer:
     voxels: np.ndarray
     shown: bool = True
 
-    def __post_init__(self):
-        """Refuses an unknown kind and a dtype that is not its own."""
+    def __post_init__(self) -> None:
+        """Refuses a damaged file's layer: an unknown kind, or voxels of the wrong dtype."""
         if self.kind not in _DTYPES:
             raise ValueError(f"layer {self.name!r}: kind {self.kind!r} is none of {[*_DTYPES]}")
         if self.voxels.dtype != _DTYPES[self.kind]:
@@ -45,14 +51,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Mark:
-    """A line of the list of lesions.
+    """A lesion in the viewer's list.
 
     Args:
       text: such as "reference 1: 23.4 mm, 5,210 mm³, found".
       layer: name of its layer.
-      slice: where a click leads to, counted from 0.
-      row: of its centre, in voxels; whole at the middle of a voxel, as `np.argwhere` counts.
-      column: the same.
+      slice: shown after a click, counted from 0.
+      row: of its centre, in voxels; a whole number is the middle of a voxel (`np.argwhere`).
+      column: of its centre, likewise.
     """
 
     text: str
@@ -67,8 +73,8 @@ class CaseView:
     """What the viewer shows of one case.
 
     Args:
-      title: such as "phantom-003 · pre_dwi"; stands in the list and on the picture.
-      facts: (name, value), such as ("DSC", "0.81"); the columns of the list of cases.
+      title: such as "phantom-003 · pre_dwi", in the list of cases and on the picture.
+      facts: (name, value), such as ("DSC", "0.81"): the columns of the list of cases.
       grey: (Z, H, W) uint8, seen from the feet: rows from front to back, columns from the
         patient's right to left.
       spacing: (z, y, x) mm.
@@ -77,7 +83,8 @@ class CaseView:
       layers: over the image, bottom first.
       marks: the list of lesions.
       first_slice: shown at first, counted from 0.
-      order: cases are listed by it, ascending: worst first. Not a number: last.
+      order: the list of cases is sorted by it, ascending, so that the worst case is first. A case
+        whose order is NaN is last.
     """
 
     title: str
@@ -91,8 +98,8 @@ class CaseView:
     first_slice: int
     order: float
 
-    def __post_init__(self):
-        """Refuses what could not be shown; the message names the case."""
+    def __post_init__(self) -> None:
+        """Refuses a damaged file's case, which could not be shown; the message names the case."""
 
         def check(good: bool, problem: str) -> None:
             if not good:
@@ -103,7 +110,7 @@ class CaseView:
         check(self.grey.dtype == np.uint8, f"grey is {self.grey.dtype}, not uint8")
         check(min(self.spacing) > 0, f"spacing {self.spacing} mm")
         check(self.window[0] < self.window[1], f"window {self.window} is empty")
-        check(len(set(names)) == len(names), f"layers {names}: a name stands twice")
+        check(len(set(names)) == len(names), f"layers {names}: two have the same name")
         for layer in self.layers:
             got = layer.voxels.shape
             check(got == shape, f"layer {layer.name!r} is {got}, the image {shape}")
@@ -113,10 +120,10 @@ class CaseView:
             check(0 <= z < shape[0], f"no slice {z} in {shape[0]}")
 
     def save(self, path: Path) -> None:
-        """Writes one compressed `.npz`, without pickle, whole or not at all."""
+        """Writes one compressed `.npz`, without pickle; an interrupted write leaves no file."""
         arrays = {f"layer_{i}": layer.voxels for i, layer in enumerate(self.layers)}
         facts = describe(self) | {"order": float(self.order)}
-        text = np.frombuffer(json.dumps(facts).encode(), np.uint8)  # json here may hold NaN
+        text = np.frombuffer(json.dumps(facts).encode(), np.uint8)  # `order` may be NaN
         file = io.BytesIO()
         np.savez_compressed(file, facts=text, grey=self.grey, **arrays)
         write_whole(path, file.getvalue())
@@ -125,7 +132,7 @@ class CaseView:
     def count_voxels(path: Path) -> int:
         """Returns how many voxels the image of a saved case has, without reading them."""
         with (
-            _whole(path),
+            _named_error(path),
             path.open("rb") as opened,
             np.load(opened, allow_pickle=False) as file,
             file.zip.open("grey.npy") as stream,
@@ -139,10 +146,10 @@ class CaseView:
         """Reads what `save` wrote.
 
         Raises:
-          UserError: the file is cut off, or something else; nothing of it is ever executed.
+          UserError: the file is damaged or something else. Nothing in a file is executed.
         """
         with (
-            _whole(path),
+            _named_error(path),
             path.open("rb") as opened,
             np.load(opened, allow_pickle=False) as file,
         ):
@@ -165,19 +172,20 @@ class CaseView:
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Turns what damage leads to, in NumPy and zipfile many kinds, into an error with the file."""
+def _named_error(path: Path) -> Iterator[None]:
+    """Turns the many errors of NumPy and zipfile on a damaged file into one that names it."""
     try:
         yield
     except Exception as error:
         raise UserError(
-            f"{path}: not a case of the report's viewer, or damaged ({error}); take the folder "
-            "views/ away, and the report is written without its viewer"
+            f"{path}: not a case of the report's viewer, or damaged "
+            f"({' '.join(str(error).split())}); move the folder {path.parent.name}/ away, and the "
+            "report is written without its viewer"
         ) from error
 
 
 def describe(case: CaseView) -> dict[str, Any]:
-    """All of a case but its voxels and its order."""
+    """Returns all of a case but its voxels and its order, for JSON."""
     return {
         "title": case.title,
         "facts": case.facts,

@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, nargs="+", help="folder of a finished run")
     parser.add_argument("--out", type=Path, help="HTML file (default: report.html of the run)")
     parser.add_argument(
-        "--all-cases", action="store_true", help="in the viewer too, however large the file becomes"
+        "--all-cases",
+        action="store_true",
+        help="show all cases in the viewer, however large the file becomes",
     )
     args = parser.parse_args(argv)
     if args.out is None and len(args.run) > 1:

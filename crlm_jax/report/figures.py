@@ -1,8 +1,6 @@
 """The figures of a report, as matplotlib draws them."""
 
-import base64
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,23 +10,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from crlm_jax.imaging import overlay
+from crlm_jax.measures.table import BY_NAME
 from crlm_jax.measures.view import CaseView
-from crlm_jax.system.files import write_whole
+from crlm_jax.runs.rows import CaseRow
 
-_TERMS = {
+_TERMS = {  # of `train.jsonl`
     "loss": "total loss",
     "bce": "BCE",
     "dice": "Dice loss",
     "feature": "feature distance",
     "validation_dsc": "validation DSC",
 }
-SHOWN = {  # of a case, in the picture of their distribution
-    "dsc_paper": "DSC, paper's protocol",
-    "dsc": "DSC, clinical protocol",
-    "nsd_2mm": "surface Dice at 2 mm",
-    "hd95": "HD95 (mm)",
-}
-# Okabe and Ito's, for any number of runs.
+_SHOWN = ("dsc_paper", "dsc", "nsd_2mm", "hd95")  # in the picture of distributions
+# Okabe and Ito's colours; further groups begin again with the first.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
@@ -65,19 +59,21 @@ def training(log: Sequence[Mapping[str, Any]], mark: str = "") -> Figure:
     return figure
 
 
-def distributions(groups: Mapping[str, Sequence[Mapping[str, str]]], mark: str = "") -> Figure:
-    """Draws every case's metrics: a dot a case, a box from quartile to quartile with the median.
+def distributions(groups: Mapping[str, Sequence[CaseRow]], mark: str = "") -> Figure:
+    """Draws every case's measures: a dot a case, a box from quartile to quartile with the median.
 
     Args:
-      groups: rows of `cases.csv` by what is written below them, such as a condition.
+      groups: test cases by the label below them, such as a condition.
       mark: above the picture.
     """
     names = list(groups)
     figure = Figure(figsize=(9.5, 3.2 + 0.16 * max(map(len, names))), layout="constrained")
     rng = np.random.default_rng(0)
-    for axes, (metric, title) in zip(figure.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
+    measures = [BY_NAME[name] for name in _SHOWN]
+    for axes, measure in zip(figure.subplots(1, len(measures)), measures, strict=True):
         for place, name in enumerate(names):
-            values = np.array([float(row[metric]) for row in groups[name] if row.get(metric)])
+            found = (row.measures.get(measure.name) for row in groups[name])
+            values = np.array([value for value in found if value is not None], float)
             colour = _COLOURS[place % len(_COLOURS)]
             spread = rng.uniform(-0.18, 0.18, len(values))
             axes.plot(place + spread, values, "o", color=colour, alpha=0.55, markersize=4)
@@ -86,10 +82,10 @@ def distributions(groups: Mapping[str, Sequence[Mapping[str, str]]], mark: str =
                     values, positions=[place], widths=0.55, showfliers=False,
                     medianprops={"color": "black"}, manage_ticks=False,
                 )  # fmt: skip
-        axes.set_title(title, fontsize=9)
+        axes.set_title(measure.title, fontsize=9)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         axes.set_xlim(-0.6, len(names) - 0.4)
-        if metric != "hd95":
+        if measure.share:
             axes.set_ylim(-0.03, 1.03)
         _plain(axes)
     _mark(figure, mark)
@@ -100,7 +96,7 @@ def bland_altman(agreement: Mapping[str, Mapping[str, Any]], mark: str = "") -> 
     """Draws model − reference over their mean, with the bias and the limits of agreement.
 
     Args:
-      agreement: of one condition, from `results.json`: `sum_of_diameters` and `volume`.
+      agreement: of one condition (`ConditionSummary.agreement`).
       mark: above the picture.
     """
     figure = Figure(figsize=(9.5, 3.4), layout="constrained")
@@ -152,11 +148,3 @@ def key_slice(view: CaseView, title: str) -> Figure:
     magnified.legend(handles=lines, loc="lower right", fontsize=8, facecolor="#111", labelcolor="w")
     figure.suptitle(title, color="w", fontsize=10)
     return figure
-
-
-def embed(figure: Figure, path: Path | None) -> str:
-    """Returns a figure as a data URL, and keeps it as a PNG where there is a path."""
-    png = overlay.to_png(figure)
-    if path:
-        write_whole(path, png)
-    return "data:image/png;base64," + base64.b64encode(png).decode()

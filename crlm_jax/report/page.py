@@ -1,35 +1,26 @@
-"""`report.html` of a run, or of several side by side: one file that works offline.
+"""Writes `report.html` of one run, or of several side by side: one file that works offline.
 
-    python -m crlm_jax.report runs/cross_pre
-    python -m crlm_jax.report runs/crlm_gan runs/unetpp --out comparison.html
-
-All that it shows is in the folders of the runs; the first of several is what the others are
-compared with.
+Everything that a report shows is in the folders of its runs. Of several runs, the first is the one
+that the others are compared with.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crlm_jax.config.notices import marks, warnings
-from crlm_jax.config.schema import flatten
+from crlm_jax.config.schema import Config, flatten
 from crlm_jax.measures import detection
 from crlm_jax.measures.view import CaseView
 from crlm_jax.recist import rules
-from crlm_jax.report import figures
-from crlm_jax.report.figures import embed
-from crlm_jax.report.tables import (
-    CLINICAL,
-    HEADER,
-    SIZES,
-    clinical_rows,
-    comparison_rows,
-    result_rows,
-    size_rows,
-)
-from crlm_jax.report.viewer import render, templates
+from crlm_jax.report import figures, tables
+from crlm_jax.report.html import embed, templates
+from crlm_jax.report.viewer import render
 from crlm_jax.runs.finished import FinishedRun, read_finished
+from crlm_jax.runs.results import Card, Summary
+from crlm_jax.runs.rows import CaseRow
 from crlm_jax.stats import comparison
 from crlm_jax.system.files import locate, own_names, write_whole
 
@@ -37,12 +28,14 @@ VIEWED = 1e8  # voxels in the viewer, some 60 MB of HTML
 
 
 def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> Path:
-    """Writes the report of one run or of several, and the figures of a single one.
+    """Writes the report of one run or of several.
+
+    The figures of a single run are also written as PNG, if the report goes into the run's folder.
 
     Args:
       folders: of the runs.
-      voxels: how many the viewer shows at most, over all cases; the worst cases come first.
-      out: path of the HTML file; beside `report.html` of a single run its `figures/` are written.
+      out: path of the HTML file.
+      voxels: most that the viewer shows, over all cases; the worst cases come first.
 
     Raises:
       ConfigError: a folder holds no finished run.
@@ -54,16 +47,17 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
     if keep:
         keep.mkdir(exist_ok=True)
     views, left_out = _views(runs, voxels)
-    template = templates().get_template("report.html")
+    template = templates("crlm_jax.report").get_template("report.html")
     html = template.render(
         runs=[_describe(run, keep) for run in runs],
         alone=alone is not None,
         title=alone.config.name if alone else f"{len(runs)} runs",
         warnings=list(dict.fromkeys(note for run in runs for note in warnings(run.config))),
-        header=HEADER,
-        clinical_header=("condition", "n", *CLINICAL.values()),
-        size_header=("condition", "found", *SIZES.values(), "false"),
-        comparison=comparison_rows(runs) if not alone else [],
+        header=tables.HEADER,
+        clinical_header=tables.CLINICAL_HEADER,
+        size_header=tables.SIZE_HEADER,
+        comparison_header=tables.COMPARISON_HEADER,
+        comparison=[] if alone else tables.comparison_rows(runs),
         small=comparison.SMALL,
         match_iou=detection.MATCH_IOU,
         distribution=_distribution(runs, keep),
@@ -76,12 +70,13 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
 
 
 def _views(runs: Sequence[FinishedRun], voxels: float) -> tuple[Iterator[CaseView], int]:
-    """The cases of all runs, of several with the run's name, and how many are left out.
+    """Returns the cases for the viewer, worst first, and how many are left out.
 
-    The worst come first, as long as no more than `voxels` are shown, and one in any case.
+    Cases are left out once more than `voxels` would be shown, but never the first. With several
+    runs, a case's title begins with the name of its run.
     """
     found = sorted(
-        (float(row["dsc"]), i, file)
+        (row.defined("dsc"), i, file)
         for i, run in enumerate(runs)
         for row, files in run.cases()
         for file in files
@@ -103,79 +98,128 @@ def _views(runs: Sequence[FinishedRun], voxels: float) -> tuple[Iterator[CaseVie
     return load(), len(found) - chosen
 
 
-def _describe(run: FinishedRun, keep: Path | None) -> dict[str, Any]:
-    """What the template shows of one run."""
+@dataclass(frozen=True)
+class _RunSection:
+    """What the template shows of one run. Figures are data URLs."""
+
+    name: str
+    config: Config
+    summary: Summary
+    card: Card
+    rows: list[list[str]]
+    clinical: list[list[str]]
+    sizes: list[list[str]]
+    flow: dict[str, dict[str, Any]]  # patients and slices by split
+    agreement: dict[str, str]  # Bland-Altman plots by condition
+    curves: str
+    overlays: list["_Overlay"]
+    fields: dict[str, Any]  # the whole configuration
+
+
+@dataclass(frozen=True)
+class _Overlay:
+    """A case shown by its key slice."""
+
+    role: str  # such as "worst" or "median, best"
+    row: CaseRow
+    z: int  # the slice, counted from 1
+    image: str  # data URL
+
+
+def _describe(run: FinishedRun, keep: Path | None) -> _RunSection:
+    mark = " ".join(marks(run.config))
+    return _RunSection(
+        name=run.name,
+        config=run.config,
+        summary=run.summary,
+        card=run.card,
+        rows=tables.result_rows(run.summary),
+        clinical=tables.clinical_rows(run.summary),
+        sizes=tables.size_rows(run.summary),
+        flow=run.splits,
+        agreement=_agreement(run, keep),
+        curves=embed(figures.training(run.log, mark), keep and keep / "training.png"),
+        overlays=_overlays(run, keep),
+        fields=flatten(run.config),
+    )
+
+
+def _agreement(run: FinishedRun, keep: Path | None) -> dict[str, str]:
+    """Draws the Bland-Altman plots of every condition that has cases enough for limits."""
     mark = " ".join(marks(run.config))
     agreement = {
-        condition: values["agreement"]
-        for condition, values in run.summary["conditions"].items()
-        if values["agreement"]["volume"]["sd"] is not None
+        condition: values.agreement
+        for condition, values in run.summary.conditions.items()
+        if values.agreement["volume"]["sd"] is not None
     }
     names = own_names(f"agreement_{condition}" for condition in agreement)
     return {
-        "name": run.name,
-        "config": run.config,
-        "summary": run.summary,
-        "rows": result_rows(run.summary),
-        "clinical": clinical_rows(run.summary),
-        "sizes": size_rows(run.summary),
-        "flow": {name: split for name, split in run.data.items() if name != "digest"},
-        "agreement": {
-            condition: embed(
-                figures.bland_altman(values, " · ".join(filter(None, (mark, condition)))),
-                keep and keep / f"{name}.png",
-            )
-            for name, (condition, values) in zip(names, agreement.items(), strict=True)
-        },
-        "curves": embed(figures.training(run.log, mark), keep and keep / "training.png"),
-        "overlays": _overlays(run, keep),
-        "fields": flatten(run.config),
+        condition: embed(
+            figures.bland_altman(values, " · ".join(filter(None, (mark, condition)))),
+            keep and keep / f"{name}.png",
+        )
+        for name, (condition, values) in zip(names, agreement.items(), strict=True)
     }
 
 
 def _distribution(runs: Sequence[FinishedRun], keep: Path | None) -> str:
     groups = {
         condition if len(runs) == 1 else f"{run.name} {condition}": [
-            row for row in run.rows if row["condition"] == condition
+            row for row in run.rows if row.condition == condition
         ]
         for run in runs
-        for condition in run.summary["conditions"]
+        for condition in run.summary.conditions
     }
     mark = " ".join(dict.fromkeys(mark for run in runs for mark in marks(run.config)))
     return embed(figures.distributions(groups, mark), keep and keep / "distribution.png")
 
 
-def _overlays(run: FinishedRun, keep: Path | None) -> list[dict[str, Any]]:
-    """Per condition the worst, the median and the best case, by the paper protocol's DSC."""
-    shown = []
+def _overlays(run: FinishedRun, keep: Path | None) -> list[_Overlay]:
+    """Draws the worst, the median and the best case of each condition, by the paper's DSC."""
     cases = run.cases()
-    whose = [(row["condition"], row["patient"]) for row, _ in cases]
-    names = dict(zip(whose, own_names(map("_".join, whose)), strict=True))
-    for condition in run.summary["conditions"]:
+    keys = [(row.condition, row.patient) for row, _ in cases]
+    names = dict(zip(keys, own_names(map("_".join, keys)), strict=True))
+    shown = []
+    for condition in run.summary.conditions:
         ranked = sorted(
-            ((r, files) for r, files in cases if r["condition"] == condition and r["dsc_paper"]),
-            key=lambda case: float(case[0]["dsc_paper"]),
+            (
+                (dsc, i)
+                for i, (row, _) in enumerate(cases)
+                if row.condition == condition and (dsc := row.measures["dsc_paper"]) is not None
+            )
         )
-        picks = {"worst": 0, "median": (len(ranked) - 1) // 2, "best": len(ranked) - 1}
-        roles: dict[int, str] = {}
-        for role, i in picks.items():
-            roles[i] = f"{roles[i]}, {role}" if i in roles else role
-        for i, role in roles.items() if ranked else ():
-            row, files = ranked[i]
-            view = max(map(CaseView.load, files), key=_tumour)
-            title = (
-                *marks(run.config), row["patient"], condition,
-                f"slice {view.first_slice + 1} of {len(view.grey)}",
-                f"DSC {float(row['dsc_paper']):.2f} (paper), {float(row['dsc']):.2f} (clinical)",
-            )  # fmt: skip
-            picture = figures.key_slice(view, " · ".join(title))
-            name = names[condition, row["patient"]]
-            image = embed(picture, keep and keep / f"{name}.png")
-            shown.append({"role": role, "row": row, "z": view.first_slice + 1, "image": image})
+        for place, role in _roles(len(ranked)).items():
+            row, files = cases[ranked[place][1]]
+            path = keep and keep / f"{names[condition, row.patient]}.png"
+            shown.append(_overlay(run.config, row, files, role, path))
     return shown
 
 
+def _roles(count: int) -> dict[int, str]:
+    """Returns which of the ranked cases are shown, and as what; one case may have several roles."""
+    if not count:
+        return {}
+    roles: dict[int, str] = {}
+    for role, place in (("worst", 0), ("median", (count - 1) // 2), ("best", count - 1)):
+        roles[place] = f"{roles[place]}, {role}" if place in roles else role
+    return roles
+
+
+def _overlay(
+    config: Config, row: CaseRow, files: Sequence[Path], role: str, path: Path | None
+) -> _Overlay:
+    """Draws the key slice of a case's image with most tumour in its key slice."""
+    view = max(map(CaseView.load, files), key=_tumour)
+    title = (
+        *marks(config), row.patient, row.condition,
+        f"slice {view.first_slice + 1} of {len(view.grey)}",
+        f"DSC {row.defined('dsc_paper'):.2f} (paper), {row.defined('dsc'):.2f} (clinical)",
+    )  # fmt: skip
+    picture = figures.key_slice(view, " · ".join(title))
+    return _Overlay(role, row, view.first_slice + 1, embed(picture, path))
+
+
 def _tumour(view: CaseView) -> int:
-    """Pixels of the reference in the key slice."""
+    """Counts the pixels of the reference in the key slice."""
     reference = next(layer.voxels for layer in view.layers if layer.kind == "reference")
     return int(reference[view.first_slice].sum())

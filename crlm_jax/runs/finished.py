@@ -1,33 +1,37 @@
 """A finished run, read from its folder."""
 
-import csv
-import dataclasses
-import io
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.runs.log import read_log
+from crlm_jax.runs.results import Card, Summary
+from crlm_jax.runs.rows import CaseRow, read_cases
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class FinishedRun:
     """A finished run, read from its folder."""
 
     folder: RunFolder
     config: Config
-    summary: dict[str, Any]  # results.json
-    rows: list[dict[str, str]]  # cases.csv
-    data: dict[str, Any]  # data.json
-    log: list[dict[str, Any]]  # train.jsonl
+    summary: Summary
+    card: Card
+    rows: list[CaseRow]
+    splits: dict[str, dict[str, Any]]  # patients and slices by split
+    log: list[dict[str, Any]]  # one for each line of the training log
 
     @property
     def name(self) -> str:
         return self.folder.name
 
-    def cases(self) -> list[tuple[dict[str, str], list[Path]]]:
+    def cases(self) -> list[tuple[CaseRow, list[Path]]]:
         """Returns every row with the viewer's files of its case; empty if the run has none."""
         views = self.folder.find_views()
         return list(zip(self.rows, views.values(), strict=True)) if views else []
@@ -38,6 +42,7 @@ def read_finished(path: Path) -> FinishedRun:
 
     Raises:
       ConfigError: the folder holds no run, or one that is not finished.
+      UserError: its table of cases is damaged.
     """
     config, folder = read_run(path), RunFolder(path)
     for file in (folder.results, folder.cases, folder.data):
@@ -46,13 +51,44 @@ def read_finished(path: Path) -> FinishedRun:
                 f"{file}: missing, so this run is not finished; start it again with the same "
                 "command, and it goes on"
             )
-    summary, data = (
-        json.loads(file.read_text(encoding="utf-8")) for file in (folder.results, folder.data)
-    )
-    if "card" not in summary:
+    results = json.loads(folder.results.read_text(encoding="utf-8"))
+    if "card" not in results:
         raise ConfigError(
             f"{folder.results}: of an earlier version of crlm_jax; delete {folder.report.name} in "
             "the run and start it again with the same command, and its cases are measured anew"
         )
-    rows = list(csv.DictReader(io.StringIO(folder.cases.read_text(encoding="utf-8"))))
-    return FinishedRun(folder, config, summary, rows, data, read_log(folder.log))
+    try:
+        summary = Summary.from_json(results)
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder.results}: damaged ({type(error).__name__}: {error}); delete "
+            f"{folder.report.name} in the run and start it again with the same command"
+        ) from error
+    data = json.loads(folder.data.read_text(encoding="utf-8"))
+    return FinishedRun(
+        folder=folder,
+        config=config,
+        summary=summary,
+        card=[(name, text) for name, text in results["card"]],
+        rows=read_cases(folder.cases),
+        splits={name: split for name, split in data.items() if name != "digest"},
+        log=read_log(folder.log),
+    )
+
+
+def values_by_patient(
+    runs: Sequence[FinishedRun], condition: str, measure: str
+) -> dict[str, float]:
+    """Returns a measure of each patient under a condition: its mean over the runs that have it.
+
+    Args:
+      runs: of one system, such as its seeds.
+      condition: of the cases.
+      measure: name of the measure.
+    """
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for row in run.rows:
+            if row.condition == condition and (value := row.measures.get(measure)) is not None:
+                values.setdefault(row.patient, []).append(value)
+    return {patient: float(np.mean(each)) for patient, each in values.items()}

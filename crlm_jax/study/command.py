@@ -1,8 +1,10 @@
 """The command that runs a study, lists its runs and writes its tables.
 
-python -m crlm_jax.study --study configs/studies/stages.py --workdir runs/stages
-python -m crlm_jax.study --study configs/studies/stages.py:seeds=1 --workdir runs/stages --list
-python -m crlm_jax.study --study configs/studies/stages.py --workdir runs/stages --report
+    python -m crlm_jax.study --study configs/studies/stages.py --workdir runs/stages
+    python -m crlm_jax.study --study configs/studies/stages.py:seeds=1 --workdir runs/stages --list
+    python -m crlm_jax.study --study configs/studies/stages.py --workdir runs/stages --report
+
+`--list` loads no JAX, so that it answers at once: what writes the tables is imported where needed.
 """
 
 import argparse
@@ -14,7 +16,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from crlm_jax.config.schema import ConfigError
-from crlm_jax.study import tables as study_tables
 from crlm_jax.study.runs import StudyRun, load_study, run_all, run_one
 from crlm_jax.system.console import console, print_error
 from crlm_jax.system.files import locate
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         show(runs)
     elif args.report:
-        print(study_tables.write(runs, args.workdir, paper=args.paper_data))
+        _write_tables(args, runs)
     elif args.index is not None:
         if not 0 <= args.index < len(runs):
             raise ConfigError(f"--index {args.index}: the runs are 0 to {len(runs) - 1}")
@@ -62,13 +63,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _write_tables(args: argparse.Namespace, runs: list[StudyRun]) -> None:
+    from crlm_jax.study import page
+
+    print(page.write_tables(runs, args.workdir, paper=args.paper_data))
+
+
 def _run_all(args: argparse.Namespace, runs: list[StudyRun]) -> int:
-    """Runs what is not finished and writes the tables; returns 1 if a run failed."""
-    if args.paper_data:  # before the runs, not after them
-        study_tables.check_paper_data(runs)
+    """Runs whatever is not finished and writes the tables; returns 1 if a run failed."""
+    if args.paper_data:  # checked before hours of training
+        from crlm_jax.study import page
+
+        page.check_paper_data(runs)
     words = ["--study", args.study, "--workdir", str(args.workdir), "--index"]
     failed = run_all(runs, [sys.executable, "-m", "crlm_jax.study", *words])
-    print(study_tables.write(runs, args.workdir, paper=args.paper_data))
+    _write_tables(args, runs)
     if failed:
         print_error(f"{failed} of {len(runs)} runs failed; see --list")
     return 1 if failed else 0

@@ -1,8 +1,8 @@
-"""The numbers that the paper gives for CRLM-GAN, to stand beside ours where the data are its own.
+"""The numbers that the paper gives for CRLM-GAN, to stand beside ours if the data are its own.
 
 Xia et al., Cancer Imaging 26:10 (2025), doi 10.1186/s40644-025-00964-z, Results. The abstract has
 the DSC of post-NACT DWI and pre-NACT T2WI the other way round; the text's gains from mixed training
-fit these. Its comparators' numbers are in tables that were not at hand, and are not given here.
+fit these. Its comparators' numbers are in tables that were not available, and are not given here.
 """
 
 # (experiment, condition) -> DSC with its 95 % interval, IoU, recall, precision, F1
@@ -17,11 +17,11 @@ RESULTS = {
     ("cross_post", "post_dwi"): ("0.72 (0.64–0.79)", "–", "–", "–", "–"),
     ("cross_post", "post_t2wi"): ("0.62 (0.53–0.70)", "–", "–", "–", "–"),
 }
-PATIENTS = {"ct": 78}  # tested on; all other conditions 45
+PATIENTS = {"ct": 78}  # test patients; 45 under every other condition
 
 
 def row(experiment: str, condition: str) -> list[str] | None:
-    """Returns the paper's row under `study_tables.HEADER`; None where it has none."""
+    """Returns the paper's row under `study.tables.HEADER`; None if it has none."""
     if (experiment, condition) not in RESULTS:
         return None
     patients = str(PATIENTS.get(condition, 45))

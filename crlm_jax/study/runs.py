@@ -1,15 +1,13 @@
-"""Many runs as one: what is not finished yet is run, one ordinary run directory each.
+"""The runs of a study: read from its file, run one after the other, and their states.
 
-    python -m crlm_jax.study --study configs/studies/stages.py --workdir runs/stages
-    python -m crlm_jax.study --study configs/studies/stages.py:seeds=1 --workdir runs/stages --list
-    python -m crlm_jax.study --study configs/studies/stages.py --workdir runs/stages --report
-
-A study file has `get_study(arg)`, which returns a list of (name, config); a name is
-`experiment/system/seedN`, and so is the folder of its run. The first system of an experiment is
+A study file has `get_study(arg)`, which returns a list of (name, config). A name is
+`experiment/system/seedN`, which is also the folder of its run. The first system of an experiment is
 what the others are compared with. The runs share the prepared data and the compile cache.
 
 A study that was interrupted goes on with the same command. A run that fails does not stop the
-others: its error stands in its folder's neighbour, `NAME.error.txt`, until it succeeds.
+others: its error is kept in `NAME.error.txt` beside its folder until the run succeeds.
+
+`python -m crlm_jax.study --list` loads no JAX, so functions that need it import it themselves.
 """
 
 import importlib.util
@@ -30,31 +28,34 @@ _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*/seed\d+")
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run of a study: `name` is experiment/system/seedN, `folder` the run's."""
+    """One run of a study."""
 
-    name: str
+    name: str  # experiment/system/seedN
     config: Config
-    folder: Path
+    folder: RunFolder
 
     @property
     def error(self) -> Path:
-        """File with the error of the last attempt; absent where there was none."""
-        return self.folder.with_name(self.folder.name + ".error.txt")
+        """The file with the error of the last attempt; absent if there was none."""
+        return self.folder.path.with_name(self.folder.path.name + ".error.txt")
 
     @property
     def state(self) -> str:
-        """Where the run stands: finished, failed (and why), begun or waiting."""
-        folder = RunFolder(self.folder)
-        if folder.finished:
+        """Whether the run is finished, failed (and why), begun or waiting."""
+        if self.folder.finished:
             return "finished"
         if self.error.exists():
             lines = self.error.read_text(encoding="utf-8").strip().splitlines()
-            return f"failed: {lines[-1] if lines else 'without a word'}"
-        return "begun" if folder.begun else "waiting"
+            return f"failed: {lines[-1] if lines else 'no message'}"
+        return "begun" if self.folder.begun else "waiting"
 
 
 def load_study(file: str, workdir: Path) -> list[StudyRun]:
-    """Reads a study file, given as PATH or PATH:ARGUMENTS.
+    """Reads a study.
+
+    Args:
+      file: PATH or PATH:ARGUMENTS of the study file, or its name.
+      workdir: folder of all runs.
 
     Raises:
       ConfigError: the file is no study, or a run's name or configuration is wrong.
@@ -67,7 +68,10 @@ def load_study(file: str, workdir: Path) -> list[StudyRun]:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_study"):
         raise ConfigError(f"--study {path}: has no get_study(arg), so it is no study")
-    runs = [StudyRun(n, validate(c), workdir / n) for n, c in module.get_study(arg or None)]
+    runs = [
+        StudyRun(name, validate(config), RunFolder(workdir / name))
+        for name, config in module.get_study(arg or None)
+    ]
     names = [run.name for run in runs]
     for name in names:
         if not _NAME.fullmatch(name):
@@ -80,17 +84,17 @@ def load_study(file: str, workdir: Path) -> list[StudyRun]:
 
 
 def run_one(run: StudyRun) -> None:
-    """Runs one experiment in this process; what goes wrong is kept and raised."""
-    from crlm_jax.system import parallel  # JAX is for the processes that run, not for the listing
+    """Runs one experiment in this process; an error is kept in `run.error` and raised."""
+    from crlm_jax.system import parallel
     from crlm_jax.training import experiment
 
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    run.error.parent.mkdir(parents=True, exist_ok=True)
     try:
         parallel.use_compile_cache(run.config.data.cache)
         preemption.exit_when_told()
-        experiment.run(run.config, run.folder)
+        experiment.run(run.config, run.folder.path)
     except preemption.Preempted:
-        raise  # no failure: it goes on when it is started again
+        raise  # not a failure: the run goes on when it is started again
     except Exception as error:
         write_whole(run.error, f"{traceback.format_exc()}\n{type(error).__name__}: {error}\n")
         raise
@@ -98,14 +102,17 @@ def run_one(run: StudyRun) -> None:
 
 
 def run_all(runs: list[StudyRun], command: list[str]) -> int:
-    """Runs what is not finished, each in a process of its own; returns how many failed.
-
-    Raises:
-      preemption.Preempted: the study was told to stop, and its run has saved what it had.
+    """Runs whatever is not finished, each run in its own process.
 
     Args:
       runs: of the study.
       command: starts a run when its index is added.
+
+    Returns:
+      How many runs failed.
+
+    Raises:
+      preemption.Preempted: the study was told to stop, and its run has saved a checkpoint.
     """
     failed = 0
     for index, run in enumerate(runs):
@@ -117,7 +124,7 @@ def run_all(runs: list[StudyRun], command: list[str]) -> int:
             raise preemption.Preempted(f"told to stop during {run.name}; start the study again")
         if code:
             failed += 1
-            if code < 0:  # killed, for example by the system for its memory: it could not say so
-                run.folder.parent.mkdir(parents=True, exist_ok=True)
+            if code < 0:  # killed, for example for its memory, before it could write its error
+                run.error.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(run.error, f"killed by signal {-code}\n")
     return failed

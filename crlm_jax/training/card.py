@@ -11,6 +11,7 @@ from crlm_jax.config.schema import Config
 from crlm_jax.method.step import TrainState
 from crlm_jax.report.tables import HEADER, result_rows
 from crlm_jax.runs.folder import RunFolder
+from crlm_jax.runs.results import Summary
 from crlm_jax.system.console import console
 
 
@@ -63,9 +64,9 @@ def show_card(config: Config, card: list[tuple[str, str]]) -> None:
         console.print(f"[bold yellow]{warning}")
 
 
-def show_results(config: Config, summary: dict) -> None:
+def show_results(summary: Summary) -> None:
     """Prints the table of results."""
-    phantom_mark = " (PHANTOM)" if summary["data"] == "phantom" else ""
+    phantom_mark = " (PHANTOM)" if summary.data == "phantom" else ""
     table = Table(
         title=f"test patients{phantom_mark}: mean (95 % CI)", title_justify="left", box=SIMPLE_HEAD
     )

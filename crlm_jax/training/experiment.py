@@ -20,6 +20,7 @@ from crlm_jax.method.step import create_state, total_steps
 from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder, open_workdir
 from crlm_jax.runs.records import check_shared, keep_records
+from crlm_jax.runs.results import Summary
 from crlm_jax.system import parallel
 from crlm_jax.system.console import console
 from crlm_jax.system.files import locate
@@ -82,9 +83,7 @@ def measure(
     return measured, trained.step
 
 
-def run(
-    config: Config, workdir: str | Path, profile: int = 0, source: str = ""
-) -> dict | None:
+def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "") -> Summary | None:
     """Runs one experiment to its report; traces `profile` of its training steps.
 
     `workdir` is a folder, or the address of one in a bucket (`gs://`). `source` is the experiment's
@@ -123,7 +122,7 @@ def run(
     summary = summarise(config, measured)
     write_results(folder, measured, summary, card)
     path = page.write_report([folder.path], folder.report)
-    show_results(config, summary)
+    show_results(summary)
     console.print(f"report: {path}")
     return summary
 

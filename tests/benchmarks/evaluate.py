@@ -89,7 +89,7 @@ def run(folder: Path, cases: int, shape: tuple[int, int, int]) -> None:
     (workdir / "data.json").write_text(json.dumps(describe_data(prepared)))
     path, _ = timed("report", lambda: page.write_report([workdir], workdir / "report.html"))
     print(f"report.html: {path.stat().st_size / 1e6:.1f} MB")
-    lesions = sum(len(result.lesion_rows) for result in measured)
+    lesions = sum(len(result.lesions) for result in measured)
     print(f"{lesions} lesions in both masks of all cases")
 
 

@@ -1,13 +1,11 @@
 """Evaluation with a segmenter whose answers are known: it thresholds the grey level."""
 
-import jax
 import numpy as np
 import pytest
 
 from crlm_jax.measures import evaluate, summary
 from crlm_jax.measures.view import CaseView
 from crlm_jax.runs.folder import RunFolder
-from crlm_jax.system import parallel
 from tests.finished_runs import bright, evaluate_bright, prepare, write_volume
 
 
@@ -36,29 +34,29 @@ def measured(known):
 
 
 def test_both_protocols_of_known_cases(measured):
-    rows = {row["patient"]: row for row in (r.row for r in measured)}
+    rows = {r.row.patient: r.row.measures for r in measured}
     assert set(rows) == {"half", "missed", "clean"}
     for suffix in ("", "_paper"):
         assert rows["half"]["recall" + suffix] == pytest.approx(0.5)
         assert rows["half"]["precision" + suffix] == pytest.approx(1.0)
         assert rows["half"]["dsc" + suffix] == pytest.approx(2 / 3)
         assert rows["missed"]["dsc" + suffix] == 0
-    assert (rows["half"]["slices"], rows["half"]["tumour_slices"]) == (3, 1)
-    assert rows["clean"]["tumour_slices"] == 0
+    slices = {r.row.patient: (r.row.slices, r.row.tumour_slices) for r in measured}
+    assert slices == {"half": (3, 1), "missed": (3, 1), "clean": (3, 0)}
     assert rows["clean"]["dsc"] == 1
     assert rows["clean"]["dsc_paper"] is None
 
 
 def test_empty_masks_are_counted(known, measured):
     config, _ = known
-    ct = summary.summarise(config, measured)["conditions"]["ct"]
-    assert ct["cases"] == 3
-    assert (ct["empty_prediction"], ct["empty_reference"], ct["both_empty"]) == (1, 0, 1)
-    assert ct["without_tumour_slices"] == 1
-    assert ct["dsc"]["n"] == 3
-    assert ct["dsc"]["mean"] == pytest.approx((2 / 3 + 0 + 1) / 3)
-    assert ct["dsc_paper"]["n"] == 2
-    assert ct["dsc_paper"]["mean"] == pytest.approx(1 / 3)
+    ct = summary.summarise(config, measured).conditions["ct"]
+    assert ct.cases == 3
+    assert (ct.empty_prediction, ct.empty_reference, ct.both_empty) == (1, 0, 1)
+    assert ct.without_tumour_slices == 1
+    assert ct.means["dsc"]["n"] == 3
+    assert ct.means["dsc"]["mean"] == pytest.approx((2 / 3 + 0 + 1) / 3)
+    assert ct.means["dsc_paper"]["n"] == 2
+    assert ct.means["dsc_paper"]["mean"] == pytest.approx(1 / 3)
 
 
 def test_the_csv_leaves_an_undefined_cell_empty(known, measured, tmp_path):
@@ -69,7 +67,7 @@ def test_the_csv_leaves_an_undefined_cell_empty(known, measured, tmp_path):
 
 
 def test_distances_lesions_and_volumes_of_known_cases(measured):
-    rows = {row["patient"]: row for row in (r.row for r in measured)}
+    rows = {r.row.patient: r.row.measures for r in measured}
     half, missed, clean = (rows[name] for name in ("half", "missed", "clean"))
     assert half["hd"] == pytest.approx(8 * 1.5)  # the missing half is 8 pixels wide
     assert (half["lesions_found"], half["lesion_sensitivity"]) == (1, 1.0)
@@ -135,5 +133,4 @@ def test_padding_of_the_last_batch_changes_nothing(known, measured, batch_size):
 
 def test_without_validation_patients_there_is_no_validation_dsc(known):
     config, prepared = known
-    mesh = parallel.make_mesh(1)
-    assert evaluate.validation_dsc(config, prepared, jax.jit(bright), {}, mesh) is None
+    assert evaluate.validation_dsc(config, prepared, bright) is None

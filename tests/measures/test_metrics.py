@@ -8,8 +8,9 @@ import pytest
 
 from crlm_jax.imaging import lesions
 from crlm_jax.imaging.geometry import Geometry
-from crlm_jax.measures.detection import LESION, MATCH_IOU, LesionScores, match
-from crlm_jax.measures.overlap import OVERLAP, VOLUME, Counts, Volumes, overlap
+from crlm_jax.measures.detection import MATCH_IOU, LesionScores, match
+from crlm_jax.measures.overlap import Counts, Volumes, overlap
+from crlm_jax.measures.table import LESION, OVERLAP, VOLUME
 
 
 def test_known_overlap():

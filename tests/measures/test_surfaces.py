@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from crlm_jax.measures import surfaces
-from crlm_jax.measures.surfaces import SURFACE, Surfaces
+from crlm_jax.measures.surfaces import Surfaces
+from crlm_jax.measures.table import SURFACE
 
 MRI = (7.0, 1.5, 1.5)  # mm
 

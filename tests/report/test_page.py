@@ -9,7 +9,8 @@ from crlm_jax.config.storage import to_json
 from crlm_jax.errors import UserError
 from crlm_jax.report import command as report_command
 from crlm_jax.report import page
-from crlm_jax.report.tables import CLINICAL, clinical_rows, comparison_rows, format_mean, size_rows
+from crlm_jax.report.cells import format_mean
+from crlm_jax.report.tables import CLINICAL_HEADER, clinical_rows, comparison_rows, size_rows
 from crlm_jax.runs.finished import read_finished
 from tests.finished_runs import make_run
 
@@ -81,8 +82,7 @@ def test_a_patient_name_cannot_write_html_or_leave_the_folder(run):
 
 def test_borders_lesions_and_sizes_are_told(run):
     summary = read_finished(run).summary
-    header, row = ("condition", "n", *CLINICAL.values()), clinical_rows(summary)[0]
-    cells = dict(zip(header, row, strict=True))
+    cells = dict(zip(CLINICAL_HEADER, clinical_rows(summary)[0], strict=True))
     assert (cells["condition"], cells["n"]) == ("pre_dwi", "4")
     assert cells["lesion sensitivity"].startswith("1.00")
     assert cells["volume error"] == "−0.50 (−0.50 to −0.50)*"
@@ -90,15 +90,15 @@ def test_borders_lesions_and_sizes_are_told(run):
     assert sizes[0] == ["pre_dwi", "4 of 4 (100%)", "0 of 0", "0 of 0", "4 of 4 (100%)", "0"]
     assert sizes[1][1] == "3 of 3 (100%)"  # one lesion vanished
     html = visible(write(run))
-    for text in header:
+    for text in CLINICAL_HEADER:
         assert text in html
 
 
 def test_response_of_model_and_reference(run):
-    (agreement,) = read_finished(run).summary["responses"].values()
+    (agreement,) = read_finished(run).summary.responses.values()
     # Half of every lesion's width is predicted, before and after, so that the responses agree.
-    assert (agreement["patients"], agreement["kappa"]["kappa"]) == (4, 1.0)
-    table = dict(zip(agreement["categories"], map(sum, agreement["table"]), strict=True))
+    assert (agreement.patients, agreement.kappa["kappa"]) == (4, 1.0)
+    table = dict(zip(agreement.categories, map(sum, agreement.table), strict=True))
     assert table == {"CR": 1, "PR": 1, "SD": 2, "PD": 0, "NE": 0}
     html = visible(write(run))
     assert "Response to chemotherapy, dwi" in html

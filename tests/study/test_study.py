@@ -14,7 +14,9 @@ import pytest
 from configs.studies import critic, paper, stages
 from crlm_jax.config.schema import Config, ConfigError, validate
 from crlm_jax.errors import UserError
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.study import command as study_command
+from crlm_jax.study import page as study_page
 from crlm_jax.study import runs as study_runs
 from crlm_jax.study import tables as study_tables
 from crlm_jax.training import experiment
@@ -65,11 +67,11 @@ def test_a_failed_run_does_not_stop_the_others_and_is_run_again(runs, stub, monk
     assert study_runs.run_all(runs, stub) == 1
     reason = "failed: killed by signal 9" if kill else "failed: ValueError: too dark"
     assert [run.state for run in runs] == ["finished", reason, "finished"]
-    before = runs[0].folder.stat().st_mtime_ns
+    before = runs[0].folder.path.stat().st_mtime_ns
     monkeypatch.setenv("MENDED", "1")
     assert study_runs.run_all(runs, stub) == 0
     assert {run.state for run in runs} == {"finished"}
-    assert runs[0].folder.stat().st_mtime_ns == before  # finished ones are left alone
+    assert runs[0].folder.path.stat().st_mtime_ns == before  # finished ones are left alone
 
 
 def test_an_error_is_kept_until_the_run_succeeds(runs, monkeypatch, capsys):
@@ -98,7 +100,7 @@ def test_wrong_studies_are_refused(tmp_path, capsys):
         file.write_text(text)
         with pytest.raises(ConfigError, match=part):
             study_runs.load_study(str(file), tmp_path)
-    with pytest.raises(UserError, match=r"none\.py: file not found"):
+    with pytest.raises(UserError, match=r"none\.py: no such file"):
         study_command.main(["--study", str(tmp_path / "none.py"), "--workdir", str(tmp_path)])
     file.write_text(STUDY)
     with pytest.raises(UserError, match="the runs are 0 to 2"):
@@ -165,13 +167,13 @@ def finished(tmp_path_factory):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             make_run(folder / name, SIZES, found)
             (folder / name / "report.html").write_text("done")
-        runs.append(study_runs.StudyRun(name, Config(), folder / name))
+        runs.append(study_runs.StudyRun(name, Config(), RunFolder(folder / name)))
     return folder, runs
 
 
 def test_tables_of_what_has_finished(finished):
     folder, runs = finished
-    path = study_tables.write(runs, folder)
+    path = study_page.write_tables(runs, folder)
     html, text = path.read_text(), (folder / "tables.md").read_text()
     assert "4 of 5 runs have finished" in html
     assert "- x/stages_12/seed0: waiting" in text
@@ -201,13 +203,14 @@ def test_the_papers_numbers_stand_beside_ours_only_where_the_data_are_its_own(tm
         folder.parent.mkdir(parents=True)
         make_run(folder, SIZES, found)
         (folder / "report.html").write_text("done")
-        systems[system] = study_runs.StudyRun(f"pre_dwi/{system}/seed0", Config(), folder)
+        name = f"pre_dwi/{system}/seed0"
+        systems[system] = study_runs.StudyRun(name, Config(), RunFolder(folder))
     runs = [*systems.values()]
     for run in runs:
         run.config.data.cohort = "mri.csv"
-    study_tables.write(runs, tmp_path)
+    study_page.write_tables(runs, tmp_path)
     assert "CRLM-GAN, the paper's" not in (tmp_path / "tables.md").read_text()
-    study_tables.write(runs, tmp_path, paper=True)
+    study_page.write_tables(runs, tmp_path, paper=True)
     rows = [
         line for line in (tmp_path / "tables.md").read_text().splitlines() if "paper's |" in line
     ]
@@ -217,7 +220,7 @@ def test_the_papers_numbers_stand_beside_ours_only_where_the_data_are_its_own(tm
     ]
     runs[1].config.data.cohort = "phantom"
     with pytest.raises(ConfigError, match="--paper-data: pre_dwi/unet/seed0 is on the phantom"):
-        study_tables.write(runs, tmp_path, paper=True)
+        study_page.write_tables(runs, tmp_path, paper=True)
 
 
 def test_the_effect_of_a_stage_is_the_mean_over_the_pairs_that_differ_by_it(finished):
@@ -232,7 +235,7 @@ def test_the_effect_of_a_stage_is_the_mean_over_the_pairs_that_differ_by_it(fini
 def test_contours_show_the_median_case_of_the_reference_under_every_system(finished):
     _, runs = finished
     systems = study_tables.collect(runs)["x"]
-    shown = study_tables.median_case(systems, "pre_dwi")
+    shown = study_page.median_case(systems, "pre_dwi")
     assert [system for system, _ in shown] == ["unetpp", "stages_1", "stages_2"]
     assert len({view.title for _, view in shown}) == 1
     masks = [

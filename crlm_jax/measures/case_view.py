@@ -1,0 +1,125 @@
+"""What the report's viewer shows of a measured image: layers, marks and facts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from crlm_jax.data.cohort.cases import Case
+from crlm_jax.imaging import grey
+from crlm_jax.imaging.conditions import is_ct
+from crlm_jax.imaging.lesions import Lesion
+from crlm_jax.imaging.resize import resize
+from crlm_jax.imaging.volumes import Volume
+from crlm_jax.measures.overlap import Counts, overlap
+from crlm_jax.measures.surfaces import Surfaces
+from crlm_jax.measures.table import BY_NAME
+from crlm_jax.measures.view import READERS, CaseView, Layer, Mark
+
+
+@dataclass(frozen=True)
+class SliceAttribution:
+    """Where the segmenter looked in one slice `z`: `map` (S, S) float, signed, any unit."""
+
+    z: int
+    map: np.ndarray
+
+
+@dataclass(frozen=True)
+class MeasuredImage:
+    """What was measured of one image; dictionaries are by reader."""
+
+    volume: Volume
+    masks: dict[str, np.ndarray]  # (Z, H, W) bool
+    counts: Counts
+    surfaces: Surfaces
+    lesions: dict[str, list[Lesion]]
+    partners: dict[str, dict[int, int]]  # number of a lesion -> that of its partner, from 1
+
+
+def show_image(
+    case: Case,
+    image: int,
+    measured: MeasuredImage,
+    probability: np.ndarray,
+    attribution: SliceAttribution | None,
+    ct_window: Sequence[float],
+) -> CaseView:
+    """Returns what the viewer shows of an image.
+
+    Args:
+      case: of the image.
+      image: its index within the case.
+      measured: what was measured of it.
+      probability: (Z, H, W) float32, of tumour.
+      attribution: where the segmenter looked.
+      ct_window: HU, shown as black and white.
+    """
+    volume, condition = measured.volume, case.condition
+    low, high = ct_window
+    number = f" · image {image + 1}" if len(case.images) > 1 else ""
+    dsc, hd95 = overlap(measured.counts)["dsc"], measured.surfaces.values()["hd95"]
+    found, there = len(measured.partners["reference"]), len(measured.lesions["reference"])
+    return CaseView(
+        title=f"{case.patient} · {condition}{number}",
+        facts=(
+            ("condition", condition),
+            (BY_NAME["dsc"].header, BY_NAME["dsc"].format(dsc)),
+            (BY_NAME["hd95"].header, BY_NAME["hd95"].format(hd95)),
+            ("lesions found", f"{found} of {there}"),
+        ),
+        grey=grey.to_uint8(volume, condition, ct_window=(low, high)),
+        spacing=volume.spacing,
+        window=grey.find_window(volume, condition, (low, high)),
+        unit="HU" if is_ct(condition) and not volume.eight_bit else "",
+        layers=_layers(measured.masks, probability, attribution),
+        marks=tuple(
+            _mark(who, number, lesion, number in measured.partners[who])
+            for who in READERS
+            for number, lesion in enumerate(measured.lesions[who], start=1)
+        ),
+        first_slice=_key_slice(measured.masks),
+        order=dsc,
+    )
+
+
+def _layers(
+    masks: dict[str, np.ndarray], probability: np.ndarray, attribution: SliceAttribution | None
+) -> tuple[Layer, ...]:
+    layers = [
+        Layer("probability", "map", np.rint(probability * 255).astype(np.uint8), shown=False),
+        *(Layer(who, who, masks[who]) for who in READERS),
+    ]
+    if attribution is not None:
+        layers.insert(0, _attribution_layer(attribution, probability.shape))
+    return tuple(layers)
+
+
+def _attribution_layer(attribution: SliceAttribution, shape: tuple[int, ...]) -> Layer:
+    voxels = np.zeros(shape, np.int8)
+    own_size = resize(attribution.map[None].astype(np.float32), shape[1:])[0]
+    # A few pixels at an edge would leave the rest too faint to be seen.
+    largest = np.quantile(np.abs(own_size), 0.999) or 1.0
+    voxels[attribution.z] = np.rint(np.clip(own_size / largest, -1, 1) * 127)
+    return Layer(f"attribution of slice {attribution.z + 1}", "signed", voxels, shown=False)
+
+
+def _mark(who: str, number: int, lesion: Lesion, paired: bool) -> Mark:
+    words = {"reference": ("found", "missed"), "prediction": ("right", "false")}[who]
+    text = (
+        f"{who} {number}: {lesion.diameter:.1f} mm, {lesion.volume:,.0f} mm³, "
+        f"{words[0] if paired else words[1]}"
+    )
+    (top, left), (bottom, right) = lesion.ends
+    return Mark(text, who, lesion.slice, (top + bottom) / 2, (left + right) / 2)
+
+
+def _key_slice(masks: dict[str, np.ndarray]) -> int:
+    """Returns the slice with most tumour by the reference, else by the prediction, else the middle.
+
+    `masks` are (Z, H, W) bool by reader.
+    """
+    for who in READERS:
+        if masks[who].any():
+            return int(masks[who].sum(axis=(1, 2)).argmax())
+    return len(masks["reference"]) // 2

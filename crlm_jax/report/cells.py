@@ -1,0 +1,41 @@
+"""How means and comparisons are written in tables, of reports and of studies."""
+
+from collections.abc import Sequence
+
+from crlm_jax.stats import comparison
+from crlm_jax.stats.comparison import Numbers
+
+
+def format_mean(value: Numbers) -> str:
+    """Writes a mean with its interval, as `0.81 (0.76–0.85)`; `–` where there is none.
+
+    An interval of few patients, which means little, is marked `*`.
+    """
+    if value["mean"] is None:
+        return "–"
+    mean, low, high = (
+        "" if value[name] is None else f"{value[name]:.2f}".replace("-", "−")
+        for name in ("mean", "ci_low", "ci_high")
+    )
+    if not low:
+        return mean
+    between = " to " if "−" in low else "–"
+    return f"{mean} ({low}{between}{high})" + ("*" if value.get("small") else "")
+
+
+def compared_rows(compared: Sequence[tuple[list[str], Numbers]]) -> list[list[str]]:
+    """Writes paired differences as rows of a table; those without a patient are left out.
+
+    Args:
+      compared: the first cells of each row, and its `stats.paired_difference`.
+
+    Returns:
+      The first cells, n, the mean difference with its interval, p, and p by Holm's correction over
+      all rows.
+    """
+    shown = [(cells, difference) for cells, difference in compared if difference["n"]]
+    adjusted = comparison.holm([difference["p"] for _, difference in shown])
+    return [
+        [*cells, str(d["n"]), format_mean(d), f"{d['p']:.3f}", f"{p:.3f}"]
+        for (cells, d), p in zip(shown, adjusted, strict=True)
+    ]

@@ -233,5 +233,5 @@ def is_main() -> bool:
 
 
 def chosen_numbers(chosen: Iterable[bool]) -> str:
-    """Returns the numbers of the processes whose flag is true, as `0, 2`; empty if there is none."""
+    """Returns the numbers of the processes whose flag is true, such as `0, 2`; empty: none."""
     return ", ".join(str(number) for number, here in enumerate(chosen) if here)

@@ -1,6 +1,8 @@
-"""The command that writes Table 1.
+"""The command that writes Table 1, the comparison of two groups of patients.
 
-python -m crlm_jax.stats cohort patients.csv --group split --ordinal diameter --out table1.md
+Here the groups are the values of the column `split`:
+
+    python -m crlm_jax.stats cohort patients.csv --group split --ordinal diameter --out table1.md
 """
 
 import argparse
@@ -24,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for kind in KINDS:
         for name in getattr(args, kind):
             if kinds.setdefault(name, kind) != kind:
-                raise TableError(f"--{kind} {name}: is under --{kinds[name]} too; choose one")
+                raise TableError(f"--{kind} {name}: also given as --{kinds[name]}; choose one")
     patients = read_patients(args.table)
     table = table_one(patients, args.group, kinds, args.groups, args.leave_out)
     if args.out:
@@ -43,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="cohort")
     cohort = commands.add_parser("cohort", help="Table 1: two groups described and compared")
     cohort.add_argument(
-        "table", type=local_path, help="CSV: one row a patient, with a column 'patient'"
+        "table", type=local_path, help="CSV: one row per patient, with a column 'patient'"
     )
     cohort.add_argument("--group", default="split", help="column of the groups (default split)")
     for kind, what in KINDS.items():
@@ -51,11 +53,11 @@ def _parser() -> argparse.ArgumentParser:
         cohort.add_argument(f"--{kind}", type=_names, default=[], metavar="A,B", help=what)
     for flag, what in (
         ("--groups", "the two groups to compare, in order"),
-        ("--leave-out", "columns to pass over"),
+        ("--leave-out", "columns to leave out"),
     ):
         cohort.add_argument(flag, type=_names, default=[], metavar="A,B", help=what)
-    cohort.add_argument("--out", type=local_path, help="write it too: a .csv or .md")
-    cohort.add_argument("--force", action="store_true", help="replace the file if it is there")
+    cohort.add_argument("--out", type=local_path, help="also write a .csv or .md file")
+    cohort.add_argument("--force", action="store_true", help="replace an existing file")
     return parser
 
 
@@ -65,5 +67,5 @@ def _names(text: str) -> list[str]:
 
 def _check_out(out: Path, force: bool) -> None:
     if out.suffix not in _WRITERS:
-        raise TableError(f"--out {out}: not a table's name; end it in {' or '.join(_WRITERS)}")
+        raise TableError(f"--out {out}: choose the ending {' or '.join(_WRITERS)}")
     check_new(out, force)

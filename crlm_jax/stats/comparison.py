@@ -1,24 +1,22 @@
-"""Statistics over patients: bootstrap intervals, paired comparison, agreement.
+"""Means and differences over patients: bootstrap intervals, paired tests, Holm's correction.
 
-The patient is the unit throughout: what is resampled, compared and counted as `n`. All tests are
-two-sided and all intervals are at 95 %; `docs/explanation/statistics.md` has their measured
-coverage. What cannot be used, such as a NaN, is a ValueError that says where it stands. Statistics of
-a table of patients, as a command (`table_one.py`):
-
-    python -m crlm_jax.stats cohort patients.csv --group split
+The patient is the unit throughout: patients are resampled, compared and counted as `n`. All tests
+are two-sided and all intervals are at 95 %; `docs/explanation/statistics.md` reports their measured
+coverage. A value that cannot be used, such as a NaN, is a ValueError that names its position.
 """
 
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
 from scipy import stats
 
-Numbers = dict[str, float | int | None]
+Numbers = dict[str, float | int | None]  # results by name, as `results.json` holds them
 
-# Below so many patients an interval is marked `small`: of 10 patients, nominal 95 % intervals held
-# the true mean in 85 to 90 % of simulations (docs/explanation/statistics.md), of 5 in 73 to 84 %.
+# An interval of fewer patients is marked `small`. In the simulations of
+# docs/explanation/statistics.md, nominal 95 % intervals held the true mean in 85 to 90 % of the
+# samples of 10 patients, and in 73 to 84 % of those of 5.
 SMALL = 20
 
 
@@ -32,58 +30,64 @@ def bootstrap_mean(
     """Computes a mean with its 95 % bootstrap confidence interval over patients.
 
     The interval is bias-corrected and accelerated (BCa; Efron, J Am Stat Assoc 82:171, 1987), as
-    scipy computes it. Where a patient has several values (lesions, images), `patients` names whose
-    each is. Patients are then drawn with all their values (the cluster bootstrap; Davison and
-    Hinkley, Bootstrap Methods and their Application, 1997, section 3.8), and the mean of each draw
-    is Σ_p (sum of the values of p) / Σ_p (number of values of p). Taking such values for
-    independent would make the interval too narrow.
+    scipy computes it. If a patient has several values (lesions, images), `patients` names the
+    patient of each value. Patients are then drawn with all their values (the cluster bootstrap;
+    Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8), and the mean
+    of each draw is Σ_p (sum of the values of p) / Σ_p (number of values of p). Treating such values
+    as independent would make the interval too narrow.
 
-    Where the mean is the same whatever patients are drawn, the interval is that value. With fewer
-    than two patients there is none; below `SMALL` it is too narrow to be relied on.
+    If all draws have the same mean, the interval is that value. With fewer than two patients there
+    is no interval; with fewer than `SMALL` it is too narrow to be relied on.
 
     Args:
-      values: (n,) one value a patient, or one a lesion or image with `patients`.
-      resamples: number of bootstrap samples; `seed`: of their drawing.
+      values: (n,) one value per patient, or with `patients` one per lesion or image.
+      resamples: number of bootstrap samples.
+      seed: of the random draws.
       patients: the patient of each value.
 
     Returns:
       `mean`, `ci_low`, `ci_high` (None where undefined), `n` (patients) and `small` (n < `SMALL`).
     """
-    values = finite(values, "values")
-    mean = float(values.mean()) if values.size else None
-    if patients is None:
-        data, each = (values,), values
-    else:
-        sums, counts = _by_patient(values, patients)
-        data, each = (sums, counts), sums / counts
-    n, interval = int(each.size), (None, None)
+    array = finite_array(values, "values")
+    mean = float(array.mean()) if array.size else None
+    data: tuple[np.ndarray, ...] = (array,)
+    by_patient = array
+    if patients is not None:
+        sums, counts = _by_patient(array, patients)
+        data, by_patient = (sums, counts), sums / counts
+    n, low, high = int(by_patient.size), None, None
     if n > 1:
-        same = np.allclose(each, each[0], rtol=1e-12, atol=0)
-        interval = (mean, mean) if same else _bca(data, resamples, seed)
-    low, high = interval
+        same = np.allclose(by_patient, by_patient[0], rtol=1e-12, atol=0)
+        low, high = (mean, mean) if same else _bca(data, resamples, seed)
     return {"mean": mean, "ci_low": low, "ci_high": high, "n": n, "small": n < SMALL}
 
 
-def finite(
+def finite_array(
     values: Sequence[float] | np.ndarray, name: str, labels: Sequence[Hashable] = ()
 ) -> np.ndarray:
-    """Returns values (n,) as float64; a ValueError names the first that is not finite."""
+    """Returns values (n,) as float64; a ValueError names the first value that is not finite.
+
+    `name` stands for the values in messages, `labels` for each of them; without labels a message
+    gives the position.
+    """
     array = np.asarray(values, np.float64)
     if array.ndim != 1:
-        raise ValueError(f"{name}: shape {array.shape}; give one value each, in one dimension")
+        raise ValueError(f"{name}: shape {array.shape}; give a list of numbers, in one dimension")
     if wrong := np.flatnonzero(~np.isfinite(array)).tolist():
         which = f"patient {labels[wrong[0]]!r}" if labels else f"number {wrong[0] + 1}"
         raise ValueError(
-            f"{name}, {which}: {array[wrong[0]]} is no finite number; leave out the {len(wrong)} "
-            f"of {array.size} without one, and say so"
+            f"{name}, {which}: {array[wrong[0]]} is not a finite number; leave out the "
+            f"{len(wrong)} of {array.size} without a finite number, and report how many"
         )
     return array
 
 
 def _by_patient(values: np.ndarray, patients: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the values of each patient."""
+    """Returns the sum and the number of the values of each patient."""
     if len(patients) != values.size:
-        raise ValueError(f"patients: {len(patients)} for {values.size} values; give one a value")
+        raise ValueError(
+            f"patients: {len(patients)} for {values.size} values; give one patient per value"
+        )
     place = {patient: i for i, patient in enumerate(dict.fromkeys(patients))}
     index = np.array([place[patient] for patient in patients], np.intp)
     return np.bincount(index, values), np.bincount(index).astype(np.float64)
@@ -93,13 +97,24 @@ def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
     return sums.sum(axis) / counts.sum(axis)
 
 
-def _bca(data: tuple[np.ndarray, ...], resamples: int, seed: int) -> tuple[Any, Any]:
-    """BCa interval of the mean of one array, or of the ratio of sums and counts by patient."""
-    settings: dict[str, Any] = {"n_resamples": resamples, "method": "BCa", "vectorized": True}
-    rng, statistic = np.random.default_rng(seed), np.mean if len(data) == 1 else _ratio
+def _bca(
+    data: tuple[np.ndarray, ...], resamples: int, seed: int
+) -> tuple[float | None, float | None]:
+    """Returns the BCa interval of a mean, or of the ratio of sums and counts; (None, None): none.
+
+    `data` is (values,), or (sums, counts) by patient.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        result = stats.bootstrap(data, statistic, paired=len(data) > 1, rng=rng, **settings)
+        result = stats.bootstrap(
+            data,
+            np.mean if len(data) == 1 else _ratio,
+            n_resamples=resamples,
+            method="BCa",
+            vectorized=True,
+            paired=len(data) > 1,
+            rng=np.random.default_rng(seed),
+        )
     low, high = (float(end) for end in result.confidence_interval)
     return (low, high) if np.isfinite([low, high]).all() else (None, None)
 
@@ -112,29 +127,30 @@ def paired_difference(
 ) -> Numbers:
     """Compares two methods on the same patients: mean of ours − reference, its CI and a p-value.
 
-    The interval is `bootstrap_mean`'s of the differences. The p-value is of the Wilcoxon
-    signed-rank test (Biometrics Bull 1:80, 1945), two-sided, by scipy: are the differences
-    symmetric about zero? Zero differences are ranked with the others, then their ranks are dropped
-    (Pratt, J Am Stat Assoc 54:655, 1959), so that patients on whom both methods do alike count
-    against a difference. It is exact up to 50 patients without ties and zeros, up to 13 with them,
-    and a normal approximation beyond. Where no patient differs, p = 1. Differences are rounded to
-    12 decimals first, or rounding errors would break ties.
+    The interval is that of `bootstrap_mean` for the differences. The p-value is that of the
+    two-sided Wilcoxon signed-rank test (Biometrics Bull 1:80, 1945), by scipy, of whether the
+    differences are symmetric about zero. Zero differences are ranked with the others, and then
+    their ranks are dropped (Pratt, J Am Stat Assoc 54:655, 1959), so that patients without a
+    difference count against one. The test is exact up to 50 patients without ties and zeros and up
+    to 13 with them, and a normal approximation beyond. If no patient differs, p = 1. Differences
+    are rounded to 12 decimals first, or rounding errors would break ties.
 
-    The interval is about the mean and the test about ranks: they may disagree. The least p of n
-    patients is 2^(1 − n): fewer than six never reach 0.05. For several comparisons see `holm`.
+    The interval concerns the mean and the test concerns ranks, so they may disagree. The least p of
+    n patients is 2^(1 − n): fewer than six never reach 0.05. For several comparisons see `holm`.
 
     Args:
-      ours: value of a patient, by patient.
-      reference: the same of the other method; only patients in both are compared.
-      resamples: number of bootstrap samples; `seed`: of their drawing.
+      ours: value by patient.
+      reference: value by patient for the other method; only patients in both are compared.
+      resamples: number of bootstrap samples.
+      seed: of the random draws.
 
     Returns:
-      `mean`, `ci_low`, `ci_high`, `n`, `small` as `bootstrap_mean`'s, `p` (None without a patient
-      in both) and `dropped`, the number of patients in one of the two only.
+      `mean`, `ci_low`, `ci_high`, `n` and `small` as from `bootstrap_mean`, `p` (None if no patient
+      is in both) and `dropped`, the number of patients in only one of the two.
     """
     both = [patient for patient in ours if patient in reference]
     first, second = (
-        finite([values[patient] for patient in both], name, both)
+        finite_array([values[patient] for patient in both], name, both)
         for name, values in (("ours", ours), ("reference", reference))
     )
     difference = (first - second).round(12)
@@ -148,21 +164,21 @@ def paired_difference(
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusts p-values for their number by Holm's step-down method (Scand J Stat 6:65, 1979).
 
-    The i-th smallest of m becomes max_{j ≤ i} min(1, (m − j + 1) · p_(j)). Rejecting where the
-    adjusted value is at most 0.05 keeps the chance of any false rejection at 5 %, however the tests
-    depend on one another. Give all comparisons made, not only those shown.
+    The i-th smallest of m becomes max_{j ≤ i} min(1, (m − j + 1) · p_(j)). Rejecting if the
+    adjusted value is at most 0.05 keeps the probability of any false rejection at 5 %, for any
+    dependence between the tests. Pass all comparisons made, not only those shown.
 
     Args:
-      p_values: one a comparison.
+      p_values: one per comparison.
 
     Returns:
       The adjusted p-values, in the same order.
     """
-    p = finite(p_values, "p_values")
+    p = finite_array(p_values, "p_values")
     if np.any((p < 0) | (p > 1)):
         raise ValueError(f"p_values: {p[(p < 0) | (p > 1)][0]} is not within [0, 1]")
     order = np.argsort(p, kind="stable")
     stepped = np.minimum(1, p[order] * np.arange(p.size, 0, -1))
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(stepped)
-    return adjusted.tolist()
+    return cast(list[float], adjusted.tolist())

@@ -1,16 +1,16 @@
-"""Table 1 of a study: what two groups of patients are like, and whether they differ.
+"""Table 1 of a study: describes two groups of patients and tests whether they differ.
 
-    python -m crlm_jax.stats cohort patients.csv --group split --ordinal diameter --out table1.md
+The patient table has one row per patient: the column `patient`, the column of the groups, and the
+variables. Each variable has one kind. The tests are those of Xia et al., Cancer Imaging 26:10
+(2025), all two-sided:
 
-The file has one row a patient: `patient`, the column of the groups, and the variables, each of one
-kind. The tests are those of Xia et al., Cancer Imaging 26:10 (2025), all two-sided:
+  continuous   mean ± SD       Welch's t (Biometrika 34:28, 1947), in the paper for age
+  ordinal      median (IQR)    Mann-Whitney U (Ann Math Stat 18:50, 1947), for the diameter
+  categorical  n (%)           Pearson's χ² without continuity correction, for sex and primary site
 
-  continuous   mean ± SD       Welch's t (Biometrika 34:28, 1947), the paper's of age
-  ordinal      median (IQR)    Mann-Whitney U (Ann Math Stat 18:50, 1947), its of the diameter
-  categorical  n (%)           Pearson's χ², no continuity correction, its of sex and primary site
-
-χ² wants expected counts of 5 or more in 80 % of cells and of 1 or more in all (Cochran, Biometrics
-10:417, 1954): else a table of 2 × 2 gets Fisher's exact test, a larger one a warning.
+χ² requires expected counts of 5 or more in 80 % of the cells, and of 1 or more in all cells
+(Cochran, Biometrics 10:417, 1954). Otherwise a table of 2 × 2 gets Fisher's exact test, and a
+larger one a warning.
 """
 
 import math
@@ -30,16 +30,16 @@ ALPHA = 0.05
 KINDS = {
     "continuous": "mean ± SD; Welch's t",
     "ordinal": "median (IQR); Mann-Whitney U",
-    "categorical": "n (%); Pearson's χ², or Fisher's exact test where said; % of known values",
+    "categorical": "n (%); Pearson's χ², or Fisher's exact test if named; % of known values",
 }
-_FEW = 4  # so many distinct numbers or fewer are taken for categories
-_MANY = 20  # more distinct texts are taken for remarks
+_FEW = 4  # the most distinct numbers that are guessed to be categories
+_MANY = 20  # the most distinct texts that are guessed to be categories, not remarks
 _NO_TEST = (None, "–")
 
 
 @dataclass
 class TableOne:
-    """The table: cells under `header`, p-values by variable, and what must be said about it."""
+    """The table: rows of cells under `header`, p-values by variable, notes and warnings."""
 
     title: str
     header: list[str]
@@ -58,28 +58,29 @@ def table_one(
 ) -> TableOne:
     """Describes and compares two groups of patients, variable by variable.
 
-    A kind that is not given is guessed: up to 4 distinct numbers, or text, are categorical, other
-    numbers continuous; text with more than 20 values, or another in every row, is left out. Missing
-    values are counted, and left out of the summary and the test of their variable. The p-values are
-    not adjusted for the number of variables (`stats.holm` does that). Of few patients a large p
-    says little: it is no sign that the groups are alike. Groups that were drawn at random differ by
-    chance alone, whatever p is.
+    A kind that is not given is guessed. Up to 4 distinct numbers, or text, are categorical; other
+    numbers are continuous. Text with more than 20 values, or with another value in every row, is
+    left out. Missing values are counted, and left out of the summary and the test of their
+    variable. The p-values are not adjusted for the number of variables (`stats.holm` does that).
+
+    With few patients a large p is no evidence that the groups are alike. Groups that were drawn at
+    random differ by chance alone, for any p.
 
     Args:
       patients: from `read_patients`.
-      group: the column that tells the groups.
-      kinds: `continuous`, `ordinal` or `categorical` by variable, where it is not to be guessed.
-      groups: the two values of `group` to compare, in order; default: those there, as they come.
-      leave_out: columns to pass over.
+      group: the column of the groups.
+      kinds: `continuous`, `ordinal` or `categorical` by variable, for kinds not to be guessed.
+      groups: the two values of `group` to compare, in order; default: both values, as they come.
+      leave_out: columns to leave out.
 
-    Returns:
-      The table. What does not fit is a `TableError`.
+    Raises:
+      TableError: a column is missing, the groups are not two, or cells do not fit their kind.
     """
     kinds = kinds or {}
     for name in (group, *kinds, *leave_out):
         if name not in patients.columns:
             there = ", ".join(patients.columns)
-            raise TableError(f"{patients.path}: no column '{name}'; it has {there}")
+            raise TableError(f"{patients.path}: no column '{name}'; choose one of {there}")
     pair = _two_groups(patients, group, groups)
     member = np.array(patients.columns[group])
     mark = " (PHANTOM)" if has_phantoms(patients.columns["patient"]) else ""
@@ -112,7 +113,9 @@ def _two_groups(patients: Patients, group: str, groups: Sequence[str]) -> list[s
     _check_spelling(patients, group)
     there = [name for name in dict.fromkeys(patients.columns[group]) if name]
     if absent := [name for name in groups if name not in there]:
-        raise TableError(f"{patients.path}, column '{group}': no {absent[0]!r}, but {there}")
+        raise TableError(
+            f"{patients.path}, column '{group}': no group {absent[0]!r}; choose two of {there}"
+        )
     pair = list(groups) or there
     if len(pair) != 2 or len(set(pair)) != 2:
         found = f"{len(there)} groups ({', '.join(there[:10]) or 'all empty'})"
@@ -127,7 +130,7 @@ def _check_spelling(patients: Patients, name: str) -> None:
         number = _number(cell)
         other = first.setdefault(cell.casefold() if number is None else number, cell)
         if other != cell:
-            said = f"{cell!r} here and {other!r} above are one category; write one of them"
+            said = f"{cell!r} and {other!r} above differ in spelling only; write them alike"
             raise TableError(f"{patients.where(i, name)}: {said}")
 
 
@@ -145,27 +148,31 @@ def _guess(patients: Patients, name: str, table: TableOne) -> str | None:
     if not known:
         table.warnings.append(f"{name}: no patient has a value; left out")
         return None
-    if 2 * numbers > len(known):  # mostly numbers: the others are slips, which _numbers reports
+    if 2 * numbers > len(known):  # mostly numbers; `_numbers` reports the others as mistakes
         return "categorical" if numbers == len(known) and distinct <= _FEW else "continuous"
     if distinct > _MANY or (distinct == len(known) and distinct > _FEW):
-        table.warnings.append(f"{name}: {distinct} different texts; left out (or --categorical)")
+        table.warnings.append(
+            f"{name}: {distinct} different texts; left out (--categorical takes the column)"
+        )
         return None
     return "categorical"
 
 
 def _numbers(patients: Patients, name: str) -> np.ndarray:
-    """The column in numbers, NaN where missing."""
+    """Returns the column as numbers, NaN if missing."""
     cells = patients.columns[name]
     values = [_number(cell) if cell else math.nan for cell in cells]
-    remedy = "correct it, leave it empty where missing, or take the column by --categorical"
+    remedy = "correct it, empty the cell if the value is missing, or use --categorical"
     if wrong := [i for i, value in enumerate(values) if value is None]:
         said = [f"{patients.where(i, name)}: {cells[i]!r} is no number; {remedy}" for i in wrong]
         raise TableError("\n".join(said[:10]))
     return np.array(values, np.float64)
 
 
-def _add(table: TableOne, patients: Patients, name: str, kind: str, members: list[np.ndarray]):
-    """Adds the rows of a variable; `members` are the patients of each group."""
+def _add(
+    table: TableOne, patients: Patients, name: str, kind: str, members: list[np.ndarray]
+) -> None:
+    """Adds the rows of a variable; `members` are the indices of the patients of each group."""
     if kind == "categorical":
         _check_spelling(patients, name)
         cells = np.array(patients.columns[name])
@@ -188,7 +195,7 @@ def _add(table: TableOne, patients: Patients, name: str, kind: str, members: lis
 
 
 def _categories(groups: list[np.ndarray]) -> tuple[list[list[str]], np.ndarray]:
-    """A row for each category, and the counts (K, 2)."""
+    """Returns a row for each category, and the counts (K, 2)."""
     categories = np.unique(np.concatenate(groups)).tolist()
     numbers = all(_number(category) is not None for category in categories)
     categories.sort(key=float if numbers else str.casefold)
@@ -202,10 +209,13 @@ def _categories(groups: list[np.ndarray]) -> tuple[list[list[str]], np.ndarray]:
 
 
 def _summaries(kind: str, groups: list[np.ndarray]) -> list[str]:
-    """Mean ± SD or median (IQR) of each group, the SD of all being written with three figures."""
+    """Returns mean ± SD or median (IQR) of each group.
+
+    The number of decimals gives the SD of all values three significant figures.
+    """
     both = np.concatenate(groups)
     spread = float(both.std()) if both.size else 0.0
-    d = min(max(2 - math.floor(math.log10(spread)), 0), 6) if spread > 0 else 2
+    d = min(max(2 - math.floor(math.log10(spread)), 0), 6) if spread > 0 else 2  # decimals
     texts = []
     for x in groups:
         if not x.size:
@@ -222,8 +232,15 @@ def _summaries(kind: str, groups: list[np.ndarray]) -> list[str]:
 def compare_means(a: np.ndarray, b: np.ndarray) -> tuple[float | None, str]:
     """Welch's t: (ā − b̄) / √(s_a²/n_a + s_b²/n_b), degrees of freedom by Satterthwaite.
 
-    Do the means differ, whatever the variances? None, where a group has fewer than two values or
-    neither varies. Of few patients (below about 15 a group) it wants roughly normal values.
+    The test asks whether the means differ, and does not assume equal variances. With few patients
+    (below about 15 per group) it requires roughly normal values.
+
+    Args:
+      a: (n_a,) values of one group.
+      b: (n_b,) values of the other group.
+
+    Returns:
+      p (None if a group has fewer than two values or neither group varies), and the test's name.
     """
     if min(a.size, b.size) < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
         return _NO_TEST
@@ -231,11 +248,18 @@ def compare_means(a: np.ndarray, b: np.ndarray) -> tuple[float | None, str]:
 
 
 def compare_ranks(a: np.ndarray, b: np.ndarray) -> tuple[float | None, str]:
-    """Mann-Whitney U: the pairs (x of a, y of b) with x > y, ties being halves.
+    """Mann-Whitney U: the number of pairs (x of a, y of b) with x > y; a tie counts one half.
 
-    Do values of one group tend to be larger? As in scipy: exact where a group has at most 8 values
-    and none is tied, else a normal approximation with correction for ties and continuity. None,
-    where a group has no value or all values are equal. With three a group p is never below 0.1.
+    The test asks whether values of one group tend to be larger. As in scipy, it is exact if a group
+    has at most 8 values and none is tied; otherwise it is a normal approximation with correction
+    for ties and continuity. With three values per group p is never below 0.1.
+
+    Args:
+      a: (n_a,) values of one group.
+      b: (n_b,) values of the other group.
+
+    Returns:
+      p (None if a group has no value or all values are equal), and the test's name.
     """
     if not (a.size and b.size) or np.ptp(np.concatenate([a, b])) == 0:
         return _NO_TEST
@@ -245,13 +269,14 @@ def compare_ranks(a: np.ndarray, b: np.ndarray) -> tuple[float | None, str]:
 def compare_counts(counts: np.ndarray) -> tuple[float | None, str, str]:
     """Pearson's χ² = Σ (observed − expected)² / expected, or Fisher's exact test of a 2 × 2 table.
 
-    Are the shares of the categories the same in both groups? See the top of this file for which.
+    The test asks whether the shares of the categories are the same in both groups. The top of this
+    module says when Fisher's test is used.
 
     Args:
       counts: (K, 2) patients by category and group.
 
     Returns:
-      p (None with one category, or an empty group), the test, and a warning or "".
+      p (None for one category or an empty group), the test's name, and a warning or "".
     """
     if len(counts) < 2 or not counts.sum(axis=0).all():
         return *_NO_TEST, ""
@@ -267,14 +292,14 @@ def compare_counts(counts: np.ndarray) -> tuple[float | None, str, str]:
 
 
 def format_p(p: float | None) -> str:
-    """Writes a p-value with three decimals, and a star where it is below 0.05."""
+    """Writes a p-value with three decimals, and a star if it is below 0.05."""
     if p is None:
         return "–"
     return ("< 0.001" if p < 0.001 else f"{p:.3f}") + (" *" if p < ALPHA else "")
 
 
 def as_text(table: TableOne) -> Table:
-    """The table, to be printed by `rich`."""
+    """Returns the table for `rich` to print."""
     shown = Table(title=Text(table.title), title_justify="left", box=SIMPLE_HEAD)
     for i, name in enumerate(table.header):
         shown.add_column(Text(name), justify="right" if i in (1, 2, 3) else "left")
@@ -284,12 +309,12 @@ def as_text(table: TableOne) -> Table:
 
 
 def as_csv(table: TableOne) -> str:
-    """The table as CSV, marked as UTF-8, or a spreadsheet misreads ± and χ²."""
+    """Returns the table as CSV, with the UTF-8 mark that spreadsheets need for ± and χ²."""
     return "\ufeff" + to_csv([table.header, *table.rows])
 
 
 def as_markdown(table: TableOne) -> str:
-    """The table in Markdown, with its notes and warnings."""
+    """Returns the table in Markdown, with its warnings and notes."""
 
     def line(row: list[str]) -> str:
         cells = " | ".join(x.replace("|", "\\|").replace("*", "\\*") for x in row)

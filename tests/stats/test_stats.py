@@ -105,7 +105,10 @@ def test_patients_that_are_alike_as_a_whole_have_no_width():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: bootstrap_mean([0.1, np.nan, 0.3]), "values, number 2: nan is no finite number"),
+        (
+            lambda: bootstrap_mean([0.1, np.nan, 0.3]),
+            "values, number 2: nan is not a finite number",
+        ),
         (lambda: bootstrap_mean([0.1, None]), "values, number 2"),
         (lambda: bootstrap_mean([0.1, np.inf]), "values, number 2: inf"),
         (lambda: bootstrap_mean([[0.1, 0.2]]), r"values: shape \(1, 2\)"),

@@ -156,8 +156,11 @@ GOOD = [[f"p{i}", "train" if i % 2 else "test", 50 + i, "male"] for i in range(6
     [
         ([HEADER], ["patients.csv: no patients"]),
         ([["id", "split"], ["a", "train"]], ["row 1: no column 'patient'"]),
-        ([["patient;split"], ["a;train"]], ["row 1: one column; separate the cells with commas"]),
-        ([["patient", "split", "split"], ["a", 1, 2]], ["row 1: column 'split' stands twice"]),
+        (
+            [["patient;split"], ["a;train"]],
+            ["row 1: only one column; separate the cells with commas"],
+        ),
+        ([["patient", "split", "split"], ["a", 1, 2]], ["row 1: two columns are called 'split'"]),
         (
             [HEADER, *GOOD, ["p0", "test", 50, "male"], ["", "test", 50, "male"], ["p9", "test"]],
             [
@@ -171,10 +174,13 @@ GOOD = [[f"p{i}", "train" if i % 2 else "test", 50 + i, "male"] for i in range(6
             [
                 "row 8, column 'age': '68y' is no number",
                 "row 9, column 'age': '7,5' is no number",
-                "row 9, column 'sex': 'Male' here and 'male' above are one category",
+                "row 9, column 'sex': 'Male' and 'male' above differ in spelling",
             ],
         ),
-        ([HEADER, *GOOD, ["p8", "Test", 50, "male"]], ["row 8, column 'split': 'Test' here"]),
+        (
+            [HEADER, *GOOD, ["p8", "Test", 50, "male"]],
+            ["row 8, column 'split': 'Test' and 'test' above"],
+        ),
         (
             [HEADER, *GOOD, ["p8", "validation", 50, "male"]],
             ["column 'split': 3 groups (test, train, validation), not two; choose two by --groups"],
@@ -197,12 +203,12 @@ def test_each_error_is_one_line_with_its_place(tmp_path, capsys, rows, messages)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--group", "centre"], "no column 'centre'; it has patient, split, extra"),
+        (["--group", "centre"], "no column 'centre'; choose one of patient, split, extra"),
         (["--ordinal", "size"], "no column 'size'"),
-        (["--groups", "train,nobody"], "column 'split': no 'nobody', but"),
+        (["--groups", "train,nobody"], "column 'split': no group 'nobody'; choose two of"),
         (["--ordinal", "sex"], "row 2, column 'sex': 'male' is no number"),
-        (["--ordinal", "extra", "--continuous", "extra"], "extra: is under --continuous too"),
-        (["--out", "table.xlsx"], "--out table.xlsx: not a table's name; end it in .csv or .md"),
+        (["--ordinal", "extra", "--continuous", "extra"], "extra: also given as --continuous"),
+        (["--out", "table.xlsx"], "--out table.xlsx: choose the ending .csv or .md"),
         (["--out", "nowhere/table.md"], "there is no folder nowhere"),
     ],
 )

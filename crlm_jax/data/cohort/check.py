@@ -1,15 +1,15 @@
-"""What a cohort holds and what is wrong with it, found by reading every image and every mask.
+"""The content of a cohort and its problems, found by reading every image and every mask.
 
-Training meets the same problems, but later: this is for the day on which the cohort is put
-together. A lesion is a connected part of a mask in 3D, voxels that share a corner being one
-(26-connected). A picture (PNG) has no spacing, so its lesions have no volume, and one that shows in
-several pictures of a patient counts in each.
+Training meets the same problems, but later; this check is for the day on which the cohort is put
+together. A lesion is a connected part of a mask in 3D; voxels that share a corner are connected
+(26-connected). A picture (PNG) has no spacing, so its lesions have no volume. A lesion that shows
+in several pictures of a patient counts once in each.
 """
 
 import collections
 import dataclasses
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,19 +19,22 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from crlm_jax.data.cohort.cases import read_cohort
+from crlm_jax.config.schema import Data
+from crlm_jax.data.cohort.cases import Split, read_cohort
 from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
 from crlm_jax.imaging import grey
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.lesions import label_lesions
 from crlm_jax.imaging.volumes import read_image, read_mask
+from crlm_jax.stats.patient_table import has_phantoms
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """One image and its mask as read; `volumes` in mm³ and `spacing` (z, y, x) in mm.
+class ImageCheck:
+    """The measurements of one image and its mask.
 
-    A 2D image has no `spacing` and no `volumes`.
+    `volumes` of the lesions in mm³, `spacing` (z, y, x) in mm; a 2D image has neither. `warning` is
+    empty if nothing looks wrong.
     """
 
     row: Row
@@ -45,49 +48,49 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The result of a check; where there are `problems`, training would not start.
+    """The result of a check; a cohort with `problems` cannot be trained on.
 
-    `split` has train, validation or test by patient; `drawn` tells whether the file leaves it to be
-    drawn. Each problem and each warning is one line.
+    Each problem and each warning is one line. `split` is by patient; `drawn` tells whether it is
+    drawn, because the file has none.
     """
 
     path: Path
     problems: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-    images: tuple[Measured, ...] = ()
-    split: dict[str, str] = dataclasses.field(default_factory=dict)
+    images: tuple[ImageCheck, ...] = ()
+    split: dict[str, Split] = dataclasses.field(default_factory=dict)
     drawn: bool = False
 
 
 def check_cohort(path: str | Path, *, workers: int = 2, progress: bool = False) -> Report:
-    """Reads a whole cohort and reports all that is wrong, or looks wrong, and what is there.
+    """Reads a whole cohort; reports its content, all problems, and what looks wrong.
 
     Args:
       path: the cohort file.
       workers: images that are read at once, each in memory as a whole.
-      progress: show a progress bar on stderr where that is a terminal, one step an image.
+      progress: show a progress bar on stderr if stderr is a terminal, one step an image.
     """
     path = Path(path)
     try:
         rows, problems = read_rows(path)
     except CohortError as error:
         return Report(path, tuple(str(error).splitlines()))
-    images: list[Measured] = []
-    for row, result in _measure_all(rows, workers, progress):
-        if isinstance(result, Measured):
+    images: list[ImageCheck] = []
+    for row, result in _check_images(rows, workers, progress):
+        if isinstance(result, ImageCheck):
             images.append(result)
         else:
             problems.append(f"{path}, row {row.row}: {result}")
     if images and not problems and not any(image.tumour_slices for image in images):
         problems.append(f"{path}: no image holds tumour; correct the masks or mask_label")
-    split: dict[str, str] = {}
+    split: dict[str, Split] = {}
     if not problems:
         try:
             cases = read_cohort(path, conditions=sorted({row.condition for row in rows}))
             split = {case.patient: case.split for case in cases}
         except CohortError as error:
             problems += str(error).splitlines()
-    # Of a cohort that is not whole it cannot be said what a patient lacks.
+    # What a patient lacks can only be said of a cohort whose rows could all be read.
     warnings = [] if problems else _case_warnings(path, images, split)
     warnings += [
         f"{path}, row {i.row.row}: {i.row.image}: {i.warning}" for i in images if i.warning
@@ -96,28 +99,28 @@ def check_cohort(path: str | Path, *, workers: int = 2, progress: bool = False) 
     return Report(path, tuple(problems), tuple(warnings), tuple(images), split, drawn)
 
 
-def _measure_all(
+def _check_images(
     rows: Sequence[Row], workers: int, progress: bool
-) -> Iterable[tuple[Row, Measured | str]]:
-    """Yields every row with what was measured, or with what is wrong, in the order of the file."""
+) -> Iterable[tuple[Row, ImageCheck | str]]:
+    """Yields every row with its check, or with what is wrong, in the order of the file."""
     pool = ThreadPoolExecutor(workers)
     try:
         # A worker hands on a few numbers, so no more volumes are in memory than there are workers.
-        results = zip(rows, pool.map(_try_measure, rows), strict=True)
-        silent = None if progress else True  # None: a bar for a terminal, none for a log file
+        results = zip(rows, pool.map(_try_image, rows), strict=True)
+        silent = None if progress else True  # None: a bar in a terminal, none in a log file
         yield from tqdm(results, "checking", len(rows), unit="image", disable=silent)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _try_measure(row: Row) -> Measured | str:
+def _try_image(row: Row) -> ImageCheck | str:
     try:
-        return _measure(row)
+        return _check_image(row)
     except (VolumeError, OSError) as error:
         return str(error)
 
 
-def _measure(row: Row) -> Measured:
+def _check_image(row: Row) -> ImageCheck:
     pair = row.pair
     volume = read_image(pair.image, b_value=pair.b_value)
     mask = read_mask(pair.mask, pair.mask_label, volume)
@@ -125,22 +128,26 @@ def _measure(row: Row) -> Measured:
     sizes = np.bincount(labels.ravel())[1:].tolist()
     flat = len(volume.geometry.size) == 2
     voxel = float(np.prod(volume.spacing))
-    return Measured(
+    doubt = grey.modality_doubt(volume, row.condition)
+    warning = (
+        f"looks like another modality than {row.condition}: {doubt}; correct the condition, or "
+        "export it again with its rescale slope and intercept"
+    )
+    return ImageCheck(
         row,
         slices=len(mask),
         tumour_slices=int(mask.any(axis=(1, 2)).sum()),
         lesions=len(sizes),
         volumes=() if flat else tuple(size * voxel for size in sizes),
         spacing=None if flat else volume.spacing,
-        warning=f"looks like another modality than {row.condition}: {doubt}; correct the "
-        "condition, or export it again with its rescale slope and intercept"
-        if (doubt := grey.modality_doubt(volume, row.condition))
-        else "",
+        warning=warning if doubt else "",
     )
 
 
-def _case_warnings(path: Path, images: Sequence[Measured], split: dict[str, str]) -> list[str]:
-    """Finds cases without tumour, patients without a condition, and conditions without a split."""
+def _case_warnings(
+    path: Path, images: Sequence[ImageCheck], split: Mapping[str, Split]
+) -> list[str]:
+    """Finds cases without tumour, conditions that a patient or a split has no image of."""
     tumour: dict[tuple[str, str], int] = collections.Counter()
     for image in images:
         tumour[image.row.patient, image.row.condition] += image.tumour_slices
@@ -152,7 +159,7 @@ def _case_warnings(path: Path, images: Sequence[Measured], split: dict[str, str]
         if without:
             warnings.append(
                 f"{path}: condition {condition}: no tumour in any image of {_some(without)}; right "
-                "for a patient without one (such a case counts as all or nothing in the metrics)"
+                "for a patient without one (such a case scores 1 if nothing is predicted, else 0)"
             )
         if absent:
             warnings.append(
@@ -174,9 +181,9 @@ def _some(names: Sequence[str]) -> str:
 
 def summary_table(report: Report) -> Table:
     """The cohort by condition and as a whole, to be printed by `rich`."""
-    phantom = any(patient.startswith("phantom-") for patient in report.split)
+    mark = " (PHANTOM)" if has_phantoms(report.split) else ""
     table = Table(
-        title=Text(f"{report.path.name}{' (PHANTOM)' if phantom else ''}: medians (range)"),
+        title=Text(f"{report.path.name}{mark}: medians (range)"),
         title_justify="left",
         box=SIMPLE_HEAD,
     )
@@ -194,13 +201,13 @@ HEADER = (
 
 
 def summary_rows(report: Report) -> list[tuple[str, ...]]:
-    """The cells of the table under `HEADER`: a row a condition, then one for all of them."""
-    groups: dict[str, list[Measured]] = {}
+    """The cells below `HEADER`: a row for each condition, then one for all of them together."""
+    groups: dict[str, list[ImageCheck]] = {}
     for image in sorted(report.images, key=lambda image: image.row.condition):
         groups.setdefault(image.row.condition, []).append(image)
     if len(groups) > 1:
         groups["in all"] = list(report.images)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, images in groups.items():
         patients = {image.row.patient for image in images}
         tests = sum(report.split.get(patient) == "test" for patient in patients)
@@ -223,7 +230,7 @@ def summary_rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def _range(values: Sequence[float], style: str) -> str:
-    """Median and range; the value alone where all are alike as written."""
+    """Median and range; the median alone if all values are written alike."""
     if not values:
         return "–"
     middle, low, high = (
@@ -233,9 +240,11 @@ def _range(values: Sequence[float], style: str) -> str:
 
 
 def split_line(report: Report) -> str:
-    """How many patients are trained on and tested, and who decides it."""
+    """Tells how many patients are trained on and tested, and where the split comes from."""
     count = collections.Counter(report.split.values())
-    how = "drawn at training (seed 0, 40 % to test)" if report.drawn else "as in the file"
+    how = "as in the file"
+    if report.drawn:
+        how = f"drawn at training (seed {Data.split_seed}, {100 * Data.test_fraction:g} % to test)"
     return (
         f"split {how}: {count['train'] + count['validation']} train (of whom "
         f"{count['validation']} are kept to validate), {count['test']} test"

@@ -1,4 +1,4 @@
-"""The cohort's command line.
+"""The command that checks a cohort, images and all, or builds a `cohort.csv`.
 
     python -m crlm_jax.data.cohort check cohort.csv
     python -m crlm_jax.data.cohort build --images 'data/{patient}/{condition}.nii.gz' \\
@@ -14,15 +14,15 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from crlm_jax.data.cohort import patterns
 from crlm_jax.data.cohort.check import check_cohort, split_line, summary_table
 from crlm_jax.data.cohort.layouts import from_decathlon, from_nnunet, from_released
+from crlm_jax.data.cohort.patterns import Found, from_patterns
 from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.data.cohort.write import write_cohort
 from crlm_jax.system.console import local_path, print_stderr, print_table
 from crlm_jax.system.files import check_new
 
-# Which layouts an option goes with; the others refuse it rather than pass over it.
+# The layouts that an option goes with; with another layout the option is an error.
 _GOES_WITH = {
     "masks": {"images"},
     "rename_condition": {"images"},
@@ -47,12 +47,40 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="read all images and masks; list every problem")
     check.add_argument("cohort", type=local_path, help="the cohort.csv")
     check.add_argument("--workers", type=int, default=2, help="images read at once (default 2)")
-
     build = commands.add_parser(
         "build",
         help="make a cohort.csv",
         description="Make a cohort.csv from file-name patterns or another project's folder.",
     )
+    _add_layouts(build)
+    add = build.add_argument
+    add("--masks", metavar="PATTERN", help="with --images; the same {names}")
+    add(
+        "--condition",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="where the names do not tell it; once for each channel of --nnunet",
+    )
+    rename = "with --images; repeatable"
+    add("--rename-condition", action="append", default=[], metavar="OLD=NEW", help=rename)
+    add("--label", help="which label is tumour: its number or name")
+    channel = "of --nnunet; repeatable (default: all)"
+    add("--channel", action="append", default=[], metavar="N", help=channel)
+    add(
+        "--patient-pattern",
+        metavar="REGEX",
+        help=r"finds the patient in a case or slice name, such as '(?P<patient>[^_]+)_\d+'",
+    )
+    add("--one-slice-per-patient", action="store_true", help="with --released")
+    add("--skip-unpaired", action="store_true", help="leave out what has no partner")
+    add("--out", type=local_path, default=Path("cohort.csv"), help="(default cohort.csv)")
+    add("--force", action="store_true", help="replace the file if it is there")
+    return parser
+
+
+def _add_layouts(build: argparse.ArgumentParser) -> None:
+    """Adds the options of which exactly one says where the images are."""
     layout = build.add_mutually_exclusive_group(required=True)
     layout.add_argument(
         "--images",
@@ -61,40 +89,12 @@ def _parser() -> argparse.ArgumentParser:
         "{split} and any other {name} stand for part of one file or folder name ({name:REGEX} to "
         "be exact), * for any part and ** for any folders",
     )
-    layout.add_argument("--nnunet", metavar="DIR", type=local_path, help="nnU-Net's raw data set")
-    layout.add_argument("--decathlon", metavar="DIR", type=local_path, help="a Decathlon task")
-    layout.add_argument(
-        "--released",
-        metavar="DIR",
-        type=local_path,
-        help="CRLM-GAN's released layout: images/, masks/0/",
-    )
-    build.add_argument("--masks", metavar="PATTERN", help="with --images; the same {names}")
-    build.add_argument(
-        "--condition",
-        action="append",
-        metavar="NAME",
-        help="where the names do not tell it; once for each channel of --nnunet",
-    )
-    build.add_argument(
-        "--rename-condition", action="append", metavar="OLD=NEW", help="with --images; repeatable"
-    )
-    build.add_argument("--label", help="which label is tumour: its number or name")
-    build.add_argument(
-        "--channel", action="append", metavar="N", help="of --nnunet; repeatable (default: all)"
-    )
-    build.add_argument(
-        "--patient-pattern",
-        metavar="REGEX",
-        help=r"finds the patient in a case or slice name, such as '(?P<patient>[^_]+)_\d+'",
-    )
-    build.add_argument("--one-slice-per-patient", action="store_true", help="with --released")
-    build.add_argument("--skip-unpaired", action="store_true", help="leave out what has no partner")
-    build.add_argument(
-        "--out", type=local_path, default=Path("cohort.csv"), help="(default cohort.csv)"
-    )
-    build.add_argument("--force", action="store_true", help="replace the file if it is there")
-    return parser
+    for name, about in (
+        ("--nnunet", "nnU-Net's raw data set"),
+        ("--decathlon", "a Decathlon task"),
+        ("--released", "CRLM-GAN's released layout: images/, masks/0/"),
+    ):
+        layout.add_argument(name, metavar="DIR", type=local_path, help=about)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -125,36 +125,7 @@ def _build(args: argparse.Namespace) -> int:
                 f"--{option.replace('_', '-')} goes with {flags}, not with --{layout}; leave it out"
             )
     _check_out(args.out, args.force)
-    if layout == "images":
-        found = patterns.from_patterns(
-            args.images,
-            args.masks,
-            conditions=args.condition or (),
-            rename=args.rename_condition or (),
-            label=args.label,
-        )
-    elif layout == "nnunet":
-        found = from_nnunet(
-            args.nnunet,
-            conditions=args.condition or (),
-            channels=args.channel or (),
-            label=args.label,
-            patient_pattern=args.patient_pattern,
-        )
-    elif layout == "decathlon":
-        found = from_decathlon(
-            args.decathlon,
-            conditions=args.condition or (),
-            label=args.label,
-            patient_pattern=args.patient_pattern,
-        )
-    else:
-        found = from_released(
-            args.released,
-            conditions=args.condition or (),
-            patient_pattern=args.patient_pattern,
-            one_slice_per_patient=args.one_slice_per_patient,
-        )
+    found = _find(layout, args)
     if not args.skip_unpaired:
         _check_unpaired(found.unpaired)
     rows = write_cohort(args.out, found.entries)
@@ -169,10 +140,43 @@ def _build(args: argparse.Namespace) -> int:
     return 0
 
 
+def _find(layout: str, args: argparse.Namespace) -> Found:
+    """Finds the images and masks of a layout, by the options that go with it."""
+    if layout == "images":
+        return from_patterns(
+            args.images,
+            args.masks,
+            conditions=args.condition,
+            rename=args.rename_condition,
+            label=args.label,
+        )
+    if layout == "released":
+        return from_released(
+            args.released,
+            conditions=args.condition,
+            patient_pattern=args.patient_pattern,
+            one_slice_per_patient=args.one_slice_per_patient,
+        )
+    if layout == "decathlon":
+        return from_decathlon(
+            args.decathlon,
+            conditions=args.condition,
+            label=args.label,
+            patient_pattern=args.patient_pattern,
+        )
+    return from_nnunet(
+        args.nnunet,
+        conditions=args.condition,
+        channels=args.channel,
+        label=args.label,
+        patient_pattern=args.patient_pattern,
+    )
+
+
 def _check_out(out: Path, force: bool) -> None:
-    """Before anything is searched: can the file be written, and may it?"""
+    """Raises CohortError or UserError before the search if the file could not be written."""
     if out.is_dir():
-        raise CohortError(f"--out {out}: a folder; name the file, such as {out / 'cohort.csv'}")
+        raise CohortError(f"--out {out}: is a folder; name the file, such as {out / 'cohort.csv'}")
     check_new(out, force)
 
 

@@ -1,9 +1,10 @@
 """Images and their masks found in other projects' layouts.
 
-The layouts: nnU-Net's raw data set (its documentation/dataset_format.md, versions 1 and 2), a task
-of the Medical Segmentation Decathlon (Antonelli et al. 2022) and that of CRLM-GAN's released code.
-Nothing is opened but `dataset.json`; nothing is written. What a folder does not tell is asked for,
-never guessed: above all which label is tumour, and which slices are of the same patient.
+The layouts are nnU-Net's raw data set (its documentation/dataset_format.md, versions 1 and 2), a
+task of the Medical Segmentation Decathlon (Antonelli et al. 2022) and that of CRLM-GAN's released
+code. No file is opened but `dataset.json`, and none is written. What a folder does not tell must be
+given as an option and is never guessed: above all which label is tumour, and which slices are of
+the same patient.
 """
 
 import collections
@@ -26,7 +27,7 @@ def from_nnunet(
     label: str | None = None,
     patient_pattern: str | None = None,
 ) -> Found:
-    """Reads nnU-Net's raw layout; with labelsTs, imagesTs are the test split.
+    """Reads nnU-Net's raw layout; if labelsTs has files, imagesTs is the test split.
 
     Args:
       folder: holds dataset.json, imagesTr and labelsTr.
@@ -36,7 +37,7 @@ def from_nnunet(
       patient_pattern: regular expression that finds the patient in a case's name.
 
     Raises:
-      CohortError: the folder is something else, or it does not tell what is asked.
+      CohortError: the folder has another layout, or an option is missing or wrong.
     """
     path, about = _dataset_json(folder)
     names = about.get("channel_names", about.get("modality"))  # version 2, version 1
@@ -97,7 +98,7 @@ def from_decathlon(
 ) -> Found:
     """Reads a task of the Medical Segmentation Decathlon: the training cases of its dataset.json.
 
-    Arguments and errors are those of `from_nnunet`; there is one condition.
+    Arguments and errors are those of `from_nnunet`, but `conditions` is a single one.
     """
     path, about = _dataset_json(folder)
     training = about.get("training")
@@ -138,19 +139,20 @@ def from_released(
     patient_pattern: str | None = None,
     one_slice_per_patient: bool = False,
 ) -> Found:
-    """Reads the released code's layout: pictures in ``images/``, masks of one name in ``masks/0/``.
+    """Reads the released code's layout: pictures in ``images/``, masks in ``masks/0/``.
 
-    The slices of a patient become the images of one case, so that no split tears them apart.
+    A mask has the name of its picture. The slices of a patient become the images of one case, so
+    that the split keeps them together.
 
     Args:
       folder: holds images/ and masks/.
       conditions: the one condition of all slices.
       patient_pattern: regular expression over a whole name without its ending, with a group
         ``(?P<patient>…)``.
-      one_slice_per_patient: every slice is another patient's, which is an error otherwise.
+      one_slice_per_patient: every slice is another patient's; otherwise that is an error.
 
     Raises:
-      CohortError: the patients cannot be told, or there are no such files.
+      CohortError: the names do not tell the patients, or there are no such files.
     """
     condition = one_condition(conditions, "the released layout does not tell it")
     images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks" / "0")
@@ -168,7 +170,7 @@ def from_released(
         examples = ", ".join(f"{name} → {patients[name]}" for name in names[:3])
         raise CohortError(
             f"--patient-pattern makes each of {len(names)} slices another patient ({examples}): "
-            "the split would tear patients apart; correct it, or say --one-slice-per-patient"
+            "the split would tear patients apart; correct it, or add --one-slice-per-patient"
         )
     paired = sorted(images.keys() & masks.keys())
     entries = [Entry(patients[name], condition, images[name], masks[name]) for name in paired]
@@ -180,7 +182,7 @@ def from_released(
 def _patients(
     names: Sequence[str], pattern: str | None, what: str
 ) -> tuple[dict[str, str], list[str]]:
-    """Returns the patient of each case or slice; without a pattern its own name, with a note."""
+    """Returns the patient of each case or slice; without a pattern its own name, and a note."""
     if not pattern:
         note = (
             f"EACH {what.upper()} IS TAKEN FOR A PATIENT OF ITS OWN ({names[0]}, …); if a patient "
@@ -195,8 +197,8 @@ def _patients(
         ) from error
     if "patient" not in regex.groupindex:
         raise CohortError(f"--patient-pattern {pattern!r}: no group (?P<patient>…) in it; add it")
-    matches = {name: regex.fullmatch(name) for name in names}
-    if wrong := [name for name, match in matches.items() if not (match and match["patient"])]:
+    matches = {name: match for name in names if (match := regex.fullmatch(name))}
+    if wrong := [name for name in names if name not in matches or not matches[name]["patient"]]:
         raise CohortError(
             f"--patient-pattern {pattern!r} does not fit {len(wrong)} of {len(names)} names, for "
             f"example {', '.join(wrong[:3])}; it has to fit the whole name without its ending"
@@ -218,17 +220,17 @@ def _dataset_json(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _choose_label(path: Path, labels: Any, label: str | None) -> str:
-    """Returns the cell `mask_label`; the labels of dataset.json are name → number(s) or reverse."""
-    there: dict[str, set[int]] = {}
+    """Returns the cell `mask_label`; dataset.json maps names to numbers or numbers to names."""
+    numbers: dict[str, set[int]] = {}
     try:
         for key, value in labels.items():
             if isinstance(value, str):  # version 1 and the Decathlon: {"2": "tumour"}
                 key, value = value, int(key)
-            there[key] = set(map(int, value if isinstance(value, list) else [value])) - {0}
+            numbers[key] = set(map(int, value if isinstance(value, list) else [value])) - {0}
     except (AttributeError, TypeError, ValueError) as error:
         raise CohortError(f"{path}: 'labels' is not a map of names and numbers") from error
-    every = set().union(*there.values())
-    choice = {name: ids for name, ids in there.items() if ids and name.lower() != "ignore"}
+    every = set().union(*numbers.values())
+    choice = {name: ids for name, ids in numbers.items() if ids and name.lower() != "ignore"}
     listed = ", ".join(f"{'+'.join(map(str, sorted(i)))} {name}" for name, i in choice.items())
     if label is None:
         if len(choice) != 1:
@@ -260,5 +262,5 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     for file in files(folder):
         other = found.setdefault(_stem(file), file)
         if other != file:
-            raise CohortError(f"{other} and {file} differ in their ending only; remove one")
+            raise CohortError(f"{other} and {file} differ in their endings only; remove one")
     return found

@@ -1,6 +1,6 @@
 """Images and their masks found by file-name patterns such as ``data/{patient}/{condition}.nii.gz``.
 
-Nothing is opened and nothing is written. What can be read in two ways is an error, never a guess.
+No file is opened and none is written. A name that can be read in two ways is an error, not a guess.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ _TOKEN = re.compile(r"\{([A-Za-z_]\w*)(?::([^{}]+))?\}|(\*\*/)|(\*)|([{}]|\*\*)"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A row to be: cells as in cohort.csv, but for the paths."""
+    """A row that may be written to cohort.csv: its cells, the paths as `Path`."""
 
     patient: str
     condition: str
@@ -30,7 +30,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Images with their masks, files that have no partner, and what the user should know."""
+    """Images with their masks, files without a partner, and notes for the user."""
 
     entries: tuple[Entry, ...]
     unpaired: tuple[str, ...] = ()
@@ -45,34 +45,34 @@ def from_patterns(
     rename: Sequence[str] = (),
     label: str | None = None,
 ) -> Found:
-    """Pairs the files of two patterns whose placeholders stand for the same.
+    """Pairs an image and a mask whose names have the same text for every placeholder.
 
     Args:
       images: such as ``data/{patient}/{condition}.nii.gz``. ``{name}`` stands for part of one file
-        or folder name, ``{name:REGEX}`` for what matches, ``*`` for any part of a name and ``**/``
-        for any folders. A folder that matches is a DICOM series.
-      masks: the same for the masks; a file that fits both is a mask.
-      conditions: the one condition, where the pattern has no ``{condition}``.
+        or folder name, ``{name:REGEX}`` for a part that matches, ``*`` for any part of a name and
+        ``**/`` for any folders. A folder that matches is a DICOM series.
+      masks: the same for the masks; a file that fits both patterns is a mask.
+      conditions: the one condition, if the pattern has no ``{condition}``.
       rename: conditions to rename, each as ``old=new``.
       label: cell `mask_label` of every row.
 
     Raises:
-      CohortError: nothing matches, or it can be read in more than one way.
+      CohortError: nothing matches, or a name can be read in more than one way.
     """
     if not masks:
         raise CohortError("--images needs --masks with the pattern of the masks' names")
     both = _names(images), _names(masks)
     for name in sorted(set(both[0]) ^ set(both[1]) | ({"patient"} - set(both[0]))):
         raise CohortError(
-            f"{{{name}}} must stand in --images and in --masks, to tell which belong together; "
-            "write it into both, or * in its place"
+            f"{{{name}}} must be in --images and in --masks, to tell which belong together; write "
+            "it into both, or * in its place"
         )
     if label and not masks.lower().endswith(".dcm") and not re.fullmatch("[1-9][0-9]*", label):
         raise CohortError(f"--label {label!r}: write the number of the label, above 0")
-    of_masks = _match(masks, folders=False)
-    of_images = {k: v for k, v in _match(images, folders=True).items() if k not in of_masks}
-    if not of_images or not of_masks:
-        pattern, option = (images, "--images") if not of_images else (masks, "--masks")
+    found_masks = _match(masks, folders=False)
+    found_images = {k: v for k, v in _match(images, folders=True).items() if k not in found_masks}
+    if not found_images or not found_masks:
+        pattern, option = (images, "--images") if not found_images else (masks, "--masks")
         raise CohortError(f"no file matches {option} {pattern!r}; {what_is_there(pattern)}")
     if "condition" not in both[0]:
         renamed = {"": one_condition(conditions, "--images has no {condition}")}
@@ -81,19 +81,18 @@ def from_patterns(
     elif conditions:
         raise CohortError("--condition and {condition} in --images: leave one of them out")
     else:
-        renamed = _rename({v["condition"] for v in of_images.values()}, rename)
+        renamed = _rename({v["condition"] for v in found_images.values()}, rename)
 
-    keys = _by_key(of_images), _by_key(of_masks)
+    image_of, mask_of = _by_values(found_images), _by_values(found_masks)
     entries = []
-    for key, image in keys[0].items():
-        if key in keys[1]:
-            about = of_images[image]
-            condition = renamed[about.get("condition", "")]
-            split = about.get("split", "")
-            mask = keys[1][key]
-            entries.append(Entry(about["patient"], condition, image, mask, label or "", split))
-    unpaired = [f"{keys[0][key]}: image without mask" for key in keys[0] if key not in keys[1]]
-    unpaired += [f"{keys[1][key]}: mask without image" for key in keys[1] if key not in keys[0]]
+    for key, image in image_of.items():
+        if key in mask_of:
+            values = found_images[image]
+            condition, split = renamed[values.get("condition", "")], values.get("split", "")
+            mask = mask_of[key]
+            entries.append(Entry(values["patient"], condition, image, mask, label or "", split))
+    unpaired = [f"{image_of[key]}: image without mask" for key in image_of if key not in mask_of]
+    unpaired += [f"{mask_of[key]}: mask without image" for key in mask_of if key not in image_of]
     return Found(tuple(entries), tuple(unpaired))
 
 
@@ -104,7 +103,7 @@ def _tokens(pattern: str) -> Iterator[tuple[str, str | None, str | None]]:
         name, exact, folders, star, wrong = match.groups()
         if wrong:
             raise CohortError(
-                f"{pattern!r}: {wrong!r} means nothing here; write {{name}}, * or **/"
+                f"{pattern!r}: {wrong!r} has no meaning here; write {{name}}, * or **/"
             )
         yield pattern[place : match.start()], name or folders or star, exact
         place = match.end()
@@ -116,7 +115,7 @@ def _names(pattern: str) -> list[str]:
 
 
 def _regex(pattern: str, lazy: str) -> re.Pattern:
-    """The pattern as a regular expression, whose repeats are greedy ("") or lazy ("?")."""
+    """The pattern as a regular expression whose repeats are greedy (`lazy` "") or lazy ("?")."""
     expression, seen = "", set()
     for literal, token, exact in _tokens(pattern):
         expression += re.escape(literal)
@@ -132,11 +131,11 @@ def _regex(pattern: str, lazy: str) -> re.Pattern:
     try:
         return re.compile(expression)
     except re.error as error:
-        raise CohortError(f"{pattern!r}: not a regular expression in it ({error})") from error
+        raise CohortError(f"{pattern!r}: holds a wrong regular expression ({error})") from error
 
 
 def _match(pattern: str, *, folders: bool) -> dict[Path, dict[str, str]]:
-    """Finds the files of a pattern, and what its placeholders stand for in each."""
+    """Finds the files of a pattern; returns the text of every placeholder in each file's name."""
     pattern = os.path.normpath(os.path.expanduser(pattern))
     first, last = _regex(pattern, "?"), _regex(pattern, "")
     search = "".join(
@@ -145,10 +144,10 @@ def _match(pattern: str, *, folders: bool) -> dict[Path, dict[str, str]]:
     )
     found = {}
     for name in sorted(glob.glob(search, recursive=True)):
-        path, match = Path(name), first.fullmatch(name)
-        if not match or not (path.is_file() or (folders and files(path))):
+        path, match, other = Path(name), first.fullmatch(name), last.fullmatch(name)
+        if not match or not other or not (path.is_file() or (folders and files(path))):
             continue
-        values, others = match.groupdict(), last.fullmatch(name).groupdict()
+        values, others = match.groupdict(), other.groupdict()
         if values != others:
             raise CohortError(
                 f"{name} can be read in two ways, as {_plain(values)} or as {_plain(others)}; say "
@@ -162,7 +161,8 @@ def _plain(values: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value!r}" for name, value in values.items())
 
 
-def _by_key(found: Mapping[Path, dict[str, str]]) -> dict[tuple, Path]:
+def _by_values(found: Mapping[Path, dict[str, str]]) -> dict[tuple, Path]:
+    """Returns the one path for each set of texts that the placeholders stand for."""
     paths: dict[tuple, Path] = {}
     for path, values in found.items():
         key = tuple(sorted(values.items()))
@@ -176,7 +176,7 @@ def _by_key(found: Mapping[Path, dict[str, str]]) -> dict[tuple, Path]:
 
 
 def _rename(found: Iterable[str], rename: Sequence[str]) -> dict[str, str]:
-    """Returns the condition for each one found; whatever cannot be a condition is an error."""
+    """Returns the new name of each condition found; a name that cannot be one is an error."""
     found = sorted(found)
     renamed = dict(zip(found, found, strict=True))
     for text in rename:
@@ -200,20 +200,20 @@ def _rename(found: Iterable[str], rename: Sequence[str]) -> dict[str, str]:
 
 
 def one_condition(conditions: Sequence[str], why: str) -> str:
-    """The only one; else an error that says `why` there has to be one."""
+    """Returns the only condition; otherwise raises an error that says `why` one is needed."""
     if len(conditions) != 1:
         raise CohortError(f"give --condition once, such as --condition ct: {why}")
     return conditions[0]
 
 
 def files(folder: Path) -> list[Path]:
-    """The files right in a folder that are not hidden, by name; none if it is not there."""
+    """The files of a folder that are not hidden, sorted; none if there is no such folder."""
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     return [file for file in paths if file.is_file() and not file.name.startswith(".")]
 
 
 def what_is_there(pattern: str) -> str:
-    """Says what lies under the part of a path or pattern that is there, by a few examples."""
+    """Names a few files under the part of a path or pattern that exists, for an error message."""
     folder = Path(os.path.normpath(os.path.expanduser(re.split(r"[{*]", pattern)[0] + "x"))).parent
     lost = folder
     while not folder.is_dir():
@@ -226,5 +226,5 @@ def what_is_there(pattern: str) -> str:
         if len(examples) >= 5:
             break
     begin = "" if lost == folder else f"there is no folder {lost}; "
-    there = f"has, for example: {', '.join(examples[:5])}" if examples else "has no files"
-    return f"{begin}{folder} {there}; correct the path or the pattern"
+    content = f"has, for example: {', '.join(examples[:5])}" if examples else "has no files"
+    return f"{begin}{folder} {content}; correct the path or the pattern"

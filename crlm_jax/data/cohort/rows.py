@@ -1,6 +1,16 @@
-"""The rows of `cohort.csv`: what each cell may hold, and every wrong one told at once.
+"""The rows of `cohort.csv`: what each cell may hold; every wrong cell is reported at once.
 
-`cohort.py` says what the columns are and makes cases of the rows.
+The file has one row an image: ``patient,condition,image,mask`` and optionally ``mask_label`` (what
+counts in the mask: an integer, or for a DICOM-SEG a name or pattern such as ``Tumor*``; empty: any
+non-zero), ``b_value`` (s/mm², which image of a DICOM diffusion series) and ``split`` (``train`` or
+``test``; absent: drawn, see `cases`). Paths are relative to the file; an image may be a folder, a
+DICOM series.
+
+Paths may lead anywhere, also by `..` or from the root, since images often lie on another disk. The
+name of a patient goes into tables and pages unchanged. It may therefore not begin as a
+spreadsheet's formula does, nor hold invisible characters.
+
+A problem names its row as a spreadsheet numbers it (the header is row 1).
 """
 
 import csv
@@ -10,19 +20,20 @@ import io
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.conditions import CONDITION, suggest_condition
 
 REQUIRED = ("patient", "condition", "image", "mask")
 OPTIONAL = ("mask_label", "b_value", "split")
-_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode: controls, marks of direction, line ends …
+# Categories of Unicode: control characters, formatting (such as marks of direction), line ends.
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _FORMULA = ("=", "+", "-", "@")
 _LARGEST_LABEL = 2**31 - 1
-_OF_MASKS = ("mask", "mask_label", "split")  # columns that a prediction does without
+_FOR_TRAINING = ("mask", "mask_label", "split")  # columns that a prediction does without
 
 
 class CohortError(UserError):
@@ -31,9 +42,10 @@ class CohortError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class ImagePair:
-    """One image and its mask; `mask_label` None means any non-zero; `row` as in a spreadsheet.
+    """One image and its mask; `row` as in a spreadsheet, `b_value` in s/mm².
 
-    A `mask_label` in words is a pattern over the segments of a DICOM-SEG. `b_value` in s/mm².
+    A `mask_label` in words is a pattern over the segments of a DICOM-SEG; None: any non-zero voxel
+    counts.
     """
 
     image: Path
@@ -44,8 +56,8 @@ class ImagePair:
 
 
 @dataclasses.dataclass(frozen=True)
-class Image:
-    """An image to predict: a file, or the folder of a DICOM series; `b_value` in s/mm²."""
+class ImageRow:
+    """A row without its mask; `image`: a file or a DICOM series' folder, `b_value` in s/mm²."""
 
     patient: str
     condition: str
@@ -55,8 +67,8 @@ class Image:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row(Image):
-    """A whole row whose cells passed; `split` is "" where the file gives none."""
+class Row(ImageRow):
+    """A whole row; `split` is "train", "test", or "" where the file gives none."""
 
     mask: Path
     mask_label: int | str | None
@@ -64,41 +76,55 @@ class Row(Image):
 
     @property
     def pair(self) -> ImagePair:
-        """The image and its mask, without whose they are."""
+        """The image and its mask, without patient and condition."""
         return ImagePair(self.image, self.mask, self.mask_label, self.row, self.b_value)
 
 
-def read_rows(path: str | Path, *, masks: bool = True) -> tuple[list[Any], list[str]]:
-    """Returns the rows that pass, as `Row` (without `masks` as `Image`), and all problems.
+_T = TypeVar("_T")
+_AnyRow = TypeVar("_AnyRow", bound=ImageRow)
+
+
+def read_rows(path: str | Path) -> tuple[list[Row], list[str]]:
+    """Returns the rows whose cells pass all checks, and all problems of the others.
 
     Raises:
       CohortError: the file as a whole, or its header, cannot be used.
     """
     path = Path(path)
+    rows, problems = _read(path, _read_row)
+    return rows, problems + _check_splits(path, rows)
+
+
+def read_image_rows(path: str | Path) -> tuple[list[ImageRow], list[str]]:
+    """Does as `read_rows`, but neither needs nor checks the columns of masks and splits."""
+    return _read(Path(path), _read_image_row, unused=_FOR_TRAINING)
+
+
+def _read(
+    path: Path, parse: Callable[["_Cells"], _AnyRow], unused: Sequence[str] = ()
+) -> tuple[list[_AnyRow], list[str]]:
     table = _read_table(path)
     number, header = table[0]
     header = [name.strip() for name in header]
-    problems = _check_header(path, number, header, () if masks else _OF_MASKS)
+    problems = _check_header(path, number, header, unused)
     if problems:
         raise CohortError("\n".join(problems))
     if len(table) == 1:
         raise CohortError(f"{path}: no rows below the header; add one row an image")
 
-    rows: list[Any] = []
-    for number, cells in table[1:]:
-        if len(cells) != len(header):
+    rows = []
+    for number, texts in table[1:]:
+        if len(texts) != len(header):
             problems.append(
-                f"{path}, row {number}: {len(cells)} cells under {len(header)} columns; correct "
+                f"{path}, row {number}: {len(texts)} cells under {len(header)} columns; correct "
                 "the commas of the row (put a cell that holds a comma in double quotes)"
             )
             continue
-        texts = dict(zip(header, map(str.strip, cells), strict=True))
-        row, wrong = _read_row(path, number, texts, masks)
-        problems += wrong
-        rows += [row] if row else []
-    problems += _check_images(path, rows)
-    problems += _check_splits(path, rows) if masks else []
-    return rows, problems
+        cells = _Cells(path, number, dict(zip(header, map(str.strip, texts), strict=True)))
+        row = parse(cells)
+        problems += cells.problems
+        rows += [] if cells.problems else [row]
+    return rows, problems + _check_images(path, rows)
 
 
 def _read_table(path: Path) -> list[tuple[int, list[str]]]:
@@ -150,42 +176,56 @@ def _check_header(path: Path, number: int, header: list[str], unused: Sequence[s
     return problems
 
 
-def _read_row(
-    path: Path, number: int, cells: dict[str, str], masks: bool
-) -> tuple[Image | None, list[str]]:
-    """Checks what a row alone can tell."""
-    problems: list[str] = []
+class _Cells:
+    """The cells of a row by column; collects the `problems` of those that cannot be read."""
 
-    def read(column: str, parse: Callable, *context: Any) -> Any:
-        text = cells.get(column, "")
+    def __init__(self, path: Path, number: int, texts: Mapping[str, str]):
+        self.folder = path.parent
+        self.number = number
+        self.texts = texts
+        self.problems: list[str] = []
+        self._where = f"{path}, row {number}"
+
+    def read(self, column: str, parse: Callable[[str], _T], default: _T) -> _T:
+        """Parses a cell; `default`: the cell is empty, or wrong and listed in `problems`."""
+        text = self.texts.get(column, "")
         try:
             if not text and column in REQUIRED:
                 raise ValueError("empty; fill the cell or delete the row")
-            if hidden := _first_of(text, _INVISIBLE - {"Cf"}):  # it would come out in messages
+            if hidden := _first_of(text, _INVISIBLE - {"Cf"}):  # a message would show it
                 raise ValueError(f"{text!r} holds the control character {hidden}; take it out")
-            return parse(text, *context) if text else None
+            return parse(text) if text else default
         except ValueError as error:
-            problems.append(f"{path}, row {number}, column '{column}': {error}")
-            return None
+            self.problems.append(f"{self._where}, column '{column}': {error}")
+            return default
 
-    patient = read("patient", _patient)
-    condition = read("condition", _condition)
-    image = read("image", _file, path.parent, True)
-    b_value = read("b_value", _b_value)
-    row: Image = Image(patient, condition, image, b_value, number)
-    if masks:
-        mask = read("mask", _file, path.parent, False, image)
-        label = read("mask_label", _label, cells["mask"])
-        split = read("split", _split)
-        row = Row(patient, condition, image, b_value, number, mask, label, split or "")
-    return (None, problems) if problems else (row, [])
+
+def _read_image_row(cells: _Cells) -> ImageRow:
+    return ImageRow(
+        patient=cells.read("patient", _patient, ""),
+        condition=cells.read("condition", _condition, ""),
+        image=cells.read("image", lambda text: _image(text, cells.folder), Path()),
+        b_value=cells.read("b_value", _b_value, None),
+        row=cells.number,
+    )
+
+
+def _read_row(cells: _Cells) -> Row:
+    about = _read_image_row(cells)
+    return Row(
+        **vars(about),
+        mask=cells.read("mask", lambda text: _mask(text, cells.folder, about.image), Path()),
+        mask_label=cells.read("mask_label", lambda text: _label(text, cells.texts["mask"]), None),
+        split=cells.read("split", _split, ""),
+    )
 
 
 def patient_problem(text: str) -> str | None:
-    """Says why a text cannot be a patient's name; None: it can.
+    """Says why a text cannot be the name of a patient; None: it can.
 
-    The name goes into CSV files as it is, since other tables know the patient by it; so it must not
-    begin as a formula does in a spreadsheet. Invisible characters would make two of one patient.
+    The name goes into CSV files unchanged, since other tables know the patient by it. So it must
+    not begin as a formula does in a spreadsheet. Invisible characters would make two patients of
+    one.
     """
     if hidden := _first_of(text, _INVISIBLE):
         return f"{text!r} holds the invisible character {hidden}; take it out"
@@ -212,33 +252,42 @@ def _condition(text: str) -> str:
     raise ValueError(f"{text!r} is not lower-case letters, digits and _; {remedy}")
 
 
-def _file(text: str, folder: Path, folders: bool, image: Path | None = None) -> Path:
-    """Finds a file, or where `folders` is true a folder; a mask must differ from its `image`."""
+def _image(text: str, folder: Path) -> Path:
+    return _find(text, folder, folders=True)
+
+
+def _mask(text: str, folder: Path, image: Path) -> Path:
+    file = _find(text, folder, folders=False)
+    if file.resolve() == image.resolve():
+        raise ValueError(f"the same file as the image: {text}; name the mask's own file")
+    return file
+
+
+def _find(text: str, folder: Path, *, folders: bool) -> Path:
+    """Returns the path of a file; with `folders`, also that of a folder."""
     file = folder / text
     try:
-        there, found = file.is_file() or (folders and file.is_dir()), "file not found"
-        if not there and file.exists():
+        exists, found = file.is_file() or (folders and file.is_dir()), "file not found"
+        if not exists and file.exists():
             found = "not a file"
     except OSError as error:  # a name that is too long, a folder that may not be looked into
-        there, found = False, f"cannot be read ({error.strerror})"
-    if not there:
+        exists, found = False, f"cannot be read ({error.strerror})"
+    if not exists:
         raise ValueError(
             f"{found}: {text}; correct the path (relative to the folder of the cohort file)"
         )
-    if image is not None and file.resolve() == image.resolve():
-        raise ValueError(f"the same file as the image: {text}; name the mask's own file")
     return file
 
 
 def _label(text: str, mask: str) -> int | str:
     if not re.fullmatch(r"[+-]?\d+", text):
-        if mask.lower().endswith(".dcm"):  # the segments of a DICOM-SEG have names
+        if mask.lower().endswith(".dcm"):  # segments of a DICOM-SEG have names
             return text
         raise ValueError(f"{text!r} is not an integer; write the label or leave it empty")
     label = int(text)
     if not 0 < label <= _LARGEST_LABEL:
-        what = "background" if label <= 0 else "larger than any label"
-        raise ValueError(f"{text} is {what}; write a label above 0 or leave it empty")
+        fault = "background" if label <= 0 else "larger than any label"
+        raise ValueError(f"{text} is {fault}; write a label above 0 or leave it empty")
     return label
 
 
@@ -264,10 +313,10 @@ def _split(text: str) -> str:
     raise ValueError(f"{text!r} is not 'train' or 'test'; {remedy}")
 
 
-def _check_images(path: Path, rows: Sequence[Image]) -> list[str]:
-    """Finds images that stand in two rows where they may not."""
+def _check_images(path: Path, rows: Sequence[ImageRow]) -> list[str]:
+    """Finds images in the rows of two patients, and rows that are there twice."""
     problems: list[str] = []
-    first: dict[Path, list[Image]] = {}
+    first: dict[Path, list[ImageRow]] = {}
     for row in rows:
         earlier = first.setdefault(row.image.resolve(), [])
         for other in earlier:
@@ -287,7 +336,7 @@ def _check_images(path: Path, rows: Sequence[Image]) -> list[str]:
 
 
 def _check_splits(path: Path, rows: Sequence[Row]) -> list[str]:
-    """Finds a split that is given for some rows only, or that tears a patient apart."""
+    """Finds a split that is given for some rows only, or that differs between a patient's rows."""
     problems: list[str] = []
     with_split = [row for row in rows if row.split]
     without = [row.row for row in rows if not row.split]

@@ -1,22 +1,21 @@
-"""Writes `cohort.csv`, and only what its reader accepts."""
+"""Writes a `cohort.csv` that its reader accepts, or none."""
 
 import collections
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from crlm_jax.data.cohort import patterns
+from crlm_jax.data.cohort.patterns import Entry
 from crlm_jax.data.cohort.rows import REQUIRED, CohortError, Row, read_rows
-from crlm_jax.system.files import write_whole
+from crlm_jax.system.files import whole_file
 from crlm_jax.system.text import to_csv
 
 
-def write_cohort(out: Path, entries: Sequence[patterns.Entry]) -> list[Row]:
-    """Writes a cohort file, replacing what was there only once it has passed all row checks.
+def write_cohort(out: Path, entries: Sequence[Entry]) -> list[Row]:
+    """Writes a cohort file; a file that was there is replaced only if the rows pass all checks.
 
     Args:
-      out: the file; images and masks are written relative to its folder.
+      out: the file; paths of images and masks are written relative to its folder.
       entries: the rows, in the order to be written.
 
     Returns:
@@ -33,24 +32,20 @@ def write_cohort(out: Path, entries: Sequence[patterns.Entry]) -> list[Row]:
     if alike := [sorted(names) for names in spellings.values() if len(names) > 1]:
         raise CohortError(
             f"patients that differ in upper and lower case only: {', '.join(alike[0])}; rename the "
-            "files, for the split takes them for different patients"
+            "files, since the split takes them for different patients"
         )
     table: list[tuple] = [(*REQUIRED, "mask_label", "split")]
     for entry in entries:
         image, mask = (_relative(file, out.parent) for file in (entry.image, entry.mask))
         table.append((entry.patient, entry.condition, image, mask, entry.mask_label, entry.split))
-    draft = out.with_name(f".{out.name}.draft-{uuid.uuid4().hex[:8]}")
-    try:
-        write_whole(draft, to_csv(table))
+    with whole_file(out) as draft:
+        draft.write_bytes(to_csv(table).encode())
         rows, problems = read_rows(draft)
         if problems:
             raise CohortError("\n".join(problems).replace(str(draft), f"{out} (not written)"))
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
     return rows
 
 
 def _relative(file: Path, folder: Path) -> str:
-    """The path as seen from a folder; links among the folders are followed, or ".." would err."""
+    """The path as seen from a folder; links are followed first, since ".." may not undo a link."""
     return os.path.relpath(file.parent.resolve() / file.name, folder.resolve())

@@ -152,7 +152,7 @@ def _write_cohort(folder: Path, settings: _Settings, workers: int, progress: boo
         for name in lesions
         for condition in settings.conditions
     ]
-    (folder / "cohort.csv").write_text(to_csv([_HEADER, *rows]), encoding="utf-8")
+    (folder / "cohort.csv").write_bytes(to_csv([_HEADER, *rows]).encode())
     about = dataclasses.asdict(settings)
     (folder / "README.txt").write_text(_README.format(**about), encoding="utf-8")
     for name, content in (("lesions", lesions), ("phantom", about)):

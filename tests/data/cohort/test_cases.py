@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crlm_jax.data.cohort.cases import read_cohort, read_images
-from crlm_jax.data.cohort.rows import CohortError, Image
+from crlm_jax.data.cohort.rows import CohortError, ImageRow
 
 HEADER = "patient,condition,image,mask"
 
@@ -243,7 +243,7 @@ def test_images_to_predict_need_no_masks(tmp_path):
     (tmp_path / "im_series").mkdir()
     path = tmp_path / "new.csv"
     path.write_text("condition,image,patient,b_value\ndwi,im_series,a,800\ndwi,im_series,a,\n")
-    expected = Image("a", "dwi", tmp_path / "im_series", 800.0, 2)
+    expected = ImageRow("a", "dwi", tmp_path / "im_series", 800.0, 2)
     assert read_images(path)[0] == expected
     assert [(i.row, i.b_value) for i in read_images(path)] == [(2, 800.0), (3, None)]
 
@@ -251,7 +251,7 @@ def test_images_to_predict_need_no_masks(tmp_path):
 def test_images_to_predict_may_have_masks_of_any_kind(tmp_path):
     lines = ["a,ct,im1,gone,lesion,maybe", "b,ct,im2,,,train"]
     path = write(tmp_path, [HEADER + ",mask_label,split", *lines])
-    assert [type(image) for image in read_images(path)] == [Image, Image]
+    assert [type(image) for image in read_images(path)] == [ImageRow, ImageRow]
     assert [image.patient for image in read_images(path)] == ["a", "b"]
 
 
@@ -326,7 +326,7 @@ def test_conditions_that_are_not_there(tmp_path):
         conditions=["pre_dvi"],
     )
     refuse(path, "no row with mri", conditions=["ct", "mri"])
-    refuse(path, "no condition asked for; choose from ct, pre_dwi", conditions=[])
+    refuse(path, "no train case is left", conditions=[])
 
 
 def test_real_cohort(shared):

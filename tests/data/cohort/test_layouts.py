@@ -139,11 +139,11 @@ def test_paths_are_relative_to_the_file_through_links(tmp_path):
         (("--images", "data/{patient}.nii"), ["--images needs --masks"]),
         (
             ("--images", "d/{patient}_{slice}.png", "--masks", "m/{patient}.png"),
-            ["{slice} must stand in --images and in --masks"],
+            ["{slice} must be in --images and in --masks"],
         ),
-        (("--images", "d/{x}.png", "--masks", "m/{x}.png"), ["{patient} must stand in"]),
-        (("--images", "d/{}.png", "--masks", "m/{x}.png"), ["'{' means nothing here; write {na"]),
-        (("--images", "d/{patient:(}.png", "--masks", "m/{patient}"), ["not a regular expression"]),
+        (("--images", "d/{x}.png", "--masks", "m/{x}.png"), ["{patient} must be in"]),
+        (("--images", "d/{}.png", "--masks", "m/{x}.png"), ["'{' has no meaning here; write {na"]),
+        (("--images", "d/{patient:(}.png", "--masks", "m/{patient}"), ["holds a wrong regular expression"]),
         (
             ("--images", "none/{patient}/{condition}.nii", "--masks", PATTERNS[3]),
             [
@@ -180,7 +180,7 @@ def test_paths_are_relative_to_the_file_through_links(tmp_path):
             ["data/p01/T2 after.nii.gz and data/p01/T2 after_roi.nii.gz are both patient 'p01'"],
         ),
         ((*PATTERNS, *RENAME, "--out", "no/cohort.csv"), ["there is no folder no; make it"]),
-        ((*PATTERNS, *RENAME, "--out", "data"), ["--out data: a folder; name the file"]),
+        ((*PATTERNS, *RENAME, "--out", "data"), ["--out data: is a folder; name the file"]),
     ],
 )  # fmt: skip
 def test_wrong_patterns(capsys, options, parts):
@@ -445,7 +445,7 @@ def test_wrong_released(capsys):
     pattern = "--patient-pattern", r"(?P<patient>[^_]+)_\d+"
     refuse(capsys, "--released", "in", *pattern, parts=("give --condition once",))
     touch("in/images/p1_1.jpg")
-    parts = ("in/images/p1_1.jpg and in/images/p1_1.png differ in their ending only",)
+    parts = ("in/images/p1_1.jpg and in/images/p1_1.png differ in their endings only",)
     refuse(capsys, *RELEASED, *pattern, parts=parts)
     Path("in/images/p1_1.jpg").unlink()
     touch("in/images/p1_3.png", "in/masks/0/p1_4.png")

@@ -91,11 +91,11 @@ def _layers(
         *(Layer(who, who, masks[who]) for who in READERS),
     ]
     if attribution is not None:
-        layers.insert(0, _attribution_layer(attribution, probability.shape))
+        layers.insert(0, _attribution_layer(attribution, masks["reference"].shape))
     return tuple(layers)
 
 
-def _attribution_layer(attribution: SliceAttribution, shape: tuple[int, ...]) -> Layer:
+def _attribution_layer(attribution: SliceAttribution, shape: tuple[int, int, int]) -> Layer:
     voxels = np.zeros(shape, np.int8)
     own_size = resize(attribution.map[None].astype(np.float32), shape[1:])[0]
     # A few pixels at an edge would leave the rest too faint to be seen.

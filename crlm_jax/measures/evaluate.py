@@ -16,6 +16,7 @@ import numpy as np
 
 from crlm_jax.config.schema import Config
 from crlm_jax.data import pipeline
+from crlm_jax.data.cohort.cases import Split
 from crlm_jax.data.slices import Slices
 from crlm_jax.measures.case import CaseResult, Measurement
 from crlm_jax.measures.case_view import SliceAttribution
@@ -30,7 +31,7 @@ Attribute = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _probabilities(
-    config: Config, slices: Slices, split: str, segment: Segment, records: np.ndarray
+    config: Config, slices: Slices, split: Split, segment: Segment, records: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yields (record, probability (S, S) float32, reference (S, S) bool), in order."""
     batches = pipeline.evaluation_batches(
@@ -46,7 +47,7 @@ def _probabilities(
 
 def _own_records(index: np.ndarray) -> np.ndarray:
     """Returns the records of the cases that this process measures, in order."""
-    return np.flatnonzero(np.isin(index["case"], parallel.share(np.unique(index["case"]))))
+    return np.flatnonzero(np.isin(index["case"], parallel.share(np.unique(index["case"]).tolist())))
 
 
 def validation_dsc(config: Config, slices: Slices, segment: Segment) -> float | None:

@@ -96,27 +96,27 @@ class Surfaces:
 
     def add(self, prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> None:
         """Pools in the masks (Z, H, W) bool of one image, spacing (z, y, x) in mm."""
-        spacing = np.asarray(spacing, float)
+        voxel = np.asarray(spacing, float)
         flat = len(reference) == 1
-        measured = slice(1, 3) if flat else slice(0, 3)
-        diagonal = math.hypot(*spacing[measured])
-        farthest = math.hypot(*(spacing * reference.shape)[measured])
+        axes = slice(1, 3) if flat else slice(0, 3)
+        diagonal = math.hypot(*voxel[axes])
+        farthest = math.hypot(*(voxel * reference.shape)[axes])
         box = _bounding_box(prediction | reference)
         if box is None:
             return
         masks = [_padded(mask[box], flat) for mask in (prediction, reference)]
 
-        surfaces = [_surface_voxels(mask) for mask in masks]
-        self.to_reference.append(_distances(*surfaces, spacing, farthest))
-        self.to_prediction.append(_distances(*reversed(surfaces), spacing, farthest))
+        ours, theirs = (_surface_voxels(mask) for mask in masks)
+        self.to_reference.append(_distances(ours, theirs, voxel, farthest))
+        self.to_prediction.append(_distances(theirs, ours, voxel, farthest))
 
-        areas = [_areas(spacing)[_codes(mask)] for mask in masks]
+        areas = [_areas(voxel)[_codes(mask)] for mask in masks]
         surfaces = [area > 0 for area in areas]
         for ours, theirs, area in zip(surfaces, reversed(surfaces), areas, strict=True):
-            distances, area = _distances(ours, theirs, spacing, np.inf), area[ours]
-            self.area += float(area.sum())
-            self.within_2mm += float(area[_within(distances, 2.0)].sum())
-            self.within_voxel += float(area[_within(distances, diagonal)].sum())
+            distances, pieces = _distances(ours, theirs, voxel, np.inf), area[ours]
+            self.area += float(pieces.sum())
+            self.within_2mm += float(pieces[_within(distances, 2.0)].sum())
+            self.within_voxel += float(pieces[_within(distances, diagonal)].sum())
 
     def pool(self, other: "Surfaces") -> None:
         """Adds what was measured of other images."""

@@ -125,7 +125,8 @@ class CaseView:
         facts = describe(self) | {"order": float(self.order)}
         text = np.frombuffer(json.dumps(facts).encode(), np.uint8)  # `order` may be NaN
         file = io.BytesIO()
-        np.savez_compressed(file, facts=text, grey=self.grey, **arrays)
+        # An array's name could be taken for an option of the function; none of these is.
+        np.savez_compressed(file, facts=text, grey=self.grey, **arrays)  # type: ignore[arg-type]
         write_whole(path, file.getvalue())
 
     @staticmethod

@@ -34,8 +34,10 @@ def compared_rows(compared: Sequence[tuple[list[str], Numbers]]) -> list[list[st
       all rows.
     """
     shown = [(cells, difference) for cells, difference in compared if difference["n"]]
-    adjusted = comparison.holm([difference["p"] for _, difference in shown])
+    p_values = [p for _, difference in shown if (p := difference["p"]) is not None]
     return [
-        [*cells, str(d["n"]), format_mean(d), f"{d['p']:.3f}", f"{p:.3f}"]
-        for (cells, d), p in zip(shown, adjusted, strict=True)
+        [*cells, str(difference["n"]), format_mean(difference), f"{p:.3f}", f"{adjusted:.3f}"]
+        for (cells, difference), p, adjusted in zip(
+            shown, p_values, comparison.holm(p_values), strict=True
+        )
     ]

@@ -98,7 +98,7 @@ def read_cases(path: Path) -> list[CaseRow]:
     Raises:
       UserError: naming the row that is no case.
     """
-    rows = []
+    rows: list[CaseRow] = []
     for line in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
         try:
             patient, condition = line.pop("patient"), line.pop("condition")

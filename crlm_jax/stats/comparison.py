@@ -7,12 +7,13 @@ coverage. A value that cannot be used, such as a NaN, is a ValueError that names
 
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
-from typing import cast
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
 
 Numbers = dict[str, float | int | None]  # results by name, as `results.json` holds them
+Patient = TypeVar("Patient", bound=Hashable)
 
 # An interval of fewer patients is marked `small`. In the simulations of
 # docs/explanation/statistics.md, nominal 95 % intervals held the true mean in 85 to 90 % of the
@@ -120,8 +121,8 @@ def _bca(
 
 
 def paired_difference(
-    ours: Mapping[Hashable, float],
-    reference: Mapping[Hashable, float],
+    ours: Mapping[Patient, float],
+    reference: Mapping[Patient, float],
     resamples: int = 9999,
     seed: int = 0,
 ) -> Numbers:
@@ -181,4 +182,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
     stepped = np.minimum(1, p[order] * np.arange(p.size, 0, -1))
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(stepped)
-    return cast(list[float], adjusted.tolist())
+    return [float(value) for value in adjusted]

@@ -10,10 +10,11 @@ others: its error is kept in `NAME.error.txt` beside its folder until the run su
 `python -m crlm_jax.study --list` loads no JAX, so functions that need it import it themselves.
 """
 
-import importlib.util
 import re
 import traceback
+import types
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 from crlm_jax.config import experiments
@@ -63,9 +64,9 @@ def load_study(file: str, workdir: Path) -> list[StudyRun]:
     name, _, arg = file.partition(":")
     path = experiments.find("--study", name)
     experiments.provide_package(path)
-    spec = importlib.util.spec_from_file_location("study_file", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = types.ModuleType("study_file")
+    module.__file__ = str(path)
+    SourceFileLoader(module.__name__, str(path)).exec_module(module)
     if not hasattr(module, "get_study"):
         raise ConfigError(f"--study {path}: has no get_study(arg), so it is no study")
     runs = [

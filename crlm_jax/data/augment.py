@@ -31,7 +31,7 @@ def draw_turns(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.integers(16, size=count)
 
 
-def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+def apply_turn(pixels: np.ndarray, turn: int) -> np.ndarray:
     """Applies a turn of `draw_turns` to the first two axes; returns a view, which costs nothing."""
     quarters, horizontal, vertical = turn & 3, bool(turn & 4), bool(turn & 8)
     if quarters & 1:

@@ -60,7 +60,7 @@ def train_batches(
     Args:
       source: the records.
       limits: the augmentation. Where it is not enabled, and with the policy "nnunet", which changes
-        the slices here (`augment_nnunet.augmented`), the photometric numbers change nothing.
+        the slices here (`augment_nnunet.augment`), the photometric numbers change nothing.
       batch_size: slices in a batch over all processes; a batch may be larger than the set.
       seed: seed of the order and of the augmentation.
       start_step: number of the first step.
@@ -173,7 +173,7 @@ def _paper(
     turns = augment.draw_turns(rng, batch_size)[mine].tolist()
     photometric = augment.photometric(rng, limits, batch_size)[mine]
     turned = [
-        (augment.turned(image, turn), augment.turned(mask, turn))
+        (augment.apply_turn(image, turn), augment.apply_turn(mask, turn))
         for (image, mask), turn in zip(pairs, turns, strict=True)
     ]
     return turned, photometric
@@ -182,7 +182,7 @@ def _paper(
 def _nnunet(pairs: Sequence[Pair], seed: int, step: int, places: Sequence[int]) -> list[Pair]:
     """Augments slices with their masks; `places` are their places in the whole batch."""
     return [
-        augment_nnunet.augmented(*pair, np.random.default_rng((seed, step, _NNUNET, place)))
+        augment_nnunet.augment(*pair, np.random.default_rng((seed, step, _NNUNET, place)))
         for pair, place in zip(pairs, places, strict=True)
     ]
 

@@ -29,7 +29,7 @@ def test_image_and_mask_go_alike():
     for seed in range(40):
         (turn,) = augment.draw_turns(np.random.default_rng(seed), 1)
         np.testing.assert_array_equal(
-            augment.turned(mask, turn), augment.turned(image, turn) % 3 == 0
+            augment.apply_turn(mask, turn), augment.apply_turn(image, turn) % 3 == 0
         )
 
 
@@ -39,7 +39,7 @@ def test_turns_are_quarter_turns_then_flips():
         expected = np.rot90(image, turn % 4)
         expected = np.fliplr(expected) if turn & 4 else expected
         expected = np.flipud(expected) if turn & 8 else expected
-        np.testing.assert_array_equal(augment.turned(image, turn), expected)
+        np.testing.assert_array_equal(augment.apply_turn(image, turn), expected)
 
 
 def test_turns_and_flips_are_drawn_evenly():

@@ -21,7 +21,7 @@ def scene(seed: int = 0, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
 
 
 def changed(image, mask, seed: int = 0, **changes) -> tuple[np.ndarray, np.ndarray]:
-    return augment_nnunet.changed(
+    return augment_nnunet.apply_changes(
         image, mask, augment_nnunet.Changes(**changes), np.random.default_rng(seed)
     )
 
@@ -101,12 +101,12 @@ def test_augmented_is_a_function_of_its_arguments():
     kept = image.copy(), mask.copy()
     images = set()
     for seed in range(60):
-        out = augment_nnunet.augmented(image, mask, np.random.default_rng(seed))
+        out = augment_nnunet.augment(image, mask, np.random.default_rng(seed))
         for pixels in out:
             assert pixels.shape == image.shape
             assert pixels.dtype == np.uint8
         assert set(np.unique(out[1])) <= {0, 1}
-        again = augment_nnunet.augmented(image, mask, np.random.default_rng(seed))
+        again = augment_nnunet.augment(image, mask, np.random.default_rng(seed))
         np.testing.assert_array_equal(out, again)
         images.add(out[0].tobytes())
     np.testing.assert_array_equal((image, mask), kept)
@@ -139,7 +139,7 @@ def test_turned_and_scaled_as_scipy_does(angle, scale):
     )
     centre = np.full(2, (SIDE - 1) / 2)
     options = {"offset": centre - matrix @ centre, "order": 1, "mode": "grid-constant"}
-    moved, moved_mask = augment_nnunet.moved(x, mask, angle, scale)
+    moved, moved_mask = augment_nnunet.rotate_and_scale(x, mask, angle, scale)
     np.testing.assert_allclose(moved, ndimage.affine_transform(x, matrix, **options), atol=1e-5)
     share = ndimage.affine_transform(mask.astype(np.float64), matrix, **options)
     np.testing.assert_array_equal(moved_mask, share > 0.5)
@@ -212,26 +212,26 @@ def test_grey_levels_are_clipped():
 def test_blur_is_gaussian_along_each_axis():
     point = np.zeros((21, 21), np.float32)
     point[10, 10] = 1
-    out = augment_nnunet.blurred(point, (0.5, 1.0))
+    out = augment_nnunet.blur(point, (0.5, 1.0))
     for axis, (deviation, radius) in enumerate([(0.5, 1), (1.0, 3)]):
         places = np.arange(-radius, radius + 1)
         kernel = np.exp(-(places**2) / (2 * deviation**2))
         expected = np.pad(kernel / kernel.sum(), 10 - radius)
         np.testing.assert_allclose(out.sum(axis=1 - axis), expected, atol=1e-6)
     np.testing.assert_allclose(
-        augment_nnunet.blurred(np.ones((9, 9), np.float32), (1, 1)), 1, rtol=1e-6
+        augment_nnunet.blur(np.ones((9, 9), np.float32), (1, 1)), 1, rtol=1e-6
     )
 
 
 def test_contrast_keeps_the_range():
     x = levels() + 3
-    out = augment_nnunet.contrasted(x, 1.25)
+    out = augment_nnunet.change_contrast(x, 1.25)
     assert out.min() == x.min()
     assert out.max() == x.max()
     inside = (out > x.min()) & (out < x.max())
     np.testing.assert_allclose((out - x.mean())[inside], 1.25 * (x - x.mean())[inside], atol=1e-5)
     np.testing.assert_allclose(
-        augment_nnunet.contrasted(x, 0.75), 0.75 * (x - x.mean()) + x.mean(), atol=1e-5
+        augment_nnunet.change_contrast(x, 0.75), 0.75 * (x - x.mean()) + x.mean(), atol=1e-5
     )
 
 
@@ -240,9 +240,9 @@ def test_contrast_keeps_the_range():
 def test_gamma_keeps_mean_and_deviation(gamma, inverted):
     x = levels()
     out = (
-        -augment_nnunet.gamma_corrected(-x, gamma)
+        -augment_nnunet.correct_gamma(-x, gamma)
         if inverted
-        else augment_nnunet.gamma_corrected(x, gamma)
+        else augment_nnunet.correct_gamma(x, gamma)
     )
     assert out.mean() == pytest.approx(x.mean(), abs=1e-5)
     assert out.std() == pytest.approx(x.std(), abs=1e-5)
@@ -259,15 +259,15 @@ def test_gamma_keeps_mean_and_deviation(gamma, inverted):
 def test_low_resolution_takes_the_nearest_and_joins_them_by_lines():
     # Of 4 pixels with centres 0.5 … 3.5 the coarse two, centres 1 and 3, take pixels 1 and 3.
     x = np.tile(np.array([5, 10, 6, 30], np.float32), (4, 1))
-    out = augment_nnunet.coarsened(x, 0.5)
+    out = augment_nnunet.lower_resolution(x, 0.5)
     np.testing.assert_allclose(out, np.tile([10, 15, 25, 30], (4, 1)))
-    np.testing.assert_allclose(augment_nnunet.coarsened(x.T, 0.5), out.T)
+    np.testing.assert_allclose(augment_nnunet.lower_resolution(x.T, 0.5), out.T)
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.61, 0.9, 1.0])
 def test_low_resolution_leaves_a_ramp_where_it_is(scale):
     ramp = np.broadcast_to(np.arange(SIDE, dtype=np.float32), (SIDE, SIDE))
-    out = augment_nnunet.coarsened(ramp, scale)
+    out = augment_nnunet.lower_resolution(ramp, scale)
     assert out.shape == ramp.shape
     assert np.abs(out - ramp).max() <= (0 if scale == 1 else 1.5)
     assert (out != ramp).any() == (scale < 1)

@@ -80,10 +80,12 @@ def test_slices_are_turned_with_their_masks(source):
         for image, mask, record in zip(batch["image"], batch["mask"], batch["record"], strict=True):
             whole = source[int(record)]
             matches = [
-                turn for turn in range(16) if np.array_equal(augment.turned(whole[0], turn), image)
+                turn
+                for turn in range(16)
+                if np.array_equal(augment.apply_turn(whole[0], turn), image)
             ]
             assert matches
-            np.testing.assert_array_equal(augment.turned(whole[1], matches[0]), mask)
+            np.testing.assert_array_equal(augment.apply_turn(whole[1], matches[0]), mask)
             turns.add(matches[0])
     assert len(turns) == 8  # of the 16 draws, two each are the same turn
 
@@ -175,7 +177,7 @@ def test_nnunet_augments_slices_with_their_masks_here(source):
         np.testing.assert_array_equal(batch["photometric"], [[1, 1, 1, 0, 0, 0]] * 8)
         for place, record in enumerate(batch["record"]):
             rng = np.random.default_rng((1, step, 3, place))
-            expected = augment_nnunet.augmented(*source[int(record)], rng)
+            expected = augment_nnunet.augment(*source[int(record)], rng)
             np.testing.assert_array_equal((batch["image"][place], batch["mask"][place]), expected)
             changed += not np.array_equal(batch["image"][place], source[int(record)][0])
     assert changed > 24

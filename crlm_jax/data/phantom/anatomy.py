@@ -9,8 +9,6 @@ Positions are patient coordinates in mm as in DICOM (LPS): +x to the patient's l
 an adult, set by eye: a cartoon that stands for no patient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from itertools import pairwise
@@ -23,6 +21,9 @@ LOW, HIGH = np.array([-114.0, -128.0, -182.0]), np.array([108.0, 128.0, 182.0]) 
 VERTEBRAE = range(-116, 124, 32)  # mm, their heights
 WARP = 5.0  # mm, one standard deviation of the warp that keeps organs from being ellipsoids
 
+Point = Sequence[float] | np.ndarray  # x, y, z in mm, or radii along them
+Slab = tuple[slice, ...]  # a part of the grid, (z, y, x)
+
 Tissue = IntEnum(
     "Tissue",
     "AIR FAT MUSCLE BONE MARROW CORD CSF LUNG HEART LIVER SPLEEN CORTEX MEDULLA URINE PANCREAS "
@@ -32,7 +33,7 @@ Tissue = IntEnum(
 
 
 def grid_axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coordinates in mm of the label map along z, y, x."""
+    """Returns the coordinates in mm of the label map along z, y, x."""
     z, y, x = (
         np.arange(a, b, s, dtype=np.float32) for a, b, s in zip(LOW, HIGH, STEP, strict=True)
     )
@@ -40,9 +41,10 @@ def grid_axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def apply_along(matrices: Sequence[sparse.csr_matrix], volume: np.ndarray) -> np.ndarray:
-    """Apply a matrix along each axis of (z, y, x).
+    """Applies a matrix along each axis of (z, y, x).
 
-    Sparse, so that the order of a sum, and its last bit, does not depend on a BLAS and its threads.
+    The matrices are sparse, so that the order of a sum, and its last bit, does not depend on a BLAS
+    and its threads.
     """
     for matrix in matrices:
         flat = matrix @ volume.reshape(volume.shape[0], -1)
@@ -54,7 +56,7 @@ def apply_along(matrices: Sequence[sparse.csr_matrix], volume: np.ndarray) -> np
 def smooth_field(
     rng: np.random.Generator, axes: Sequence[np.ndarray], scale: float, depth: float | None = None
 ) -> np.ndarray:
-    """A smooth random field of unit variance, correlated over `scale` mm (`depth` mm along z)."""
+    """Draws a smooth field of unit variance, correlated over `scale` mm (`depth` mm along z)."""
     matrices, shape = [], []
     for axis, width in zip(axes, (depth or scale, scale, scale), strict=True):
         knots = np.arange(axis.min() - 2 * width, axis.max() + 2 * width, width)
@@ -71,9 +73,7 @@ class _Canvas:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
-        self.size = rng.uniform(
-            0.94, 1.06, 3
-        )  # of this patient against the standard body, (z, y, x)
+        self.size = rng.uniform(0.94, 1.06, 3)  # relative to the standard body, (z, y, x)
         self.axes = [axis / size for axis, size in zip(grid_axes(), self.size, strict=True)]
         z, y, x = (axis.astype(np.float32) for axis in self.axes)
         self.z = z[:, None, None]
@@ -85,8 +85,8 @@ class _Canvas:
         self.right_lobe = self.near(-69, 2, -8), np.array([69, 84, 90]) * grow[0]
         self.left_lobe = self.near(4, -46, 26), np.array([86, 38, 46]) * grow[1]
 
-    def slabs(self, low: Sequence[float], high: Sequence[float]) -> Iterator[tuple[slice, ...]]:
-        """The part of the grid from `low` to `high` (x, y, z), a few planes at a time.
+    def slabs(self, low: Point, high: Point) -> Iterator[Slab]:
+        """Yields the part of the grid from `low` to `high` (x, y, z), a few planes at a time.
 
         Thin slabs stay in the processor's cache, which makes painting about three times faster.
         """
@@ -99,15 +99,15 @@ class _Canvas:
         for start in range(z.start, z.stop, 6):
             yield slice(start, min(start + 6, z.stop)), y, x
 
-    def paint(self, tissue: int, where: tuple, inside: np.ndarray, over: int | None = None) -> None:
-        """Give the points inside a slab a label; `over`: only where that label stands."""
+    def paint(self, tissue: int, where: Slab, inside: np.ndarray, over: int | None = None) -> None:
+        """Gives the points inside a slab a label; `over`: only those that have that label."""
         part = self.labels[where]
         if over is not None:
             inside = inside & (part == over)
         np.copyto(part, np.uint8(tissue), where=inside)
 
-    def level(self, where: tuple, centre, radii, turn: float = 0.0) -> np.ndarray:
-        """Below 1 inside an ellipsoid; `turn` in degrees about the body's axis."""
+    def level(self, where: Slab, centre: Point, radii: Point, turn: float = 0.0) -> np.ndarray:
+        """Returns values below 1 inside an ellipsoid; `turn` in degrees about the body's axis."""
         u, v = self.x[where] - np.float32(centre[0]), self.y[where] - np.float32(centre[1])
         if turn:
             c, s = np.float32(np.cos(np.deg2rad(turn))), np.float32(np.sin(np.deg2rad(turn)))
@@ -120,8 +120,16 @@ class _Canvas:
         u += ((self.z[where[0]] - np.float32(centre[2])) / np.float32(radii[2])) ** 2
         return u
 
-    def ellipsoid(self, tissue, centre, radii, turn=0.0, over=None, shells=()) -> None:
-        """Paint an ellipsoid and, inside it, `shells` of (tissue, fraction of the radius)."""
+    def ellipsoid(
+        self,
+        tissue: int,
+        centre: Point,
+        radii: Point,
+        turn: float = 0.0,
+        over: int | None = None,
+        shells: Sequence[tuple[int, float]] = (),
+    ) -> None:
+        """Paints an ellipsoid and, inside it, `shells` of (tissue, fraction of the radius)."""
         reach = max(radii[:2]) if turn else 0.0
         half = np.maximum(radii, (reach, reach, 0))
         for where in self.slabs(np.subtract(centre, half), np.add(centre, half)):
@@ -130,10 +138,11 @@ class _Canvas:
             for inner, fraction in shells:
                 self.paint(inner, where, level < fraction**2, over)
 
-    def tube(self, tissue, points, over=None) -> None:
-        """Paint a tube through points (x, y, z, radius)."""
-        points = np.asarray(points, np.float32)
-        for a, b in pairwise(points):
+    def tube(
+        self, tissue: int, points: Sequence[tuple[float, ...]], over: int | None = None
+    ) -> None:
+        """Paints a tube through points (x, y, z, radius)."""
+        for a, b in pairwise(np.asarray(points, np.float32)):
             reach = max(a[3], b[3])
             run = b[:3] - a[:3]
             low, high = np.minimum(a, b)[:3] - reach, np.maximum(a, b)[:3] + reach
@@ -144,7 +153,7 @@ class _Canvas:
                 self.paint(tissue, where, gap < (a[3] + t * (b[3] - a[3])) ** 2, over)
 
     def near(self, *centre: float, spread: float = 3.0) -> np.ndarray:
-        """An organ's usual place, moved by a few mm for this patient."""
+        """Returns an organ's usual place, moved by a few mm for this patient."""
         return np.array(centre) + self.rng.normal(0, spread, 3)
 
 
@@ -155,7 +164,7 @@ def _trunk(canvas: _Canvas) -> None:
     a, front, back = 142.0, 94.0, 92.0
     first_rib = rng.uniform(0, 28)
 
-    def oval(where: tuple, a: float, front: float, back: float) -> np.ndarray:
+    def oval(where: Slab, a: float, front: float, back: float) -> np.ndarray:
         u = (canvas.x[where] * np.float32(1 / a)) ** 2
         v = (canvas.y[where] - np.float32((back - front) / 2)) * np.float32(2 / (back + front))
         v *= v
@@ -274,10 +283,19 @@ def _behind(canvas: _Canvas) -> None:
     canvas.ellipsoid(Tissue.WALL, bladder, (16, 19, 27), 20, shells=((Tissue.BILE, 0.88),))
 
 
-def _twigs(canvas, tissue, start, way, length, radius, generations: int) -> None:
-    """A vessel in the liver that bends, thins and forks."""
+def _branch(
+    canvas: _Canvas,
+    tissue: int,
+    start: Point,
+    direction: Point,
+    length: float,
+    radius: float,
+    generations: int,
+) -> None:
+    """Paints a vessel in the liver that bends, thins and forks."""
     rng = canvas.rng
-    points, place, way = [(*start, radius)], np.array(start, float), np.array(way, float)
+    place, way = np.array(start, float), np.array(direction, float)
+    points: list[tuple[float, ...]] = [(*place, radius)]
     for step in range(3):
         way = way / np.linalg.norm(way) + rng.normal(0, 0.18, 3)
         place = place + way / np.linalg.norm(way) * length / 3
@@ -287,7 +305,7 @@ def _twigs(canvas, tissue, start, way, length, radius, generations: int) -> None
         fork = rng.normal(0, 0.75, 3)
         for sign in (-1, 1):
             thin = radius * rng.uniform(0.6, 0.75)
-            _twigs(canvas, tissue, place, way + sign * fork, length * 0.72, thin, generations - 1)
+            _branch(canvas, tissue, place, way + sign * fork, length * 0.72, thin, generations - 1)
 
 
 def _vessels(canvas: _Canvas) -> None:
@@ -305,13 +323,13 @@ def _vessels(canvas: _Canvas) -> None:
         ((-1.0, 0.6, -0.1), 42, 6.5),
         ((0.5, -1.0, 0.9), 44, 5.5),
     ):
-        _twigs(canvas, Tissue.PORTAL, hilum, way, length, radius, 3)
+        _branch(canvas, Tissue.PORTAL, hilum, way, length, radius, 3)
     for way in ((-1.0, 0.25, -0.55), (-0.45, -1.0, -0.55), (0.45, -1.0, -0.45)):
-        _twigs(canvas, Tissue.VEIN, (-20, 4, 60), way, 58, 6.0, 2)
+        _branch(canvas, Tissue.VEIN, (-20, 4, 60), way, 58, 6.0, 2)
 
 
 def draw_body(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a body: labels (z, y, x; uint8) and where the liver is with the vessels in it (bool)."""
+    """Draws a body: labels uint8 (z, y, x), and where the liver with its vessels is, bool."""
     canvas = _Canvas(rng)
     _trunk(canvas)
     _chest(canvas)

@@ -1,12 +1,10 @@
 """The lesions of a phantom patient: metastases before and after chemotherapy, cysts, haemangiomas.
 
 A metastasis is lobulated, 8 to 60 mm in its largest diameter, and may have a necrotic core.
-Neoadjuvant chemotherapy shrinks most of them, leaves some, lets few grow or vanish, and blurs their
-borders; the largest one stays. How often is set by eye. Benign lesions are there to be mistaken for
-metastases.
+Neoadjuvant chemotherapy shrinks most metastases and leaves some unchanged; few grow or vanish, but
+never the largest one. It also blurs their borders. These frequencies are set by eye. Benign lesions
+are drawn because a model may mistake them for metastases.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
@@ -17,7 +15,7 @@ from scipy.spatial.distance import pdist
 from crlm_jax.data.phantom.anatomy import LOW, STEP, Tissue, draw_body, grid_axes
 
 DIAMETERS = (8.0, 60.0)  # mm, largest diameter of a metastasis
-LARGEST = 18.0, 13.0  # mm, least size of the largest one before and after: it stays visible
+LARGEST = 18.0, 13.0  # mm, least diameter of the largest one before and after: it stays visible
 MOST_LESIONS = 5
 LESION_LABEL = 64  # label of part p of metastasis i: LESION_LABEL + 3 i + p
 RIM, CORE, EDGE = 0, 1, 2  # parts of a metastasis
@@ -33,7 +31,7 @@ class Blob:
     post: float  # mm, largest diameter after it; 0: gone
     bumps: np.ndarray  # (K, 4): direction and height of each bump
     core: float  # necrotic core's radius as a fraction of the lesion's; 0: none
-    jitter: np.ndarray  # standard normal draws: T2, ADC, HU of this lesion
+    jitter: np.ndarray  # (3,), standard normal: deviation of T2, ADC and HU of this lesion
 
     def radius(self, unit: np.ndarray) -> np.ndarray:
         """Distance from the centre to the surface along unit vectors (..., 3), up to scale."""
@@ -51,7 +49,7 @@ class Patient:
     benign: list[Blob]
 
     def at(self, post: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Labels with the metastases of a time point, and where those are (bool)."""
+        """Returns the labels with the metastases of a time point, and a mask of these (bool)."""
         labels = self.labels.copy()
         for index, lesion in enumerate(self.metastases):
             _paint(labels, self.liver, lesion, post, LESION_LABEL + 3 * index)
@@ -59,10 +57,10 @@ class Patient:
 
 
 def _paint(labels: np.ndarray, liver: np.ndarray, blob: Blob, post: bool, label: int) -> None:
-    """Draw a lesion into the label map, inside the liver only (in place).
+    """Draws a lesion into the label map, in place, inside the liver only.
 
-    Before chemotherapy a metastasis has a rim and perhaps a necrotic core. After it an `EDGE` lies
-    between the rim and the liver: the border is blurred.
+    Before chemotherapy a metastasis has a rim and perhaps a necrotic core. After chemotherapy an
+    `EDGE` lies between the rim and the liver: the border is blurred.
     """
     diameter = blob.post if post else blob.pre
     if not diameter:
@@ -97,7 +95,7 @@ def _unit_radius(blob: Blob) -> float:
 
 
 def _response(rng: np.random.Generator, diameter: float, largest: bool) -> float:
-    """Largest diameter after chemotherapy, mm: most shrink, some stay, few grow; 0: gone."""
+    """Draws the largest diameter after chemotherapy in mm; 0: the metastasis has vanished."""
     kind = rng.uniform()
     low, high = (0.5, 0.85) if kind < 0.74 else (0.92, 1.02) if kind < 0.92 else (1.06, 1.25)
     after = diameter * rng.uniform(low, high)
@@ -125,7 +123,7 @@ def _draw_blob(rng: np.random.Generator, kind: Tissue, diameter: float, largest:
 
 
 def _place(rng: np.random.Generator, liver: np.ndarray, blobs: list[Blob]) -> list[Blob]:
-    """Give each lesion a place inside the liver, apart from the others; the first ones first."""
+    """Gives each lesion in turn a place inside the liver that does not touch the others."""
     skip = (2, 3, 3)
     depth = ndimage.distance_transform_edt(
         liver[:: skip[0], :: skip[1], :: skip[2]], sampling=STEP * skip
@@ -148,7 +146,7 @@ def _place(rng: np.random.Generator, liver: np.ndarray, blobs: list[Blob]) -> li
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
-    """Draw a body and 1 to 5 metastases and 1 to 5 benign lesions in its liver."""
+    """Draws a body with 1 to 5 metastases and 1 to 5 benign lesions in its liver."""
     labels, liver = draw_body(rng)
     count = int(rng.integers(1, MOST_LESIONS + 1))
     sizes = np.sort(np.clip(22 * np.exp(0.5 * rng.standard_normal(count)), *DIAMETERS))[::-1]

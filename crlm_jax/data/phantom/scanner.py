@@ -1,15 +1,15 @@
 """Scans of a phantom patient: the physics that turns tissue labels into DWI, T2WI and CT.
 
 MRI at 1.5 T is the spin-echo equation S = PD (1 − exp(−TR/T1)) exp(−TE/T2) exp(−b ADC) with the
-protocol of Xia et al. 2025 (TR, TE, b, matrix, FOV, slice and gap); CT is portal-venous, in HU. A
-voxel averages the finer label map over its own extent, its slice profile and the scanner's blur, so
-borders have partial volume in all three directions. MRI then gets a coil's smooth bias field and
-Rician noise, CT Gaussian noise. Fat is suppressed on both MRI sequences: its proton density here is
-what is left. Pre- and post-NACT scans show the body before and after chemotherapy; CT, before.
+protocol of Xia et al., Cancer Imaging 26:10 (2025), doi 10.1186/s40644-025-00964-z (TR, TE, b,
+matrix, FOV, slice and gap). CT is portal-venous, in HU. A voxel averages the finer label map over
+its own extent, its slice profile and the scanner's blur, so borders have partial volume in all
+three directions. MRI then gets a coil's smooth bias field and Rician noise, CT Gaussian noise. Fat
+is suppressed on both MRI sequences: its proton density here is the part that suppression leaves.
+Scans before and after chemotherapy show the body of that time; CT shows the body before it.
 """
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +66,7 @@ class Scanner:
     spacing: float  # mm between slice centres
     thickness: float  # mm, slice profile
     blur: tuple[float, float]  # mm, full width at half maximum of the in-plane blur
-    noise: float  # standard deviation: of the signal equation's unit (MRI), HU (CT)
+    noise: float  # standard deviation, in units of the signal equation (MRI) or HU (CT)
     tr: float = 0.0  # ms; 0: CT
     te: float = 0.0  # ms
     b: float = 0.0  # s/mm²
@@ -75,7 +75,6 @@ class Scanner:
 
     @property
     def mri(self) -> bool:
-        """Whether this is MRI rather than CT."""
         return self.tr > 0
 
 
@@ -91,7 +90,7 @@ SCANNERS = {"pre_dwi": DWI, "post_dwi": DWI, "pre_t2wi": T2WI, "post_t2wi": T2WI
 
 @dataclass(frozen=True)
 class PhantomScan:
-    """An image (z, y, x; int16), its tumour mask (uint8 0/1), and their geometry (x, y, z; mm)."""
+    """An image int16 (z, y, x), its tumour mask uint8 0 or 1, and their geometry, mm (x, y, z)."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -100,7 +99,7 @@ class PhantomScan:
 
 
 def signal(scanner: Scanner, rows: np.ndarray) -> np.ndarray:
-    """Signal of rows (PD, T1, T2, ADC, HU): the spin-echo equation, or HU above air for CT."""
+    """Returns the signal of rows (PD, T1, T2, ADC, HU); for CT in HU above air."""
     density, t1, t2, adc, hu = rows.T
     if not scanner.mri:
         return hu + 1000.0
@@ -109,7 +108,7 @@ def signal(scanner: Scanner, rows: np.ndarray) -> np.ndarray:
 
 
 def _lesion_rows(lesion: Blob, post: bool) -> np.ndarray:
-    """The tissue rows of a metastasis' rim and core, varied for this lesion."""
+    """Returns the rows of `_TABLE` for a metastasis' rim and core, varied for this lesion."""
     kind = Tissue.METASTASIS_POST if post else Tissue.METASTASIS
     rows = np.array([_TABLE[kind], _TABLE[Tissue.NECROSIS]], float)
     spread = 1.3 if post else 1.0  # responders and non-responders differ
@@ -122,7 +121,7 @@ def _lesion_rows(lesion: Blob, post: bool) -> np.ndarray:
 def _signals(
     rng: np.random.Generator, scanner: Scanner, patient: Patient, post: bool
 ) -> np.ndarray:
-    """Signal of every label; tissues are a little off the table, in every scan anew."""
+    """Returns the signal of every label; tissues deviate a little from `_TABLE`, as drawn."""
     rows = np.array([_TABLE[tissue] for tissue in Tissue], float)
     rows[:, 1:4] *= np.exp(0.04 * rng.standard_normal((len(rows), 3)))
     rows[1:, 4] += 4.0 * rng.standard_normal(len(rows) - 1)
@@ -139,7 +138,7 @@ def _signals(
 def _sampler(
     source: np.ndarray, centres: np.ndarray, width: float, blur: float
 ) -> sparse.csr_matrix:
-    """Matrix that averages a fine line over voxels `width` mm wide, with a Gaussian blur (mm)."""
+    """Returns a matrix that averages a fine line over voxels `width` mm wide, blurred (mm)."""
     step = float(source[1] - source[0])
     # full width at half maximum -> standard deviation; a source sample is itself `step` mm wide
     sigma = np.hypot(blur / 2.3548, step / np.sqrt(12))
@@ -152,7 +151,10 @@ def _sampler(
 
 
 def _phase_weights(scanner: Scanner) -> sparse.csr_matrix:
-    """Interpolates noise (unit variance stays) from the acquired lines to the matrix, along y."""
+    """Returns a matrix that interpolates noise along y, from the acquired lines to the matrix.
+
+    The interpolated noise keeps unit variance.
+    """
     offset = np.arange(scanner.matrix)[:, None] * scanner.phase / scanner.matrix
     offset = offset - np.arange(scanner.phase)[None, :]
     weight = np.sinc(offset) * (np.abs(offset) < 2.5)
@@ -160,8 +162,10 @@ def _phase_weights(scanner: Scanner) -> sparse.csr_matrix:
     return sparse.csr_matrix(weight.astype(np.float32))
 
 
-def _finish_mri(rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, axes) -> np.ndarray:
-    """Add texture, coil bias and noise (to a complex signal, so Rician); to int16."""
+def _finish_mri(
+    rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, axes: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Adds texture, coil bias and noise (to a complex signal, so Rician); returns int16."""
     field = np.float32(0.04) * smooth_field(rng, axes, 6.0, depth=9.0)
     field += np.float32(0.10) * smooth_field(rng, axes, 150.0)
     weights = _phase_weights(scanner)
@@ -175,8 +179,10 @@ def _finish_mri(rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, a
     return image
 
 
-def _finish_ct(rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, axes) -> np.ndarray:
-    """Add texture and noise, correlated between neighbours by the kernel; to HU as int16."""
+def _finish_ct(
+    rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, axes: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Adds texture and noise, correlated between neighbours by the kernel; returns HU as int16."""
     texture = smooth_field(rng, axes, 6.0, depth=9.0)
     image = np.empty(clean.shape, np.int16)
     for k in range(len(clean)):
@@ -189,7 +195,7 @@ def _finish_ct(rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, ax
 
 
 def scan(rng: np.random.Generator, patient: Patient, condition: str) -> PhantomScan:
-    """Scan a patient under a condition."""
+    """Scans a patient under a condition of `SCANNERS`."""
     scanner = SCANNERS[condition]
     post = condition.startswith("post")
     labels, tumour = patient.at(post)

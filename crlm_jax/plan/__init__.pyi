@@ -1,3 +1,3 @@
-from .compiling import PlanError as PlanError
 from .compiling import estimate as estimate
+from .rows import PlanRow as PlanRow
 from .scaling import make_plan as make_plan

@@ -1,7 +1,7 @@
-"""What a chip of Cloud TPU can do, and how the chips of a slice are joined; for `crlm_jax.plan`.
+"""The figures of Cloud TPU's chips, and how the chips of a slice are connected.
 
 Peaks, memory and interconnect are Google's (https://cloud.google.com/tpu/docs/v4, …/v5e, …/v5p,
-…/v6e, read in November 2026). Google gives no clock except of v4; it is worked out in `_CLOCKS`.
+…/v6e, read in November 2026). Google publishes the clock of v4 only; `_CLOCKS` derives the others.
 """
 
 import math
@@ -15,15 +15,15 @@ GIB = 2**30
 HOP_SECONDS = 1e-6
 
 # Hz. v4: Jouppi et al., TPU v4 (https://arxiv.org/abs/2304.01433), table 4. v5e and v5p: the peak
-# over what their MXUs (128 × 128; four, and two times four) multiply and add in a cycle. v6e: of
-# its 3.5 GHz by the same sum (two MXUs, 256 × 256) only the half agrees with the compiler, which
-# gives a copy within HBM 81 % of the bandwidth on v5e, and with 1.75 GHz on v6e too.
+# over the multiplications and additions of a cycle (MXUs of 128 × 128; four in v5e, eight in v5p).
+# v6e: the same quotient (two MXUs of 256 × 256) is 3.5 GHz, but only half of it agrees with the
+# compiler: its estimate of a copy within HBM then reaches 81 % of the bandwidth, as on v5e.
 _CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One kind of chip; all figures are of a whole chip, its cores together."""
+    """One kind of chip; all figures are of a whole chip, with all its cores."""
 
     name: str
     hbm_bytes: int
@@ -41,11 +41,11 @@ class Chip:
         return _CLOCKS[self.name]
 
     def closes(self, length: int) -> bool:
-        """Whether an axis of so many chips is a ring; a line otherwise."""
+        """Whether an axis of so many chips is a ring; otherwise it is a line."""
         return length % self.wraps == 0
 
     def send_bandwidth(self, shape: tuple[int, ...]) -> float:
-        """Bytes/s that a chip of a slice sends: through two ports of a ring, one of a line."""
+        """Bytes/s that a chip of a slice sends: a ring takes two of its ports, a line one."""
         ports = sum(2 if self.closes(n) else 1 for n in shape if n > 1)
         return ports * self.ici_bandwidth / self.ici_ports / 2
 
@@ -57,7 +57,7 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        # Without megacore the compiler would plan for each of the two cores alone.
+        # Without megacore the compiler would plan each of the two cores separately.
         Chip(
             "v4", 32 * GIB, 275e12, 1200e9, 600e9, 6, axes=3, wraps=4,
             options={"chip_config_name": "megacore"},
@@ -74,7 +74,7 @@ def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
     """Splits a name such as v5e:2x2 into the chip and the lengths of the slice's axes.
 
     Raises:
-      UserError: the chip is not known, or the lengths are not such; lists the known ones.
+      UserError: the chip or the lengths are wrong; the message lists the known chips.
     """
     name, _, lengths = topology.partition(":")
     words = lengths.split("x")

@@ -1,10 +1,10 @@
-"""Reads the text of a compiled program (HLO): its collectives, and the TPU compiler's cycles.
+"""Reads the text of a compiled program (HLO): its collectives and the TPU compiler's cycles.
 
 The text is that of `jax.stages.Compiled.as_text()`: computations, each a list of operations
 
     %name = f32[8,16]{1,0} all-reduce(%operand), replica_groups={{0,1}}, …, backend_config={…}
 
-of which the last, ENTRY, runs; the others are bodies of its loops, branches, calls and fusions.
+The computation marked ENTRY runs; the others are bodies of its loops, branches, calls and fusions.
 """
 
 import math
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
-# A shape's layout has upper-case letters before its brackets, as in {1,0:T(8,128)}: no opcode.
+# A word in lower case before a bracket is the opcode: a shape's layout, such as {1,0:T(8,128)}, has
+# upper-case letters there.
 _OPERATION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\((.*)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _CALLED = re.compile(
@@ -29,14 +30,14 @@ COLLECTIVES = (
 
 @dataclass(frozen=True)
 class Operation:
-    """A line of a computation: the text of its result's shape, its opcode, and what follows."""
+    """A line of a computation."""
 
-    shape: str
+    shape: str  # of the result, as text
     opcode: str
-    rest: str
+    rest: str  # operands and attributes
 
     def called(self, *names: str) -> list[str]:
-        """Names of the computations that it calls, under all or these attributes."""
+        """Returns the computations that it calls, under these attributes or, without names, any."""
         return [
             name
             for attribute, value in _CALLED.findall(self.rest)
@@ -47,11 +48,11 @@ class Operation:
 
 @dataclass(frozen=True)
 class Collective:
-    """One exchange between devices, as often as it runs in a step."""
+    """An exchange between devices."""
 
     kind: str  # of `COLLECTIVES`
     shape: str  # of its result on a device, without layout
-    size: int  # bytes of that
+    size: int  # bytes of the result on a device
     group: int  # devices that take part
     times: int  # runs in a step
 
@@ -65,7 +66,7 @@ class Collective:
                 "all-reduce": 2 * others,
                 "all-gather": others,
                 "all-to-all": others,
-                "reduce-scatter": self.group - 1,  # the result is a share of what was there
+                "reduce-scatter": self.group - 1,  # the result is one share of the operand
                 "collective-permute": 1,
             }[self.kind]
         )
@@ -76,7 +77,7 @@ class Program:
 
     Args:
       text: of the whole module.
-      devices: that it is compiled for; the group of a collective that names none.
+      devices: that it is compiled for; a collective without a group runs on all of them.
 
     Raises:
       ValueError: the text has no ENTRY computation.
@@ -87,25 +88,25 @@ class Program:
         self.computations, self.entry = _split(text)
 
     def _walk(self, computation: str, times: int = 1) -> Iterator[tuple[Operation, int]]:
-        """All operations that run under a computation, and how often; fusions are opened."""
+        """Yields the operations that run in a computation, and how often; fusions are opened."""
         for operation in self.computations.get(computation, ()):
             yield operation, times
             if operation.opcode in COLLECTIVES or operation.opcode == "reduce":
-                continue  # calls only the sum of two numbers
+                continue  # calls nothing but the sum of two numbers
             inner = times * (_trips(operation) if operation.opcode == "while" else 1)
             for name in operation.called():
                 yield from self._walk(name, inner)
 
     def collectives(self) -> list[Collective]:
-        """All exchanges of a step; one that is started and awaited counts once."""
+        """Returns all exchanges of a step; an asynchronous one counts once, when it is done."""
         found = []
-        groups = {}
+        groups: dict[str, int] = {}
         for operation, times in self._walk(self.entry):
             kind = operation.opcode.removesuffix("-start").removesuffix("-done")
             if kind not in COLLECTIVES:
                 continue
             if operation.opcode.endswith("-start"):
-                groups[kind] = _group(operation.rest, self.devices)  # its end names none
+                groups[kind] = _group(operation.rest, self.devices)  # -done names no group
                 continue
             group = _group(operation.rest, groups.get(kind, self.devices))
             shape = ", ".join(
@@ -115,12 +116,12 @@ class Program:
         return found
 
     def cycles(self, computation: str = "") -> int:
-        """Sum of the compiler's `estimated_cycles` over the operations that run one by one.
+        """Sums the compiler's `estimated_cycles` over the operations that run one by one.
 
         An operation with an estimate, usually a fusion, counts with it and is not opened. A loop
-        counts its body and condition as often as the compiler knows it to run (once where it does
-        not), a conditional its longest branch, a call what it calls. Nothing else has an estimate:
-        collectives, and copies that run beside the computation, count nothing.
+        counts its body and condition for each run that the compiler knows of (at least one), a
+        conditional its longest branch, a call the computation that it calls. Other operations have
+        no estimate and count nothing: collectives, and copies that run beside the computation.
         """
         total = 0
         for operation in self.computations.get(computation or self.entry, ()):
@@ -139,7 +140,8 @@ class Program:
 
 def _split(text: str) -> tuple[dict[str, list[Operation]], str]:
     """Returns the operations of each computation, and the name of ENTRY."""
-    computations, entry, current = {}, "", []
+    computations: dict[str, list[Operation]] = {}
+    entry, current = "", []
     for line in text.splitlines():
         if not line.startswith(" "):
             header = _HEADER.match(line)
@@ -162,13 +164,14 @@ def _bytes(shape: str) -> int:
     """Bytes of all arrays in the text of a shape, without padding."""
     total = 0
     for dtype, sizes in _ARRAY.findall(shape):
-        bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
+        digits = re.search(r"\d+", dtype)
+        bits = int(digits[0]) if digits else 8  # without digits: pred
         total += math.ceil(bits * math.prod(int(n) for n in sizes.split(",") if n) / 8)
     return total
 
 
 def _group(rest: str, default: int) -> int:
-    """Devices of a group, of the three ways in which HLO writes `replica_groups`."""
+    """Returns the devices of a group; HLO writes `replica_groups` in three ways."""
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return len(found[1].split(","))
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):

@@ -1,26 +1,31 @@
-"""The plan: the step compiled for every topology and batch, and the largest batch that fits."""
+"""The rows of a plan: every topology with its batches, and the largest batch that fits.
+
+Weak scaling keeps the batch of a chip, that of the configuration on the first topology. Strong
+scaling keeps the configuration's batch, on topologies whose chips can share it evenly.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from crlm_jax.config.schema import Config
-from crlm_jax.plan import cost as plan_cost
-from crlm_jax.plan.compiling import PlanError, Target, estimate, find_target, in_subprocess
+from crlm_jax.errors import UserError
+from crlm_jax.plan.compiling import Target, estimate, find_target, in_subprocess
+from crlm_jax.plan.cost import estimate_times
+from crlm_jax.plan.rows import PlanRow, Refusal
 from crlm_jax.system.console import print_stderr
 
 
 def largest_batch(
     memory: Callable[[int], int | None], limit: int, start: int, used: int | None
 ) -> int:
-    """The largest n whose memory is within the limit, 0 for none.
+    """Returns the largest n whose memory is within the limit; 0 if there is none.
 
-    Memory is nearly a line over n, so that few have to be compiled.
+    Memory is nearly linear in n, so that few steps have to be compiled.
 
     Args:
-      memory: bytes of a batch of n slices a chip; None: refused, and so are all above it.
+      memory: bytes of a batch of n slices a chip; None: refused, as is every larger batch.
       limit: bytes of a chip.
-      start: an n of which this is known already.
-      used: its `memory`.
+      start: an n whose memory is known already.
+      used: the memory of `start`.
     """
     fitting, beyond = {0: 0}, 0
     n, found = start, used
@@ -37,9 +42,12 @@ def largest_batch(
 
 
 def _promising(fitting: dict[int, int], beyond: int, limit: int) -> int:
-    """Where the line through the last two that fit meets the limit, within what is not known yet.
+    """Returns the n to try next: where the line through the two largest that fit meets the limit.
 
-    `beyond` is the smallest that did not fit, 0 as long as all did.
+    Args:
+      fitting: memory by n.
+      beyond: the smallest n that did not fit; 0: none so far.
+      limit: bytes.
     """
     if len(fitting) == 1:
         return beyond // 2
@@ -52,14 +60,14 @@ def _promising(fitting: dict[int, int], beyond: int, limit: int) -> int:
 
 
 def chip_memory(config: Config, target: Target) -> Callable[[int], int | None]:
-    """Builds the question for `largest_batch`: the bytes of a batch of n slices a chip."""
+    """Builds the `memory` of `largest_batch`: compiles a batch of n slices a chip."""
 
     def memory(n: int) -> int | None:
         found = in_subprocess(estimate, config, target.name, n * len(target.devices))
-        if "refused" in found:
-            print_stderr(f"{target.name}: {n} slices a chip: {found['refused']}")
+        if isinstance(found, Refusal):
+            print_stderr(f"{target.name}: {n} slices a chip: {found.reason}")
             return None
-        total = found["memory_bytes"]["total"]
+        total = found.memory_bytes.total
         print_stderr(f"{target.name}: {n} slices a chip, {total / 2**30:.2f} GiB")
         return total
 
@@ -68,36 +76,43 @@ def chip_memory(config: Config, target: Target) -> Callable[[int], int | None]:
 
 def make_plan(
     config: Config, names: Sequence[str], slices: int, *, largest: bool, measured: bool
-) -> list[dict[str, Any]]:
+) -> list[PlanRow]:
     """Compiles the step for every topology; returns a row for each scaling that is possible.
 
-    A row is what `estimate` and `plan_cost.add_times` return.
+    Args:
+      config: of the training.
+      names: of topologies.
+      slices: in a pass of the training.
+      largest: also search the largest batch of each topology.
+      measured: also run the step, if the topology is the CPU.
+
+    Raises:
+      UserError: a topology cannot be used, or the first one cannot share the batch evenly.
     """
-    targets = [find_target(name) for name in names]  # a wrong one shows before the first compile
+    targets = [find_target(name) for name in names]  # finds a wrong one before the first compile
     batch, first, rows = config.train.batch_size, targets[0], []
     if batch % len(first.devices):
-        raise PlanError(
+        raise UserError(
             f"train.batch_size = {batch} cannot be shared evenly by the {len(first.devices)} "
             f"chips of {first.name}, the first topology"
         )
     share = batch // len(first.devices)
     for target in targets:
         count = len(target.devices)
-        scalings = {share * count: ["weak"]}
+        scalings: dict[int, tuple[str, ...]] = {share * count: ("weak",)}
         if batch % count == 0:
-            scalings.setdefault(batch, []).append("strong")
+            scalings[batch] = (*scalings.get(batch, ()), "strong")
         for size, scaling in scalings.items():
-            row = {"scaling": scaling, "topology": target.name, "batch": size, "chips": count}
             print_stderr(f"{target.name}: compiling the step of {size} slices")
-            row |= in_subprocess(
+            report = in_subprocess(
                 estimate, config, target.name, size, measured and target.chip is None
             )
-            if "refused" not in row:
-                row = plan_cost.add_times(row, target.chip, target.shape, config, slices)
-            if largest and target.chip and "weak" in scaling:
-                used = row.get("memory_bytes", {}).get("total")
-                row["largest_batch_per_chip"] = largest_batch(
-                    chip_memory(config, target), target.chip.hbm_bytes, share, used
-                )
-            rows.append(row)
+            chip, times, most = target.chip, None, None
+            if chip and not isinstance(report, Refusal):
+                times = estimate_times(report, chip, target.shape, config, slices)
+            if chip and largest and "weak" in scaling:
+                used = None if isinstance(report, Refusal) else report.memory_bytes.total
+                memory = chip_memory(config, target)
+                most = largest_batch(memory, chip.hbm_bytes, share, used)
+            rows.append(PlanRow(scaling, target.name, size, count, report, times, most))
     return rows

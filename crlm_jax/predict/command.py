@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 
+from crlm_jax.config.notices import is_phantom
 from crlm_jax.errors import UserError
 from crlm_jax.predict.outputs import Outputs, lesions_path, plan_jobs, write_lesions
 from crlm_jax.predict.scans import Scan, add_scan_arguments, check_condition, find_scans
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_compile_cache()
     for scan in scans:
         segmenter.windowed_as(scan.condition)  # raises before the first scan is predicted
-    if segmenter.config.data.cohort == "phantom":
+    if is_phantom(segmenter.config):
         print_stderr(
             "warning: PHANTOM: the run was trained on digital images; its masks are no finding"
         )

@@ -1,5 +1,6 @@
 """The planner: what it reads in a compiled program, and what follows from it."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -17,8 +18,10 @@ from crlm_jax.errors import UserError
 from crlm_jax.plan import chips, compiling, hlo, scaling
 from crlm_jax.plan import cost as plan_cost
 from crlm_jax.plan import report as plan_report
+from crlm_jax.plan.rows import Memory, PlanRow, StepReport, Traffic
 from tests.method.test_step import small_config
 
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "results" / "plan.json"
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="the TPU compiler (the extra `plan`) is not installed",
@@ -110,35 +113,42 @@ def test_an_unknown_topology_is_one_error_that_lists_the_known_ones(name):
 
 def test_without_the_tpu_compiler_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(compiling.PlanError, match=r"pip install 'crlm_jax\[plan\]'"):
+    with pytest.raises(UserError, match=r"pip install 'crlm_jax\[plan\]'"):
         compiling.find_target("v5e:2x2")
 
 
-def make_row(**changes) -> dict:
+def make_report(**changes) -> StepReport:
     """A compiler's report of a step on v5e:2x2, in round numbers."""
     parts = ("arguments", "outputs", "aliased", "temporaries", "code")
-    return {
-        "topology": "v5e:2x2", "chip": "v5e", "chips": 4, "batch": 16,
-        "scaling": ["weak", "strong"],
-        "memory_bytes": {**dict.fromkeys(parts, 2**30), "total": 4 * 2**30},
-        "flops": 197e9, "bytes_accessed": 819e6, "cycles": 3_000_000,
-        "collectives": {"all-reduce": {"count": 100, "bytes": 10**8, "sent_bytes": 1.5e8}},
-    } | changes  # fmt: skip
+    report = StepReport(
+        topology="v5e:2x2", chip="v5e", chips=4, batch=16,
+        memory_bytes=Memory(**dict.fromkeys(parts, 2**30), total=4 * 2**30),
+        flops=197e9, bytes_accessed=819e6, cycles=3_000_000,
+        collectives={"all-reduce": Traffic(count=100, bytes=10**8, sent_bytes=1.5e8)},
+        compile_seconds=1.0,
+    )  # fmt: skip
+    return dataclasses.replace(report, **changes)
+
+
+def make_row(scaling=("weak", "strong"), shape=(2, 2), slices=800, **changes) -> PlanRow:
+    report = make_report(**changes)
+    times = plan_cost.estimate_times(report, chips.CHIPS["v5e"], shape, Config(), slices)
+    return PlanRow(scaling, report.topology, report.batch, report.chips, report, times)
 
 
 def test_times_follow_from_the_report_and_the_chip():
-    row = plan_cost.add_times(make_row(), chips.CHIPS["v5e"], (2, 2), Config(), slices=800)
-    assert row["compute_seconds"] == pytest.approx(2e-3)  # 1.5 GHz
-    assert row["transfer_seconds"] == pytest.approx(1.5e-3)  # two ports, 50 GB/s each
-    assert row["latency_seconds"] == pytest.approx(100 * 2 * 2 * 1e-6)
-    assert row["step_seconds"] == pytest.approx(3.9e-3)
-    assert row["roofline_seconds"] == pytest.approx(1e-3)
-    assert row["peak_share"] == pytest.approx(1 / 3.9)
-    assert row["collective_share"] == pytest.approx(1.9 / 3.9)
-    assert row["hbm_share"] == pytest.approx(0.25)
-    assert row["images_per_second"] == pytest.approx(16 / 3.9e-3)
-    assert row["steps"] == 200 * 800 // 16
-    assert row["chip_hours"] == pytest.approx(4 * 10_000 * 3.9e-3 / 3600)
+    times = make_row().times
+    assert times.compute_seconds == pytest.approx(2e-3)  # 1.5 GHz
+    assert times.transfer_seconds == pytest.approx(1.5e-3)  # two ports, 50 GB/s each
+    assert times.latency_seconds == pytest.approx(100 * 2 * 2 * 1e-6)
+    assert times.step_seconds == pytest.approx(3.9e-3)
+    assert times.roofline_seconds == pytest.approx(1e-3)
+    assert times.peak_share == pytest.approx(1 / 3.9)
+    assert times.collective_share == pytest.approx(1.9 / 3.9)
+    assert times.hbm_share == pytest.approx(0.25)
+    assert times.images_per_second == pytest.approx(16 / 3.9e-3)
+    assert times.steps == 200 * 800 // 16
+    assert times.chip_hours == pytest.approx(4 * 10_000 * 3.9e-3 / 3600)
 
 
 def test_a_ring_is_shorter_and_wider_than_a_line():
@@ -219,33 +229,42 @@ def test_a_step_that_does_not_fit_is_told_and_the_others_are_planned(monkeypatch
             module, "find_target", lambda name: find(name) if name == "cpu" else target
         )
     rows = scaling.make_plan(config, ["v5e:2x2", "cpu"], 100, largest=False, measured=False)
-    described = plan_report.describe(config, "tiny", rows, 100, "--slices")
+    described = plan_report.describe(config, "tiny", rows, 100, "--slices", "python -m …")
     plan_report.show(described)
-    text = plan_report.markdown(described | {"command": "python -m crlm_jax.plan"})
+    text = plan_report.markdown(described)
     assert "| v5e:2x2 | weak, strong | 8 | – |" in text
     assert "v5e:2x2, batch 8: RESOURCE_EXHAUSTED: exceeds available HBM (15.75G)" in text
-    assert rows[1]["flops"] > 0
+    assert rows[1].compiled.flops > 0
+    refused, compiled, _ = described.to_json()["rows"]
+    assert refused == {
+        "scaling": ["weak", "strong"], "topology": "v5e:2x2", "batch": 8, "chips": 4,
+        "refused": "RESOURCE_EXHAUSTED: exceeds available HBM (15.75G)",
+    }  # fmt: skip
+    assert compiled["chip"] == "cpu"
+    assert "measured" not in compiled
 
 
 def test_a_compiler_that_is_killed_is_one_error():
     assert compiling.in_subprocess(dict, [("process", "own")]) == {"process": "own"}
     with pytest.raises(
-        compiling.PlanError, match="compiler was killed, probably for want of memory"
+        UserError, match="compiler was killed, probably because the machine ran out of memory"
     ):
         compiling.in_subprocess(os._exit, 137)
 
 
 def test_the_plan_of_the_cpu_agrees_with_a_measured_step():
     (row,) = scaling.make_plan(bare_config(), ["cpu"], 100, largest=False, measured=True)
-    measured, memory = row["measured"], row["memory_bytes"]
-    assert memory["arguments"] == pytest.approx(measured["argument_bytes"], rel=0.02)
-    assert memory["temporaries"] > 0
-    assert measured["step_seconds"] > 0
+    report = row.compiled
+    measured, memory = report.measured, report.memory_bytes
+    assert memory.arguments == pytest.approx(measured.argument_bytes, rel=0.02)
+    assert memory.temporaries > 0
+    assert measured.step_seconds > 0
     convolution = 2 * 8 * 32 * 32 * 3 * 3 * 4 * 4  # one of those at full size
-    assert row["flops"] > convolution
+    assert report.flops > convolution
     # A step is not faster than its FLOPs, but the rate of one product is no law.
-    assert row["flops"] / measured["step_seconds"] < 4 * measured["matmul_flops"]
-    assert row["collectives"] == {}
+    assert report.flops / measured.step_seconds < 4 * measured.matmul_flops
+    assert report.collectives == {}
+    assert row.to_json()["measured"]["step_seconds"] == measured.step_seconds
 
 
 def test_a_plan_needs_no_weights():
@@ -259,22 +278,20 @@ def test_a_plan_needs_no_weights():
 def test_a_batch_that_the_first_topology_cannot_share_is_refused(monkeypatch):
     target = compiling.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4)
     monkeypatch.setattr(scaling, "find_target", lambda name: target)
-    with pytest.raises(compiling.PlanError, match="6 cannot be shared evenly by the 4 chips"):
+    with pytest.raises(UserError, match="6 cannot be shared evenly by the 4 chips"):
         scaling.make_plan(small_config(train__batch_size=6), ["v5e:2x2"], 1, largest=False,
                        measured=False)  # fmt: skip
 
 
 def test_the_files_say_that_they_are_estimates(tmp_path):
-    chip, config = chips.CHIPS["v5e"], Config()
     rows = [
-        plan_cost.add_times(make_row(), chip, (2, 2), config, 800),
-        plan_cost.add_times(
-            make_row(topology="v5e:16x16", chips=256, batch=1024, scaling=["weak"]),
-            chip, (16, 16), config, 800,
-        ),
-    ]  # fmt: skip
-    described = plan_report.describe(config, "configs/cross_pre.py", rows, 800, "--slices")
-    plan_report.write(described | {"command": "python -m crlm_jax.plan"}, tmp_path / "plan")
+        make_row(),
+        make_row(("weak",), (16, 16), topology="v5e:16x16", chips=256, batch=1024),
+    ]
+    described = plan_report.describe(
+        Config(), "configs/cross_pre.py", rows, 800, "--slices", "python -m crlm_jax.plan"
+    )
+    plan_report.write(described, tmp_path / "plan")
     text = (tmp_path / "plan" / "plan.md").read_text(encoding="utf-8")
     assert "v5e:16x16" in text
     assert "compiler estimate" in text
@@ -282,6 +299,9 @@ def test_the_files_say_that_they_are_estimates(tmp_path):
     assert saved["label"] == "compiler estimate"
     assert saved["rows"][0]["efficiency"] == 1
     assert 0.5 < saved["rows"][1]["efficiency"] < 1
+    documented = json.loads(DOCUMENTED.read_text(encoding="utf-8"))
+    assert list(saved) == list(documented)  # the format of earlier plans
+    assert [list(row) for row in saved["rows"]] == [list(row) for row in documented["rows"][:2]]
     assert (tmp_path / "plan" / "plan.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "plan" / "thesis.tex").touch()
     with pytest.raises(UserError, match="something else"):
@@ -308,13 +328,12 @@ def test_a_chip_of_a_topology_is_one_device(name, count):
 
 @needs_libtpu
 def test_a_slice_that_cannot_be_is_refused():
-    with pytest.raises(compiling.PlanError, match="v5e:3x5: the TPU compiler refuses it"):
+    with pytest.raises(UserError, match="v5e:3x5: the TPU compiler refuses it"):
         compiling.find_target("v5e:3x5")
 
 
 def test_the_documented_plan_scales_in_work_and_says_when_and_with_what():
-    docs = Path(__file__).parents[2] / "docs" / "results"
-    documented = json.loads((docs / "plan.json").read_text(encoding="utf-8"))
+    documented = json.loads(DOCUMENTED.read_text(encoding="utf-8"))
     few, many = documented["rows"][:2]
     assert (few["topology"], few["chips"], few["batch"]) == ("v5e:2x2", 4, 16)
     assert (many["topology"], many["chips"], many["batch"]) == ("v5e:16x16", 256, 1024)
@@ -322,7 +341,7 @@ def test_the_documented_plan_scales_in_work_and_says_when_and_with_what():
     assert {row["chip"] for row in documented["rows"]} == {"v5e", "v6e", "v5p"}
     config = from_json(json.dumps(documented["config"]), "docs/results/plan.json")
     assert differences(config, get_config("scale=paper")) == []
-    text = (docs / "plan.md").read_text(encoding="utf-8")
+    text = DOCUMENTED.with_suffix(".md").read_text(encoding="utf-8")
     assert documented["command"] in text
     said = f"{documented['date']}; " + ", ".join(
         f"{name} {version}" for name, version in documented["versions"].items()
@@ -336,11 +355,11 @@ def test_the_documented_plan_scales_in_work_and_says_when_and_with_what():
 def test_weak_scaling_keeps_the_flops_of_a_chip():
     names = ["v5e:2x2", "v5e:4x4"]
     few, many = scaling.make_plan(bare_config(), names, 100, largest=False, measured=False)
-    assert (few["chips"], few["batch"], few["scaling"]) == (4, 8, ["weak", "strong"])
-    assert (many["chips"], many["batch"], many["scaling"]) == (16, 32, ["weak"])
-    assert many["flops"] == pytest.approx(few["flops"], rel=0.01)
+    assert (few.chips, few.batch, few.scaling) == (4, 8, ("weak", "strong"))
+    assert (many.chips, many.batch, many.scaling) == (16, 32, ("weak",))
+    assert many.compiled.flops == pytest.approx(few.compiled.flops, rel=0.01)
     for row in (few, many):
-        assert 0 < row["memory_bytes"]["total"] < chips.CHIPS["v5e"].hbm_bytes
-        assert row["cycles"] > 0
+        assert 0 < row.compiled.memory_bytes.total < chips.CHIPS["v5e"].hbm_bytes
+        assert row.compiled.cycles > 0
         # Every gradient crosses the chips, in float32, besides the statistics of batch norm.
-        assert row["collectives"]["all-reduce"]["bytes"] > 4 * 1000
+        assert row.compiled.collectives["all-reduce"].bytes > 4 * 1000

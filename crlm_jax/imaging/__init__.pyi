@@ -4,6 +4,8 @@ from .geometry import VolumeError as VolumeError
 from .grey import find_window as find_window
 from .grey import to_uint8 as to_uint8
 from .lesions import Lesion as Lesion
+from .lesions import label_lesions as label_lesions
+from .lesions import measure_lesions as measure_lesions
 from .volumes import Volume as Volume
 from .volumes import from_image as from_image
 from .volumes import read_image as read_image

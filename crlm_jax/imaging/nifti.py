@@ -64,7 +64,7 @@ def _read_header(path: Path, head: bytes) -> tuple[str, tuple[int, ...], int, in
         (datatype,) = struct.unpack_from(f"{order}h", head, 12)
         dims = struct.unpack_from(f"{order}8q", head, 16)
         (start,) = struct.unpack_from(f"{order}q", head, 168)
-    if datatype not in _BYTES or not 1 <= dims[0] <= 7 or not 0 <= start < _FURTHEST:  # or NaN
+    if datatype not in _BYTES or not 1 <= dims[0] <= 7 or not 0 <= start < _FURTHEST:  # also of NaN
         reason = "its header is invalid: {} axes, datatype {}, voxels from byte {:g}"
         reason = reason.format(dims[0], datatype, start)
         raise VolumeError(f"{path}: {_CUT_OFF.format(reason)}")

@@ -80,7 +80,7 @@ def _volume(
 ) -> Volume:
     voxels = geometry.to_axial(array).astype(np.float32, copy=False)
     low, high = voxels.min(), voxels.max()
-    if not (np.isfinite(low) and np.isfinite(high)):  # NaN wins every comparison
+    if not (np.isfinite(low) and np.isfinite(high)):  # the least of values with NaN is NaN
         raise VolumeError(f"{path}: {NOT_FINITE}")
     if low == high:
         raise VolumeError(

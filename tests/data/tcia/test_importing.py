@@ -418,7 +418,7 @@ def test_what_is_refused_and_why(tmp_path):
         "CRLM-CT-1006": "slices are unevenly spaced, 5 mm between 002.dcm and 004.dcm",
         "CRLM-CT-1007": "003.dcm: not a DICOM file, or cut off or damaged",
         "CRLM-CT-1008": f"drawn on series {uid(8)}, which is not among the patient's ({uid(18)})",
-        "CRLM-CT-1009": "1-1.dcm: not a DICOM segmentation that can be read, or cut off",
+        "CRLM-CT-1009": "1-1.dcm: not a readable DICOM segmentation, or cut off",
         "Same": "differ in upper and lower case only",
         "SAME": "differ in upper and lower case only",
     }

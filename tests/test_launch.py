@@ -19,6 +19,7 @@ from absl import flags
 from absl.testing import flagsaver
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
+import crlm_jax.main  # noqa: F401, it defines the flags of a run
 from crlm_jax.config.flags import flagged_config, parse_flags
 from crlm_jax.config.schema import Config, validate
 from crlm_jax.study import runs as study_runs
@@ -410,16 +411,26 @@ def test_every_platform_is_an_extra_of_the_package():
             ["sh", "-c", shell], env={"PLATFORM": platform}, capture_output=True, text=True
         )
         assert done.returncode == code
-        assert code or done.stdout.split()[-1] == f".[{platforms[platform]}]"
+        assert code or done.stdout.split()[-1] == f"/wheel/*.whl[{platforms[platform]}]"
 
 
 def test_image_holds_the_program_and_no_data():
     lines = dockerfile()
-    copied = [word for name, text in lines if name == "COPY" for word in text.split()[:-1]]
+    copies = [text for name, text in lines if name == "COPY" and "--from=build" not in text]
+    copied = [word for text in copies for word in text.split()[:-1]]
     assert all((ROOT / word).exists() for word in copied)
     ignored = (LAUNCH / "Dockerfile.dockerignore").read_text().split()
     assert "*" in ignored, "all that is not named stays out"
     assert set(copied) == {word[1:] for word in ignored if word.startswith("!")}
+
+
+def test_experiments_come_with_the_wheel_alone():
+    lines = dockerfile()
+    image = lines[[name for name, _ in lines].index("FROM", 1) :]
+    copies = [text for name, text in image if name == "COPY"]
+    assert copies == ["constraints.txt ./", "--from=build /wheel /wheel"]
+    (install,) = (text for name, text in image if name == "RUN" and "pip install" in text)
+    assert "/wheel/*.whl" in install
 
 
 def test_image_does_not_run_as_root():

@@ -1,14 +1,10 @@
-"""The rows of `cohort.csv`: what each cell may hold; every wrong cell is reported at once.
+"""The rows of `cohort.csv`; all that is wrong with them is reported at once.
 
 The file has one row an image: ``patient,condition,image,mask`` and optionally ``mask_label`` (what
 counts in the mask: an integer, or for a DICOM-SEG a name or pattern such as ``Tumor*``; empty: any
 non-zero), ``b_value`` (s/mm², which image of a DICOM diffusion series) and ``split`` (``train`` or
 ``test``; absent: drawn, see `cases`). Paths are relative to the file; an image may be a folder, a
-DICOM series.
-
-Paths may lead anywhere, also by `..` or from the root, since images often lie on another disk. The
-name of a patient goes into tables and pages unchanged. It may therefore not begin as a
-spreadsheet's formula does, nor hold invisible characters.
+DICOM series. `cells` has the rules of each column.
 
 A problem names its row as a spreadsheet numbers it (the header is row 1).
 """
@@ -17,22 +13,25 @@ import csv
 import dataclasses
 import difflib
 import io
-import math
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from crlm_jax.data.cohort.cells import (
+    OPTIONAL,
+    REQUIRED,
+    Cells,
+    find_image,
+    find_mask,
+    parse_b_value,
+    parse_condition,
+    parse_label,
+    parse_patient,
+    parse_split,
+)
 from crlm_jax.errors import UserError
-from crlm_jax.imaging.conditions import CONDITION, suggest_condition
 
-REQUIRED = ("patient", "condition", "image", "mask")
-OPTIONAL = ("mask_label", "b_value", "split")
-# Categories of Unicode: control characters, formatting (such as marks of direction), line ends.
-_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_FORMULA = ("=", "+", "-", "@")
-_LARGEST_LABEL = 2**31 - 1
 _FOR_TRAINING = ("mask", "mask_label", "split")  # columns that a prediction does without
 
 
@@ -80,7 +79,6 @@ class Row(ImageRow):
         return ImagePair(self.image, self.mask, self.mask_label, self.row, self.b_value)
 
 
-_T = TypeVar("_T")
 _AnyRow = TypeVar("_AnyRow", bound=ImageRow)
 
 
@@ -101,7 +99,7 @@ def read_image_rows(path: str | Path) -> tuple[list[ImageRow], list[str]]:
 
 
 def _read(
-    path: Path, parse: Callable[["_Cells"], _AnyRow], unused: Sequence[str] = ()
+    path: Path, read_row: Callable[[Cells], _AnyRow], unused: Sequence[str] = ()
 ) -> tuple[list[_AnyRow], list[str]]:
     table = _read_table(path)
     number, header = table[0]
@@ -120,8 +118,8 @@ def _read(
                 "the commas of the row (put a cell that holds a comma in double quotes)"
             )
             continue
-        cells = _Cells(path, number, dict(zip(header, map(str.strip, texts), strict=True)))
-        row = parse(cells)
+        cells = Cells(path, number, dict(zip(header, map(str.strip, texts), strict=True)))
+        row = read_row(cells)
         problems += cells.problems
         rows += [] if cells.problems else [row]
     return rows, problems + _check_images(path, rows)
@@ -176,141 +174,26 @@ def _check_header(path: Path, number: int, header: list[str], unused: Sequence[s
     return problems
 
 
-class _Cells:
-    """The cells of a row by column; collects the `problems` of those that cannot be read."""
-
-    def __init__(self, path: Path, number: int, texts: Mapping[str, str]):
-        self.folder = path.parent
-        self.number = number
-        self.texts = texts
-        self.problems: list[str] = []
-        self._where = f"{path}, row {number}"
-
-    def read(self, column: str, parse: Callable[[str], _T], default: _T) -> _T:
-        """Parses a cell; `default`: the cell is empty, or wrong and listed in `problems`."""
-        text = self.texts.get(column, "")
-        try:
-            if not text and column in REQUIRED:
-                raise ValueError("empty; fill the cell or delete the row")
-            if hidden := _first_of(text, _INVISIBLE - {"Cf"}):  # a message would show it
-                raise ValueError(f"{text!r} holds the control character {hidden}; take it out")
-            return parse(text) if text else default
-        except ValueError as error:
-            self.problems.append(f"{self._where}, column '{column}': {error}")
-            return default
-
-
-def _read_image_row(cells: _Cells) -> ImageRow:
+def _read_image_row(cells: Cells) -> ImageRow:
     return ImageRow(
-        patient=cells.read("patient", _patient, ""),
-        condition=cells.read("condition", _condition, ""),
-        image=cells.read("image", lambda text: _image(text, cells.folder), Path()),
-        b_value=cells.read("b_value", _b_value, None),
+        patient=cells.read("patient", parse_patient, ""),
+        condition=cells.read("condition", parse_condition, ""),
+        image=cells.read("image", lambda text: find_image(text, cells.folder), Path()),
+        b_value=cells.read("b_value", parse_b_value, None),
         row=cells.number,
     )
 
 
-def _read_row(cells: _Cells) -> Row:
+def _read_row(cells: Cells) -> Row:
     about = _read_image_row(cells)
     return Row(
         **vars(about),
-        mask=cells.read("mask", lambda text: _mask(text, cells.folder, about.image), Path()),
-        mask_label=cells.read("mask_label", lambda text: _label(text, cells.texts["mask"]), None),
-        split=cells.read("split", _split, ""),
+        mask=cells.read("mask", lambda text: find_mask(text, cells.folder, about.image), Path()),
+        mask_label=cells.read(
+            "mask_label", lambda text: parse_label(text, cells.texts["mask"]), None
+        ),
+        split=cells.read("split", parse_split, ""),
     )
-
-
-def patient_problem(text: str) -> str | None:
-    """Says why a text cannot be the name of a patient; None: it can.
-
-    The name goes into CSV files unchanged, since other tables know the patient by it. So it must
-    not begin as a formula does in a spreadsheet. Invisible characters would make two patients of
-    one.
-    """
-    if hidden := _first_of(text, _INVISIBLE):
-        return f"{text!r} holds the invisible character {hidden}; take it out"
-    if unicodedata.normalize("NFKC", text[:1]) in _FORMULA:
-        return f"{text!r} is a formula to a spreadsheet; begin it with a letter or a digit"
-    return None
-
-
-def _first_of(text: str, categories: set[str]) -> str | None:
-    return next((f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in categories), None)
-
-
-def _patient(text: str) -> str:
-    if problem := patient_problem(text):
-        raise ValueError(problem)
-    return text
-
-
-def _condition(text: str) -> str:
-    if CONDITION.fullmatch(text):
-        return text
-    better = suggest_condition(text)
-    remedy = f"write '{better}'" if better else "use lower-case letters, digits and _"
-    raise ValueError(f"{text!r} is not lower-case letters, digits and _; {remedy}")
-
-
-def _image(text: str, folder: Path) -> Path:
-    return _find(text, folder, folders=True)
-
-
-def _mask(text: str, folder: Path, image: Path) -> Path:
-    file = _find(text, folder, folders=False)
-    if file.resolve() == image.resolve():
-        raise ValueError(f"the same file as the image: {text}; name the mask's own file")
-    return file
-
-
-def _find(text: str, folder: Path, *, folders: bool) -> Path:
-    """Returns the path of a file; with `folders`, also that of a folder."""
-    file = folder / text
-    try:
-        exists, found = file.is_file() or (folders and file.is_dir()), "file not found"
-        if not exists and file.exists():
-            found = "not a file"
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
-        exists, found = False, f"cannot be read ({error.strerror})"
-    if not exists:
-        raise ValueError(
-            f"{found}: {text}; correct the path (relative to the folder of the cohort file)"
-        )
-    return file
-
-
-def _label(text: str, mask: str) -> int | str:
-    if not re.fullmatch(r"[+-]?\d+", text):
-        if mask.lower().endswith(".dcm"):  # segments of a DICOM-SEG have names
-            return text
-        raise ValueError(f"{text!r} is not an integer; write the label or leave it empty")
-    label = int(text)
-    if not 0 < label <= _LARGEST_LABEL:
-        fault = "background" if label <= 0 else "larger than any label"
-        raise ValueError(f"{text} is {fault}; write a label above 0 or leave it empty")
-    return label
-
-
-def _b_value(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{text!r} is not a number of s/mm², 0 or above; correct or clear it")
-    return value
-
-
-def _split(text: str) -> str:
-    if text in ("train", "test"):
-        return text
-    close = difflib.get_close_matches(text.lower(), ("train", "test"), n=1)
-    remedy = "write one of them, or leave the whole column empty to have the split drawn"
-    if close:
-        remedy = f"write '{close[0]}'"
-    elif text.lower().startswith("val"):
-        remedy = "write 'train': validation patients are drawn out of the training patients"
-    raise ValueError(f"{text!r} is not 'train' or 'test'; {remedy}")
 
 
 def _check_images(path: Path, rows: Sequence[ImageRow]) -> list[str]:

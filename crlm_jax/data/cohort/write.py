@@ -5,8 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from crlm_jax.data.cohort.cells import REQUIRED
 from crlm_jax.data.cohort.patterns import Entry
-from crlm_jax.data.cohort.rows import REQUIRED, CohortError, Row, read_rows
+from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
 from crlm_jax.system.files import whole_file
 from crlm_jax.system.text import to_csv
 

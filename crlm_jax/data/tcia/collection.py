@@ -1,4 +1,4 @@
-"""What of the collection lies in a folder: whose files, which segmentation, which series."""
+"""Sorts the downloaded DICOM files: patients, their tumour segmentation, and its CT series."""
 
 import collections
 import dataclasses
@@ -15,7 +15,8 @@ from crlm_jax.imaging.geometry import VolumeError
 
 TUMOUR = "Tumor*"  # labels of the segments that count
 # Segments that only the collection's own segmentations have. The Imaging Data Commons adds to each
-# patient one or two of liver and tumour by an AI (doi 10.5281/zenodo.8345959), which are no truth.
+# patient one or two segmentations of liver and tumour by a network (doi 10.5281/zenodo.8345959),
+# which are no reference.
 OWN_SEGMENTS = ("Liver_Remnant", "Hepatic", "Portal")
 
 
@@ -23,12 +24,9 @@ class ImportFailed(UserError):
     """The import cannot begin; the message names the option or folder, and the remedy."""
 
 
-# What is there
-
-
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """What the header of a segmentation says; `series` and `images` are those it was drawn on."""
+    """The header of a segmentation; `series` and `images` are those that it was drawn on."""
 
     path: Path
     uid: str
@@ -37,14 +35,14 @@ class Segmentation:
     images: frozenset[str]  # SOP Instance UIDs
 
     def has(self, *patterns: str) -> bool:
-        """Has it a segment with such a label, in upper or lower case?"""
+        """Whether a segment has a label that fits one of the patterns, in upper or lower case."""
         labels = [label.strip().lower() for label in self.labels]
         return any(fnmatch.filter(labels, pattern.lower()) for pattern in patterns)
 
 
 @dataclasses.dataclass
 class Files:
-    """The files of a patient that matter."""
+    """The files of a patient that the import reads, and those that it could not identify."""
 
     images: dict[str, list[Path]]  # CT series UID to files
     segmentations: list[Path]
@@ -55,16 +53,17 @@ def find_patients(folder: Path) -> tuple[dict[str, Files], list[Path]]:
     """Sorts the DICOM files below a folder by Patient ID, from their headers alone.
 
     Returns:
-      Patient ID to files; and the files that cannot be read and may be anybody's. One that lies
-      among the files of a single patient counts as this patient's.
+      Files by Patient ID; and the files that cannot be read and have no owner. An unreadable file
+      whose nearest readable neighbours are of a single patient counts as this patient's.
 
     Raises:
-      ImportFailed: there is neither a CT nor a segmentation.
+      ImportFailed: the folder has neither a CT nor a segmentation.
     """
     files = find_files(folder)
     patients: dict[str, Files] = collections.defaultdict(lambda: Files({}, [], []))
-    within: dict[Path, set[str]] = collections.defaultdict(set)  # whose files a folder holds
-    unreadable, instances = [], set()
+    within: dict[Path, set[str]] = collections.defaultdict(set)  # patients with files in a folder
+    unreadable: list[Path] = []
+    instances: set[str] = set()
     for file in tqdm(files, "scanning", unit="file", disable=None):
         try:
             about = identify(file)
@@ -76,7 +75,7 @@ def find_patients(folder: Path) -> tuple[dict[str, Files], list[Path]]:
             kind = "image"
         elif "Image Storage" not in about.kind and is_segmentation(file):
             kind = "segmentation"
-        # Whoever downloaded in two ways has some files twice.
+        # A user who downloaded in two ways has some files twice.
         if kind is None or (about.instance and about.instance in instances):
             continue
         instances.add(about.instance)
@@ -89,24 +88,26 @@ def find_patients(folder: Path) -> tuple[dict[str, Files], list[Path]]:
             mine.segmentations.append(file)
     if not patients and not unreadable:
         what = f"none of its {len(files)} DICOM files is a CT or a segmentation"
-        raise ImportFailed(f"--dicom {folder}: {what if files else 'no DICOM file'}; name another")
-    strays = []
-    for file in unreadable:  # it is the patient's whose files surround it most closely
+        raise ImportFailed(
+            f"--dicom {folder}: {what if files else 'no DICOM file'}; name another folder"
+        )
+    strays: list[Path] = []
+    for file in unreadable:  # its owner is the patient whose files surround it most closely
         around = next((within[p] for p in file.relative_to(folder).parents if p in within), set())
         (patients[next(iter(around))].unreadable if len(around) == 1 else strays).append(file)
     return dict(patients), strays
 
 
-def blame(file: Path) -> str:
-    """Says that a file cannot be read, and what to do."""
+def unreadable_file(file: Path) -> str:
+    """Returns the message for a file that cannot be read."""
     return f"{file}: not a DICOM file, or cut off or damaged; copy it again or take it away"
 
 
 def find_clinical(folder: Path, given: Path | None) -> Path | None:
-    """Finds the collection's clinical table by its name; None: there is none.
+    """Finds the collection's clinical table by its name; None: the folder has none.
 
     Raises:
-      ImportFailed: there are several and none is `given`, or the one given is not there.
+      ImportFailed: the folder has several and none is `given`, or the given one does not exist.
     """
     if given is not None:
         if not given.is_file():
@@ -117,7 +118,7 @@ def find_clinical(folder: Path, given: Path | None) -> Path | None:
         for file in sorted(folder.rglob("*"))
         if file.suffix.lower() in (".xlsx", ".xls", ".csv")
         and "clinical" in file.name.lower()
-        and not file.name.startswith((".", "~$"))  # of the system, or open in a spreadsheet
+        and not file.name.startswith((".", "~$"))  # hidden, or a spreadsheet's lock
         and file.is_file()
     ]
     if len(found) > 1:
@@ -127,12 +128,12 @@ def find_clinical(folder: Path, given: Path | None) -> Path | None:
 
 
 def choose_segmentation(paths: Sequence[Path]) -> tuple[Segmentation, str]:
-    """Returns a patient's segmentation of the tumours, and a note of what was left aside for it.
+    """Returns a patient's segmentation of the tumours, and a note that names the others.
 
-    Of several with tumour it is the one with the collection's other segments (`OWN_SEGMENTS`).
+    If several have tumour, the one with the collection's other segments (`OWN_SEGMENTS`) is chosen.
 
     Raises:
-      VolumeError: there is none with tumour, or not just one; or a file cannot be read.
+      VolumeError: no segmentation has tumour, or several have; or a file cannot be read.
     """
     if not paths:
         raise VolumeError("no segmentation among its files; download them again, with modality SEG")
@@ -172,10 +173,14 @@ def _read_header(path: Path) -> Segmentation:
 
 
 def choose_series(segmentation: Segmentation, images: dict[str, list[Path]]) -> str:
-    """Returns the UID of the CT series (of `images`: UID to files) that it was drawn on.
+    """Returns the UID of the CT series that a segmentation was drawn on.
+
+    Args:
+      segmentation: of the patient.
+      images: files of the patient's CT series, by UID.
 
     Raises:
-      VolumeError: that series is not there, or it may be any of several.
+      VolumeError: that series is not among them, or the segmentation fits several.
     """
     if not images:
         raise VolumeError("no CT series among its files; download them again, with modality CT")

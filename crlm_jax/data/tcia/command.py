@@ -1,6 +1,6 @@
 """The command that imports the public CT collection.
 
-python -m crlm_jax.data.tcia --dicom DIR --out DIR             # what was downloaded before
+python -m crlm_jax.data.tcia --dicom DIR --out DIR             # files downloaded before
 python -m crlm_jax.data.tcia --dicom DIR --out DIR --download  # from the Imaging Data Commons
 """
 
@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crlm_jax.data.tcia import download
-from crlm_jax.data.tcia.importing import COHORT, LOG, Outcome, import_collection
+from crlm_jax.data.tcia.folder import COHORT, LOG
+from crlm_jax.data.tcia.importing import Outcome, import_collection
 from crlm_jax.system.console import local_path, print_stderr
-
-# The command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,24 +21,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m crlm_jax.data.tcia",
         description="Turn TCIA's collection Colorectal-Liver-Metastases into a cohort.",
     )
-    parser.add_argument(
-        "--dicom", type=local_path, required=True, metavar="DIR", help="what TCIA gave"
-    )
-    parser.add_argument(
-        "--out", type=local_path, required=True, metavar="DIR", help="of the cohort"
-    )
-    parser.add_argument(
-        "--clinical", type=local_path, metavar="FILE", help="table to copy beside it"
-    )
-    parser.add_argument("--download", action="store_true", help="to --dicom first; goes on if cut")
-    parser.add_argument("--yes", action="store_true", help="download without asking")
+    add = parser.add_argument
+    dicom, out = "folder of the downloaded files", "folder of the cohort"
+    add("--dicom", type=local_path, required=True, metavar="DIR", help=dicom)
+    add("--out", type=local_path, required=True, metavar="DIR", help=out)
+    add("--clinical", type=local_path, metavar="FILE", help="table to copy beside the cohort")
+    resumes = "to --dicom first; continues a download that was cut off"
+    add("--download", action="store_true", help=resumes)
+    add("--yes", action="store_true", help="download without asking")
     args = parser.parse_args(argv)
     try:
         if args.download and not download.download(args.dicom, yes=args.yes):
             return 1
         outcome = import_collection(args.dicom, args.out, clinical=args.clinical)
     except KeyboardInterrupt:
-        print_stderr("stopped; the same command goes on from here")
+        print_stderr("stopped; the same command continues from here")
         return 130
     return _summarise(outcome, args.out)
 

@@ -1,11 +1,12 @@
-"""TCIA's CT collection as it is downloaded: the fetching, and what then belongs together.
+"""Downloads TCIA's CT collection from the Imaging Data Commons, which mirrors it.
 
-The Imaging Data Commons mirrors the collection; `idc-index` (extra `tcia`) carries its index, so
-that size and licence are known before anything is fetched, and fetches with s5cmd, without an
-account. Its extra segmentations by an AI (doi 10.5281/zenodo.8345959) are not fetched.
+The package `idc-index` (extra `tcia`) carries the index of the Commons, so that size and licence
+are known before anything is fetched. It fetches with s5cmd, without an account. The segmentations
+that the Commons added by a network (doi 10.5281/zenodo.8345959) are not fetched.
 """
 
 import collections
+import importlib
 import logging
 import re
 import shutil
@@ -26,7 +27,7 @@ resection of colorectal liver metastases. Scientific Data 11:172, 2024.
 https://doi.org/10.1038/s41597-024-02981-2"""
 # Where idc-index puts a series below the folder; `_folder` says the same.
 _TEMPLATE = "%PatientID/%Modality_%SeriesInstanceUID"
-# Without the AI's; of the index alone, which duckdb reads in a second and idc-index's client in 30.
+# Without the added segmentations. Duckdb reads the index in a second, idc-index's client in 30.
 _SERIES = """
     SELECT PatientID, SeriesInstanceUID, Modality, instanceCount, series_size_MB,
         license_short_name
@@ -36,22 +37,19 @@ _SERIES = """
 """
 
 
-# The fetching
-
-
 def download(folder: Path, *, yes: bool = False) -> bool:
-    """Says what the collection is, asks, and fetches what of it is not in the folder yet.
+    """Describes the collection, asks, and fetches the series that are not in the folder yet.
 
     Args:
       folder: made if need be; each series gets a folder below that of its patient.
       yes: do not ask.
 
     Returns:
-      Whether it was fetched; False: the answer was no.
+      Whether the folder has the whole collection; False: the answer was no.
 
     Raises:
-      ImportFailed: idc-index is not installed, nobody can be asked, the disk is too full, or what
-        was fetched is not whole.
+      ImportFailed: idc-index is not installed, nobody can be asked, the disk has not enough room,
+        or a series did not arrive whole.
     """
     series = list_series()
     if not series:
@@ -67,27 +65,28 @@ def download(folder: Path, *, yes: bool = False) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ImportFailed(f"--dicom {folder}: cannot be written ({error.strerror})") from error
-    from idc_index import IDCClient
-
+        raise ImportFailed(
+            f"--dicom {folder}: cannot be written ({error.strerror}); name another folder"
+        ) from error
     logging.getLogger("idc_index").setLevel(logging.ERROR)
-    IDCClient().download_from_selection(
+    client = importlib.import_module("idc_index").IDCClient()  # an extra, and without types
+    client.download_from_selection(
         downloadDir=str(folder),
         seriesInstanceUID=[one["SeriesInstanceUID"] for one in needed],
         dirTemplate=_TEMPLATE,
-        use_s5cmd_sync=True,  # files that are there in their full size stay
+        use_s5cmd_sync=True,  # keeps files that have their full size
     )
-    # idc-index logs a failure and returns as if all were well.
+    # idc-index logs a failure and returns normally.
     if absent := _missing(folder, series):
         raise ImportFailed(
-            f"--dicom {folder}: {len(absent)} of {len(series)} series did not arrive whole; see to "
-            "the network and run the same command again, which goes on from here"
+            f"--dicom {folder}: {len(absent)} of {len(series)} series did not arrive whole; check "
+            "the network and run the same command again, which continues from here"
         )
     return True
 
 
 def _check_names(series: Sequence[dict[str, Any]]) -> None:
-    """Refuses an index by which a file would come to lie outside the folder."""
+    """Raises ImportFailed if a name of the index would put a file outside the folder."""
     for one in series:
         for column in ("PatientID", "Modality", "SeriesInstanceUID"):
             if not re.fullmatch(r"\w[\w.-]*", one[column], re.ASCII):
@@ -98,7 +97,7 @@ def _check_names(series: Sequence[dict[str, Any]]) -> None:
 
 
 def list_series() -> list[dict[str, Any]]:
-    """The collection's series, as the index that comes with idc-index has them; no network.
+    """Reads the collection's series from the index that comes with idc-index, without network.
 
     Returns:
       PatientID, SeriesInstanceUID, Modality, instanceCount (files), series_size_MB (10⁶ bytes) and
@@ -123,7 +122,7 @@ def list_series() -> list[dict[str, Any]]:
 
 
 def describe(series: Sequence[dict[str, Any]]) -> str:
-    """Size, licence and citation of the collection, from the index's rows of its series."""
+    """Tells size, licence and citation of the collection, from its series in the index."""
     kinds = collections.Counter(one["Modality"] for one in series)
     licences = sorted({one["license_short_name"] for one in series})
     return (
@@ -143,7 +142,7 @@ def _folder(folder: Path, one: dict[str, Any]) -> Path:
 
 
 def _missing(folder: Path, series: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The series that have not all their files, or less than their bytes."""
+    """The series that lack files or bytes."""
     absent = []
     for one in series:
         sizes = [file.stat().st_size for file in _folder(folder, one).glob("*.dcm")]
@@ -155,7 +154,11 @@ def _missing(folder: Path, series: Sequence[dict[str, Any]]) -> list[dict[str, A
 
 
 def _confirm_download(folder: Path, needed: Sequence[dict[str, Any]], yes: bool) -> bool:
-    """Is there room, and is it wanted?"""
+    """Asks whether to download, unless `yes`; returns the answer.
+
+    Raises:
+      ImportFailed: the disk has not enough room, or nobody can be asked.
+    """
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free, size = shutil.disk_usage(place).free / 1e9, _gigabytes(needed)
     if free < size:
@@ -166,7 +169,7 @@ def _confirm_download(folder: Path, needed: Sequence[dict[str, Any]], yes: bool)
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise ImportFailed("nobody to ask whether to download; add --yes")
+        raise ImportFailed("no terminal to ask whether to download; add --yes")
     try:
         answer = input(f"Download {len(needed)} series ({size:.1f} GB) to {folder}? [y/N] ")
     except EOFError:

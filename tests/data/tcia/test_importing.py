@@ -254,7 +254,7 @@ def test_one_patients_voxels_at_a_time(tmp_path, monkeypatch):
 
 
 def test_odd_names(tmp_path):
-    names = ("..", "A/1", "A_1", 'Ü 1, "x"', "N" * 60 + "é" * 4, ".partial-1", "%2E.")
+    names = ("..", "A/1", "A_1", 'Ü 1, "x"', "N" * 60 + "é" * 4, ".partial-1", "%2E.", ".a.partial")
     for number, name in enumerate(names, start=1):
         add_patient(tmp_path / "dicom", number, patient=name)
     out = tmp_path / "new" / "out"
@@ -340,8 +340,8 @@ def test_killed_between_files_and_table(tmp_path, monkeypatch):
     header = [file.read_text().splitlines()[0] for file in tables]
     for file, line in zip(tables, header, strict=True):
         file.write_text(f"{line}\n")
-    (out / ".partial-0").mkdir()
-    (out / ".partial-0" / "CRLM-CT-1002_ct.nii.gz").write_bytes(b"half")
+    (out / ".CRLM-CT-1002.0.partial").mkdir()
+    (out / ".CRLM-CT-1002.0.partial" / "CRLM-CT-1002_ct.nii.gz").write_bytes(b"half")
     assert import_collection(tree, out).skipped == (IDS[0],)
     assert listed(out) == list(log(out)) == [IDS[0]]
     assert {path.name for path in out.iterdir()} == {IDS[0], *(file.name for file in tables)}

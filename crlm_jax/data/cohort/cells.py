@@ -1,0 +1,151 @@
+"""The cells of `cohort.csv`: what each column may hold.
+
+Paths may lead anywhere, also by `..` or from the root, since images often lie on another disk. The
+name of a patient goes into tables and pages unchanged. It may therefore not begin as a
+spreadsheet's formula does, nor hold invisible characters.
+
+A parser raises ValueError, whose message says what is wrong with the text and the remedy; `Cells`
+collects these messages.
+"""
+
+import difflib
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from crlm_jax.imaging.conditions import CONDITION, suggest_condition
+
+REQUIRED = ("patient", "condition", "image", "mask")
+OPTIONAL = ("mask_label", "b_value", "split")
+# Categories of Unicode: control characters, formatting (such as marks of direction), line ends.
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_FORMULA = ("=", "+", "-", "@")
+_LARGEST_LABEL = 2**31 - 1
+_T = TypeVar("_T")
+
+
+class Cells:
+    """The cells of a row by column; collects the `problems` of those that cannot be read."""
+
+    def __init__(self, path: Path, number: int, texts: Mapping[str, str]):
+        self.folder = path.parent
+        self.number = number
+        self.texts = texts
+        self.problems: list[str] = []
+        self._where = f"{path}, row {number}"
+
+    def read(self, column: str, parse: Callable[[str], _T], default: _T) -> _T:
+        """Parses a cell; `default`: the cell is empty, or wrong and listed in `problems`."""
+        text = self.texts.get(column, "")
+        try:
+            if not text and column in REQUIRED:
+                raise ValueError("empty; fill the cell or delete the row")
+            if hidden := _first_of(text, _INVISIBLE - {"Cf"}):  # a message would show it
+                raise ValueError(f"{text!r} holds the control character {hidden}; take it out")
+            return parse(text) if text else default
+        except ValueError as error:
+            self.problems.append(f"{self._where}, column '{column}': {error}")
+            return default
+
+
+def patient_problem(text: str) -> str | None:
+    """Says why a text cannot be the name of a patient; None: it can.
+
+    The name goes into CSV files unchanged, since other tables know the patient by it. So it must
+    not begin as a formula does in a spreadsheet. Invisible characters would make two patients of
+    one.
+    """
+    if hidden := _first_of(text, _INVISIBLE):
+        return f"{text!r} holds the invisible character {hidden}; take it out"
+    if unicodedata.normalize("NFKC", text[:1]) in _FORMULA:
+        return f"{text!r} is a formula to a spreadsheet; begin it with a letter or a digit"
+    return None
+
+
+def _first_of(text: str, categories: set[str]) -> str | None:
+    return next((f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in categories), None)
+
+
+def parse_patient(text: str) -> str:
+    """Returns the name of a patient."""
+    if problem := patient_problem(text):
+        raise ValueError(problem)
+    return text
+
+
+def parse_condition(text: str) -> str:
+    """Returns a condition: lower-case letters, digits and _."""
+    if CONDITION.fullmatch(text):
+        return text
+    better = suggest_condition(text)
+    remedy = f"write '{better}'" if better else "use lower-case letters, digits and _"
+    raise ValueError(f"{text!r} is not lower-case letters, digits and _; {remedy}")
+
+
+def find_image(text: str, folder: Path) -> Path:
+    """Returns the path of an image file, or of the folder of a DICOM series."""
+    return _find(text, folder, folders=True)
+
+
+def find_mask(text: str, folder: Path, image: Path) -> Path:
+    """Returns the path of a mask file, which must not be that of its image."""
+    file = _find(text, folder, folders=False)
+    if file.resolve() == image.resolve():
+        raise ValueError(f"the same file as the image: {text}; name the mask's own file")
+    return file
+
+
+def _find(text: str, folder: Path, *, folders: bool) -> Path:
+    """Returns the path of a file; with `folders`, also that of a folder."""
+    file = folder / text
+    try:
+        exists, found = file.is_file() or (folders and file.is_dir()), "file not found"
+        if not exists and file.exists():
+            found = "not a file"
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        exists, found = False, f"cannot be read ({error.strerror})"
+    if not exists:
+        raise ValueError(
+            f"{found}: {text}; correct the path (relative to the folder of the cohort file)"
+        )
+    return file
+
+
+def parse_label(text: str, mask: str) -> int | str:
+    """Returns a label above 0, or for a DICOM-SEG (`mask` ends with .dcm) the name of a segment."""
+    if not re.fullmatch(r"[+-]?\d+", text):
+        if mask.lower().endswith(".dcm"):  # segments of a DICOM-SEG have names
+            return text
+        raise ValueError(f"{text!r} is not an integer; write the label or leave it empty")
+    label = int(text)
+    if not 0 < label <= _LARGEST_LABEL:
+        fault = "background" if label <= 0 else "larger than any label"
+        raise ValueError(f"{text} is {fault}; write a label above 0 or leave it empty")
+    return label
+
+
+def parse_b_value(text: str) -> float:
+    """Returns a b-value in s/mm²."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{text!r} is not a number of s/mm², 0 or above; correct or clear it")
+    return value
+
+
+def parse_split(text: str) -> str:
+    """Returns "train" or "test"."""
+    if text in ("train", "test"):
+        return text
+    close = difflib.get_close_matches(text.lower(), ("train", "test"), n=1)
+    remedy = "write one of them, or leave the whole column empty to have the split drawn"
+    if close:
+        remedy = f"write '{close[0]}'"
+    elif text.lower().startswith("val"):
+        remedy = "write 'train': validation patients are drawn out of the training patients"
+    raise ValueError(f"{text!r} is not 'train' or 'test'; {remedy}")

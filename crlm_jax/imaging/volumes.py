@@ -27,16 +27,13 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """An image as axial slices: `voxels` (Z, H, W) float32.
+    """An image as axial slices."""
 
-    `series` describes the DICOM series; it is None if the image is not DICOM.
-    """
-
-    voxels: np.ndarray
-    geometry: Geometry
-    eight_bit: bool
+    voxels: np.ndarray  # (Z, H, W) float32
+    geometry: Geometry  # of the file's own grid
+    eight_bit: bool  # stored as uint8
     path: Path
-    series: Series | None = None
+    series: Series | None = None  # None if the image is not DICOM
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -118,7 +115,11 @@ def read_mask(path: str | Path, label: int | str | None, like: Volume) -> np.nda
 
 
 def read_label_map(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Reads a label map (Z, H, W) in the file's own axis order, and its geometry."""
+    """Reads a label map (Z, H, W) in the file's own axis order, and its geometry.
+
+    Raises:
+      VolumeError: the file cannot be used, or holds values that are not whole numbers.
+    """
     array, geometry = _read(path)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
@@ -133,7 +134,10 @@ def read_label_map(path: Path) -> tuple[np.ndarray, Geometry]:
 
 
 def to_original_grid(array: np.ndarray, geometry: Geometry) -> sitk.Image:
-    """Returns a mask or map (Z, H, W) on the file's own size, spacing, origin and direction."""
+    """Turns a mask or map (Z, H, W) of axial slices back to the file's own grid.
+
+    Raises ValueError if the map has another shape than the image.
+    """
     array = geometry.from_axial(array.astype(np.uint8) if array.dtype == bool else array)
     size = (*geometry.size, 1)[:3]
     if array.shape != size[::-1]:

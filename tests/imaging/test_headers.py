@@ -1,4 +1,4 @@
-"""Headers that claim what cannot be, or name files from elsewhere."""
+"""Headers that claim impossible sizes, or name files outside their folder."""
 
 import gzip
 import struct

@@ -1,4 +1,4 @@
-"""The b-value of a diffusion series: who states it how, and which images are taken."""
+"""The b-value of a diffusion series: how each vendor states it, and which images are chosen."""
 
 import struct
 from pathlib import Path

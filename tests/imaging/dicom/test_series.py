@@ -206,7 +206,6 @@ def test_objects_that_are_no_images_are_ignored(tmp_path):
 
 
 def test_series_beside_unreadable_files(tmp_path):
-    """What `predict` on a tree of series may use too."""
     files = write_series(tmp_path / "ct")
     files[2].write_bytes(files[2].read_bytes()[:300])
     unreadable = []

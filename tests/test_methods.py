@@ -163,6 +163,8 @@ def test_each_method_at_full_size_has_the_parameters_of_its_authors(method):
         ("segan", "segmenter.widths", (8, 8), "exactly 1 for segan"),
         ("segan", "loss.stages", (8,), "from 1 to 7 of segan"),
         ("crlm_gan", "loss.stages", (5,), "from 1 to 4 of resnet50"),
+        ("crlm_gan", "loss.stages", (0, 1), "from 1 to 4 of resnet50"),
+        ("unet", "data.image_size", 100, "multiple of 16, since the segmenter halves"),
         ("crlm_gan", "segmenter.name", "nope", "unet, unetpp, nnunet, transunet, segan"),
         ("crlm_gan", "critic.name", "nope", "resnet50, segan"),
     ],

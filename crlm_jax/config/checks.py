@@ -33,7 +33,7 @@ _NOT_NEGATIVE = (
     "optimizer.clip_norm",
 )
 _PATHS = ("data.cohort", "data.cache", "critic.weights", "transunet.weights")
-_CRITIC_STAGES = {"resnet50": 4, "segan": 7}  # as the networks have them, which load JAX
+CRITIC_STAGES = {"resnet50": 4, "segan": 7}  # as the networks have them, which load JAX
 
 
 def problems(values: dict[str, Any]) -> list[str]:
@@ -100,7 +100,7 @@ def _segmenter_problems(values: dict[str, Any]) -> list[str]:
 def _critic_problems(values: dict[str, Any]) -> list[str]:
     """Checks that the constrained stages are stages of the critic."""
     stages, critic = values["loss.stages"], values["critic.name"]
-    last = _CRITIC_STAGES[critic]
+    last = CRITIC_STAGES[critic]
     if len(set(stages)) == len(stages) and all(1 <= s <= last for s in stages):
         return []
     return [

@@ -7,7 +7,7 @@ from typing import Any, get_origin, get_type_hints
 
 from crlm_jax.config.schema import Config, ConfigError, flatten, validate
 
-# These say how a run is carried out, not what it computes.
+# Fields that say how a run is carried out, not what it computes.
 _NOT_THE_EXPERIMENT = (
     "name", "data.cache", "data.cache_shared", "data.workers", "train.log_every", "train.keep",
 )  # fmt: skip
@@ -22,21 +22,23 @@ def from_json(text: str | bytes, source: str | Path) -> Config:
     """Reads what `to_json` wrote.
 
     Raises:
-      ConfigError: the text is no config of this version; names `source`.
+      ConfigError: the text is not a configuration of this version; names `source`.
     """
     try:
         config = _build(Config, json.loads(text), "")
         return validate(config)
-    # Damaged JSON raises all but the first.
+    # ConfigError is `_build`'s and `validate`'s; damaged JSON raises the others.
     except (ConfigError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ConfigError(
-            f"{source} is not a configuration of this version of crlm_jax ({error}); "
+            f"{source} is not a configuration of this version of crlm_jax "
+            f"({' '.join(str(error).split())}); "
             "start a new run in another --workdir"
         ) from error
 
 
-def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
-    hints = get_type_hints(cls)
+def _build(group: type, values: Any, prefix: str) -> Any:
+    """Builds a group of fields, and the groups in it, from decoded JSON."""
+    hints = get_type_hints(group)
     if not isinstance(values, dict):
         raise ConfigError(f"{prefix.rstrip('.') or 'the whole'} is not a group of fields")
     unknown = [prefix + name for name in values if name not in hints]
@@ -45,12 +47,12 @@ def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
     built = {}
     for name, value in values.items():
         hint = hints[name]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             value = _build(hint, value, f"{prefix}{name}.")
         elif get_origin(hint) is tuple:
             value = tuple(value)
         built[name] = value
-    return cls(**built)
+    return group(**built)
 
 
 def differences(a: Config, b: Config) -> list[str]:

@@ -1,10 +1,10 @@
-"""Attribution: what in a slice the segmenter's logits rest on, and what the critic sees of it.
+"""Attribution: which pixels of a slice raise the segmenter's logits, and what the critic compares.
 
-A lesion's score is the sum of the segmenter's logits over its pixels. Two maps share it out over
-the image: integrated gradients, whose values add up to the score less that of a baseline, and
+A lesion's score is the sum of the segmenter's logits over its pixels. Two maps distribute the score
+over the image: integrated gradients, whose values add up to the score minus that of a baseline, and
 occlusion, the loss of score where a patch is hidden. `stage_differences` shows where each stage of
-the critic tells prediction and reference apart. All is done slice by slice, since the network sees
-single slices.
+the critic distinguishes prediction and reference. All maps are of single slices, as the network
+sees them.
 
 References:
   Sundararajan et al., Axiomatic Attribution (https://arxiv.org/abs/1703.01365), 2017.
@@ -26,8 +26,8 @@ from scipy import ndimage
 from crlm_jax.method.segment import TrainedSegmenter, Variables
 from crlm_jax.models.inputs import network_input
 
-TOLERANCE = 0.01  # of the completeness of integrated gradients
-MOST_DOUBLINGS = 3  # of the steps, until it holds
+TOLERANCE = 0.01  # of the relative error of the sum of integrated gradients
+MOST_DOUBLINGS = 3  # of the steps, until the error is within the tolerance
 
 Score = Callable[[jax.Array], jax.Array]  # (S, S) float32 grey levels -> ()
 
@@ -37,8 +37,8 @@ Score = Callable[[jax.Array], jax.Array]  # (S, S) float32 grey levels -> ()
 class LesionScore:
     r"""The score of a lesion in one slice, :math:`F(x) = \sum_{i \in R} z_i(x)`, in logits.
 
-    Called with x, (S, S) float32 grey levels 0 … 255. It is a pytree, so that all lesions and
-    slices go through the same compiled program.
+    Called with x, (S, S) float32 grey levels 0 … 255. The score is a pytree, so that all lesions
+    and slices go through the same compiled program.
 
     Args:
       graph: of the segmenter, in evaluation mode; z are the logits of its first head.
@@ -73,7 +73,7 @@ def _logits(graph: nnx.GraphDef, variables: Variables, image: jax.Array) -> jax.
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
-    """A score shared out over the pixels of a slice; scores and sums are in logits."""
+    """A score distributed over the pixels of a slice; scores and sums are in logits."""
 
     map: np.ndarray  # (S, S) float32, logits a pixel
     score: float  # of the image
@@ -119,12 +119,12 @@ def blurred(image: np.ndarray) -> np.ndarray:
 
 
 def _batch() -> int:
-    """Slices at once; on CPU the activations of one stay in cache (see `segmenter.py`)."""
+    """Returns how many slices are computed at once; on CPU the activations of one stay in cache."""
     return 1 if jax.default_backend() == "cpu" else 16
 
 
 def _in_batches(program: Callable, *columns: np.ndarray) -> Iterator[tuple[Any, int]]:
-    """Yields what a program makes of each full batch of rows, and how many of them count."""
+    """Yields a program's result of each batch of rows, and how many rows are not padding."""
     size = _batch()
     for start in range(0, len(columns[0]), size):
         parts = [column[start : start + size] for column in columns]
@@ -150,14 +150,15 @@ def integrated_gradients(
     *,
     tolerance: float = TOLERANCE,
 ) -> Attribution:
-    r"""Shares score(image) − score(baseline) out over the pixels.
+    r"""Distributes score(image) − score(baseline) over the pixels.
 
     .. math::
       a_i = (x_i - x'_i) \int_0^1 \frac{\partial F(x' + α (x - x'))}{\partial x_i} dα,
       \qquad \sum_i a_i = F(x) - F(x')
 
-    By the trapezoidal rule, doubled (up to three times) until the sum holds to `tolerance`: unlike
-    the midpoint rule and Gauss-Legendre, it keeps every gradient that it has.
+    By the trapezoidal rule, whose steps are doubled (up to three times) until the error of the sum
+    is within `tolerance`. Unlike the midpoint rule and Gauss-Legendre, the doubled rule uses every
+    gradient computed before.
 
     Args:
       score: F, a pytree: a `LesionScore`, or `jax.tree_util.Partial` of a function.
@@ -178,7 +179,8 @@ def integrated_gradients(
     program = functools.partial(_gradients, score, x, start)
 
     def along(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, total = [], np.zeros(x.shape)
+        values: list[float] = []
+        total = np.zeros(x.shape)
         for (value, gradient), count in _in_batches(program, nodes.astype(np.float32)):
             values.extend(np.asarray(value, float)[:count])
             total += np.asarray(gradient, float)[:count].sum(axis=0)
@@ -200,7 +202,7 @@ def integrated_gradients(
 def make_attribute(
     segmenter: TrainedSegmenter, steps: int
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Builds the map (slice (S, S) uint8, region (S, S) bool) -> (S, S) float32, logits a pixel.
+    """Builds the map (slice (S, S) uint8, region (S, S) bool) -> (S, S) float32, logits per pixel.
 
     By `integrated_gradients` of the region's `LesionScore` against the `blurred` slice, with
     `steps` steps and no more, for a report whose cost must be known.
@@ -231,7 +233,7 @@ def _hidden(
 def occlusion(
     score: Score, image: np.ndarray, patch: int, stride: int, fill: float | None = None
 ) -> np.ndarray:
-    r"""The score that is lost where a square patch is hidden.
+    r"""Measures the score that is lost where a square patch is hidden.
 
     .. math::
       o_i = \frac{1}{|P_i|} \sum_{p \in P_i} F(x) - F(x \text{ with } p \text{ filled})
@@ -246,7 +248,7 @@ def occlusion(
       fill: grey level; None: the mean of the slice.
 
     Returns:
-      (S, S) float32, logits; above 0 where the patch speaks for the lesion.
+      (S, S) float32, logits; above 0 where the hidden pixels raise the score.
 
     References:
       Zeiler and Fergus, Visualizing Convolutional Networks (https://arxiv.org/abs/1311.2901), 2014.
@@ -256,14 +258,14 @@ def occlusion(
             f"patch = {patch}, stride = {stride}: 1 ≤ stride ≤ patch ≤ {min(image.shape)} pixels"
         )
     x = np.asarray(image, np.float32)
-    fill = np.float32(x.mean() if fill is None else fill)
+    grey = np.float32(x.mean() if fill is None else fill)
     edges = [np.unique(np.append(np.arange(0, n - patch, stride), n - patch)) for n in x.shape]
     corners = np.stack(np.meshgrid(*edges, indexing="ij"), -1).reshape(-1, 2)
     program = functools.partial(_hidden, score, x)
-    whole = float(program(0, fill, *np.zeros((2, _batch()), int))[0])
+    whole = float(program(0, grey, *np.zeros((2, _batch()), int))[0])
     scores = np.concatenate([
         np.asarray(values, float)[:count]
-        for values, count in _in_batches(functools.partial(program, patch, fill), *corners.T)
+        for values, count in _in_batches(functools.partial(program, patch, grey), *corners.T)
     ])  # fmt: skip
     total, times = np.zeros(x.shape), np.zeros(x.shape)
     for (top, left), value in zip(corners, scores, strict=True):
@@ -274,7 +276,9 @@ def occlusion(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _stage_maps(graph: nnx.GraphDef, stages: tuple[int, ...], state: nnx.State, *slices: jax.Array):
+def _stage_maps(
+    graph: nnx.GraphDef, stages: tuple[int, ...], state: nnx.State, *slices: jax.Array
+) -> dict[int, jax.Array]:
     image, predicted, mask = (a.astype(jnp.float32)[None, ..., None] for a in slices)
     critic, seen = nnx.merge(graph, state), network_input(image)
     found, true = critic(seen * predicted), critic(seen * mask)
@@ -289,7 +293,7 @@ def stage_differences(
     mask: np.ndarray,
     stages: Sequence[int],
 ) -> dict[int, np.ndarray]:
-    r"""Where the critic's stages see prediction and reference differ, in one slice.
+    r"""Maps where the critic's stages distinguish prediction and reference, in one slice.
 
     .. math::
       d_s = \frac{1}{C_s} \sum_c |critic(x \cdot p)_{sc} - critic(x \cdot y)_{sc}|
@@ -304,7 +308,8 @@ def stage_differences(
       stages: those wanted.
 
     Returns:
-      By stage s the map (H_s, W_s) float32, in the stage's own resolution; `spread` it to see it.
+      By stage s the map (H_s, W_s) float32, in the stage's own resolution. `upsample_stage_map`
+      lays it over the slice.
     """
     graph, state = nnx.split(critic)
     maps = _stage_maps(graph, tuple(stages), state, image, predicted, mask)

@@ -1,8 +1,8 @@
 """Checkpoints of a run: saved in the background, the latest few and the best kept.
 
 The only file that imports orbax. A checkpoint appears whole or not at all: Orbax writes it under
-a temporary name and renames it, or marks it as complete in a bucket, so a run that is killed finds
-its last complete one.
+a temporary name and renames it, or marks it as complete in a bucket. A run that was killed resumes
+from its last complete checkpoint.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from crlm_jax import __version__
 from crlm_jax.errors import UserError
 from crlm_jax.system.files import in_bucket
 
-SCHEMA = 1  # raise it when what a checkpoint holds changes
+SCHEMA = 1  # to be raised when the content of a checkpoint changes
 _METRIC = "validation_dsc"
 
 
@@ -31,7 +31,7 @@ class CheckpointError(UserError):
 
 
 class NewerCheckpoint(CheckpointError):
-    """A checkpoint is whole, but of a version of crlm_jax that is newer than this one."""
+    """A checkpoint is whole, but a newer version of crlm_jax wrote it."""
 
 
 class Checkpoints:
@@ -40,18 +40,18 @@ class Checkpoints:
     Use as a context manager: leaving it waits for the save in progress.
 
     Args:
-      folder: where they are, on a disk or in a bucket; made if absent.
+      folder: of the checkpoints, on a disk or in a bucket; made if absent.
       keep: how many of the latest are kept, besides the one with the highest validation DSC.
-      saves: whether this process saves; then what an interrupted save left is removed. A reader
-        leaves it, since it may be the save in progress of a run that is training.
+      saves: whether this process saves; then the remains of an interrupted save are removed. A
+        reader leaves them, since they may be the save in progress of a run that is training.
     """
 
     def __init__(self, folder: Path, keep: int = 2, *, saves: bool = True):
-        # Orbax reads times and measurements of all checkpoints, and would open none of them.
+        # Orbax reads the times and metrics of all checkpoints, so one broken file would stop it.
         broken = {
             int(checkpoint.name): CheckpointError(f"{file}: not a whole file of this version")
             for checkpoint in folder.glob("*")
-            # Other names are of a save in progress, or what a kill left of it.
+            # Other names belong to a save in progress, or to one that was interrupted.
             if checkpoint.name.isdecimal() and (file := _broken_file(checkpoint))
         }
         if saves:
@@ -75,11 +75,13 @@ class Checkpoints:
         )
 
     def __enter__(self) -> "Checkpoints":
-        """Returns itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
-        """Waits for the save in progress; an error in it gives way to one that is on its way."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits for the save in progress.
+
+        If an exception is already propagating, a save error is ignored.
+        """
         try:
             self._checkpointer.close()
         except Exception as error:
@@ -94,7 +96,7 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """Step of the highest validation DSC (the later of equals); without any, the latest."""
+        """Step of the highest validation DSC (the later of equals); without a DSC, the latest."""
         measured = [
             (c.metrics[_METRIC], c.step) for c in self._checkpointer.checkpoints if c.metrics
         ]
@@ -104,7 +106,7 @@ class Checkpoints:
         """Starts saving named trees of arrays; waits only for an earlier save in progress.
 
         Raises:
-          CheckpointError: the disk is full, or else the earlier save failed.
+          CheckpointError: the disk is full, or the earlier save failed.
         """
         metrics = None if validation_dsc is None else {_METRIC: validation_dsc}
         try:
@@ -120,15 +122,16 @@ class Checkpoints:
 
     def _unsaved(self, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"{self._checkpointer.directory}: a checkpoint could not be saved ({error}); the "
-            "earlier ones are whole. Make room on the disk and start the run again"
+            f"{self._checkpointer.directory}: a checkpoint could not be saved "
+            f"({_one_line(error)}); the earlier ones are whole. Make room on the disk and start "
+            "the run again"
         )
 
     def resume(self, like: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """Loads the newest checkpoint that can be read; None where there is none at all.
 
-        Newer ones that cannot be read are moved out, to `unreadable_STEP` beside the folder: they
-        would count as the latest, or as the best, again.
+        Newer ones that cannot be read are moved to `unreadable_STEP` beside the folder. Otherwise
+        they would count as the latest, or as the best, again.
 
         Returns:
           Its step, and the parts that `like` names.
@@ -154,11 +157,11 @@ class Checkpoints:
         return None
 
     def load(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the parts that `like` names, placed, shaped and typed as its arrays.
+        """Returns the parts that `like` names, with the sharding, shapes and types of its arrays.
 
         Raises:
-          CheckpointError: naming the folder of the checkpoint and the remedy.
-          NewerCheckpoint: likewise.
+          CheckpointError: the checkpoint cannot be read, or is of another network.
+          NewerCheckpoint: a newer version of crlm_jax wrote the checkpoint.
         """
         self._checkpointer.wait()
         abstract = jax.tree.map(
@@ -173,23 +176,27 @@ class Checkpoints:
             reason = error.__cause__ or error
             raise CheckpointError(
                 f"{self._checkpointer.directory / str(step)}: not a whole checkpoint of this "
-                f"network ({reason}); give another --workdir, or move the folder away"
+                f"network ({_one_line(reason)}); give another --workdir, or move the folder away"
             ) from error
 
     def _check_schema(self, step: int) -> None:
         about = self._checkpointer.checkpointables_metadata(step).custom_metadata
-        if about and about["schema"] > SCHEMA:  # the first ones said nothing
+        if about and about["schema"] > SCHEMA:  # the earliest checkpoints have no schema
             raise NewerCheckpoint(
                 f"{self._checkpointer.directory / str(step)}: written by crlm_jax "
-                f"{about['crlm_jax']} in a form that crlm_jax {__version__} does not know; update "
+                f"{about['crlm_jax']} in a form that crlm_jax {__version__} cannot read; update "
                 "crlm_jax, or give another --workdir"
             )
 
 
-def _broken_file(checkpoint: Path) -> Path | None:
-    """The file of a checkpoint that is not as `save` wrote it; None: times and metrics are whole.
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
-    There need be neither file.
+
+def _broken_file(checkpoint: Path) -> Path | None:
+    """Returns a checkpoint's file that Orbax could not read; None: times and metrics are whole.
+
+    A checkpoint without these files is whole too.
     """
     metrics = checkpoint / "metrics" / "metrics"
     try:
@@ -209,18 +216,19 @@ def _broken_file(checkpoint: Path) -> Path | None:
 def _move_out(folder: Path, unreadable: Mapping[int, CheckpointError]) -> None:
     """Moves checkpoints out of the folder, with a warning; nothing is deleted.
 
-    Called by all processes of a run, which have all looked before the first moves anything.
+    All processes of a run call this. The first barrier makes sure that all have read the folder
+    before the main one changes it.
     """
     multihost_utils.sync_global_devices("looked at checkpoints")
     if jax.process_index() == 0:
         for step, error in unreadable.items():
             target = _free(folder.parent / f"unreadable_{step}")
-            logging.warning("%s; it is now %s, and an earlier one counts", error, target)
+            logging.warning("%s; it was moved to %s, and an earlier one is used", error, target)
             (folder / str(step)).rename(target)
     multihost_utils.sync_global_devices("moved unreadable checkpoints")
 
 
 def _free(path: Path) -> Path:
-    """Returns the path, or the first of path_1, path_2 … that is not there."""
+    """Returns the path, or, if it exists, the first of path_1, path_2 … that does not."""
     names = (path.with_name(f"{path.name}_{i}" if i else path.name) for i in itertools.count())
     return next(name for name in names if not name.exists())

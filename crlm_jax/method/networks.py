@@ -1,4 +1,4 @@
-"""From a configuration to its networks: built, with first weights, and split for the step."""
+"""Builds the networks of a configuration with their first weights, and splits them for the step."""
 
 import dataclasses
 
@@ -8,6 +8,8 @@ from flax import nnx
 from crlm_jax.config.schema import Config
 from crlm_jax.models import torch_weights, transunet_weights
 from crlm_jax.models.listing import CRITICS, SEGMENTERS
+from crlm_jax.models.options import SegmenterOptions
+from crlm_jax.models.transunet import TransUNet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,25 +19,22 @@ class Networks:
     segmenter: nnx.GraphDef  # in training mode
     segmenter_eval: nnx.GraphDef
     critic: nnx.GraphDef | None  # in the mode in which it is used
-    random: nnx.State  # of the segmenter's dropout, in training mode; every step sets it anew
+    random: nnx.State  # of the segmenter's dropout, in training mode; every step reseeds it
 
 
 def create_segmenter(config: Config) -> nnx.Module:
     """Builds the segmenter with fresh weights, drawn from `train.seed`, in training mode."""
-    name, widths = config.segmenter.name, config.segmenter.widths
-    rngs = nnx.Rngs(params=config.train.seed, dropout=config.train.seed)
-    options = {"dtype": jnp.dtype(config.train.precision), "rngs": rngs}
-    if name == "transunet":
-        options |= dataclasses.asdict(config.transunet) | {"decoder_widths": widths}
-        options["image_size"] = config.data.image_size
-        del options["weights"]
-    elif name == "segan":
-        (options["width"],) = widths
-    else:
-        options["widths"] = widths
-    if name in ("unetpp", "nnunet"):
-        options["deep_supervision"] = config.segmenter.deep_supervision
-    segmenter = SEGMENTERS[name](**options)
+    name = config.segmenter.name
+    own = getattr(config, name, None)  # the fields of this segmenter alone
+    options = SegmenterOptions(
+        widths=config.segmenter.widths,
+        deep_supervision=config.segmenter.deep_supervision,
+        image_size=config.data.image_size,
+        own={} if own is None else dataclasses.asdict(own),
+        dtype=jnp.dtype(config.train.precision),
+        rngs=nnx.Rngs(params=config.train.seed, dropout=config.train.seed),
+    )
+    segmenter = SEGMENTERS[name](options)
     segmenter.train()
     return segmenter
 
@@ -53,15 +52,15 @@ def create_critic(config: Config) -> nnx.Module | None:
     """Builds the critic up to the last constrained stage; None where no stage is constrained.
 
     Raises:
-      port.WeightsError: `critic.weights` cannot be had, or do not fit.
+      WeightsError: `critic.weights` cannot be had, or do not fit.
     """
     if not config.loss.stages:
         return None
     critic = CRITICS[config.critic.name](
         last_stage=max(config.loss.stages),
+        width=config.critic.width,
         dtype=jnp.dtype(config.train.precision),
         rngs=nnx.Rngs(config.train.seed),
-        **({"width": config.critic.width} if config.critic.name == "segan" else {}),
     )
     if config.critic.weights != "random":
         tensors, source = torch_weights.critic_tensors(config.critic.weights)
@@ -81,14 +80,15 @@ def create_networks(config: Config) -> tuple[Networks, nnx.State, nnx.State, nnx
       where no stage is constrained.
 
     Raises:
-      port.WeightsError: weights that the configuration names cannot be had, or do not fit.
+      WeightsError: weights that the configuration names cannot be had, or do not fit.
     """
     segmenter, critic = create_segmenter(config), create_critic(config)
-    if config.segmenter.name == "transunet" and config.transunet.weights != "random":
+    if isinstance(segmenter, TransUNet) and config.transunet.weights != "random":
         transunet_weights.load_imagenet21k(segmenter, config.transunet.weights)
-    graph, params, batch_stats, random = nnx.split(
-        segmenter, nnx.Param, nnx.BatchStat, nnx.RngState
-    )
+    graph, *states = nnx.split(segmenter, nnx.Param, nnx.BatchStat, nnx.RngState)
+    params, batch_stats, random = states
     graph_eval = evaluation_graph(segmenter)
-    critic_graph, critic_state = (None, None) if critic is None else nnx.split(critic)
+    if critic is None:
+        return Networks(graph, graph_eval, None, random), params, batch_stats, None
+    critic_graph, critic_state = nnx.split(critic)
     return Networks(graph, graph_eval, critic_graph, random), params, batch_stats, critic_state

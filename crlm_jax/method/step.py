@@ -1,4 +1,4 @@
-"""Training: the state, one pure step for every method, and the loop, read top to bottom.
+"""The training state, the optimiser, and one pure step for every method.
 
 One step, after Xia et al., Cancer Imaging 26:10 (2025):
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
+import optax  # type: ignore[import-untyped]  # optax has neither annotations nor stubs
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -30,7 +30,7 @@ Terms = dict[str, jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a step reads and writes."""
+    """What a step reads and writes."""
 
     step: jax.Array  # () int32, updates done
     params: nnx.State  # of the segmenter
@@ -44,7 +44,7 @@ Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Terms]]
 
 
 def learning_rate(config: Config, steps: int) -> optax.Schedule:
-    """The learning rate as a function of the number of updates done, of `steps` in all."""
+    """Returns the learning rate as a function of the number of updates done, of `steps` in all."""
     optimizer, start = config.optimizer, config.optimizer.learning_rate
     if optimizer.schedule == "polynomial":
         return optax.polynomial_schedule(start, 0.0, power=0.9, transition_steps=steps)
@@ -76,20 +76,20 @@ def create_state(config: Config, mesh: Mesh) -> tuple[Networks, TrainState]:
     """Builds networks and optimiser, copied to every device of the mesh.
 
     Raises:
-      port.WeightsError: weights that the configuration names cannot be had, or do not fit.
+      WeightsError: weights that the configuration names cannot be had, or do not fit.
     """
     structure, params, batch_stats, critic = create_networks(config)
-    optimizer = make_optimizer(config, steps=1)  # its state does not depend on them
-    adversarial = critic is not None and config.critic.update == "adversarial"
+    optimizer = make_optimizer(config, steps=1)  # its state does not depend on `steps`
+    critic_opt_state = None
+    if critic is not None and config.critic.update == "adversarial":
+        critic_opt_state = optimizer.init(nnx.filter_state(critic, nnx.Param))
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
         critic=critic,
-        critic_opt_state=optimizer.init(nnx.filter_state(critic, nnx.Param))
-        if adversarial
-        else None,
+        critic_opt_state=critic_opt_state,
     )
     return structure, jax.device_put(state, parallel.replicated(mesh))
 
@@ -97,7 +97,7 @@ def create_state(config: Config, mesh: Mesh) -> tuple[Networks, TrainState]:
 def _feature_distance(
     critic: nnx.Module, image: jax.Array, logits: jax.Array, mask: jax.Array, loss: Loss
 ) -> jax.Array:
-    """Distance of the critic's stage features under the predicted map and under the true mask."""
+    """Compares the critic's stage features of image · predicted map and of image · mask."""
     predicted = jax.nn.sigmoid(logits) if loss.mask_with == "probability" else logits
     if not loss.feature_gradient:
         predicted = jax.lax.stop_gradient(predicted)
@@ -112,7 +112,7 @@ def _segment(
     """Returns the segmenter's heads in training mode, and its new batch statistics."""
     # A copy, since batch norm writes its statistics and they come from outside the gradient.
     segmenter = nnx.merge(networks.segmenter, params, state.batch_stats, networks.random, copy=True)
-    if networks.random:  # dropout, too, is a function of seed and step alone
+    if networks.random:  # so that dropout is a function of seed and step alone
         nnx.reseed(segmenter, dropout=jax.random.fold_in(jax.random.key(seed), state.step))
     heads = segmenter(image)
     return heads, nnx.state(segmenter, nnx.BatchStat)
@@ -126,7 +126,7 @@ def _loss(
     image: jax.Array,
     mask: jax.Array,
     config: Config,
-) -> tuple[jax.Array, tuple[dict[str, jax.Array], nnx.State]]:
+) -> tuple[jax.Array, tuple[Terms, nnx.State]]:
     """Returns the total, its terms, and the segmenter's new batch statistics."""
     loss = config.loss
     heads, batch_stats = _segment(networks, params, state, image, config.train.seed)
@@ -136,14 +136,16 @@ def _loss(
         for weight, logits in zip(weights, heads, strict=True)
         if weight
     ]
+    zero = jnp.zeros((), jnp.float32)
     terms = {
-        "bce": sum(weight * losses.bce(logits, y) for weight, logits, y in parts),
-        "dice": sum(weight * dice(logits, y) for weight, logits, y in parts),
+        "bce": sum((weight * losses.bce(logits, y) for weight, logits, y in parts), zero),
+        "dice": sum((weight * dice(logits, y) for weight, logits, y in parts), zero),
     }
     total = loss.bce_weight * terms["bce"] + loss.dice_weight * terms["dice"]
-    if networks.critic is not None:
+    if networks.critic is not None and state.critic is not None:
         statistics = nnx.filter_state(state.critic, nnx.BatchStat)
-        # A copy, as above. What its batch norms write is dropped: they never normalise by it.
+        # A copy, as in `_segment`. What its batch norms write is dropped, since the critic never
+        # normalises by it.
         critic = nnx.merge(networks.critic, critic_params, statistics, copy=True)
         terms["feature"] = _feature_distance(critic, image, heads[0], mask, loss)
         total = total + terms["feature"]
@@ -151,19 +153,24 @@ def _loss(
 
 
 def _ascend(
-    config: Config,
     optimizer: optax.GradientTransformation,
-    state: TrainState,
-    params: nnx.State,
+    critic: nnx.State,
+    opt_state: optax.OptState,
     gradient: nnx.State,
+    limit: float,
 ) -> tuple[nnx.State, optax.OptState]:
-    """Moves the critic's parameters up the feature distance; returns its state and optimiser's."""
+    """Moves the critic's parameters up the feature distance.
+
+    Returns the critic's state and that of its optimiser. Weights are clipped to ± `limit`, unless
+    it is 0.
+    """
+    params = nnx.filter_state(critic, nnx.Param)
     descent = jax.tree.map(jnp.negative, gradient)
-    updates, opt_state = optimizer.update(descent, state.critic_opt_state, params)
-    params, limit = optax.apply_updates(params, updates), config.critic.clip
+    updates, opt_state = optimizer.update(descent, opt_state, params)
+    params = optax.apply_updates(params, updates)
     if limit:
         params = jax.tree.map(lambda weight: jnp.clip(weight, -limit, limit), params)
-    return nnx.merge_state(state.critic, params), opt_state
+    return nnx.merge_state(critic, params), opt_state
 
 
 def make_update(config: Config, networks: Networks, steps: int) -> Update:
@@ -176,7 +183,7 @@ def make_update(config: Config, networks: Networks, steps: int) -> Update:
     optimizer = make_optimizer(config, steps)
     adversarial = networks.critic is not None and config.critic.update == "adversarial"
 
-    def update(state: TrainState, image: jax.Array, mask: jax.Array):
+    def update(state: TrainState, image: jax.Array, mask: jax.Array) -> tuple[TrainState, Terms]:
         critic_params = None if state.critic is None else nnx.filter_state(state.critic, nnx.Param)
         # One forward pass serves both players: the critic's parameters act on the distance alone.
         grad = jax.value_and_grad(_loss, argnums=(0, 1) if adversarial else 0, has_aux=True)
@@ -184,9 +191,11 @@ def make_update(config: Config, networks: Networks, steps: int) -> Update:
             state.params, critic_params, networks, state, image, mask, config
         )
         critic, critic_opt_state = state.critic, state.critic_opt_state
-        if adversarial:
+        if adversarial and critic is not None:
             grads, ascent = grads
-            critic, critic_opt_state = _ascend(config, optimizer, state, critic_params, ascent)
+            critic, critic_opt_state = _ascend(
+                optimizer, critic, critic_opt_state, ascent, config.critic.clip
+            )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new = TrainState(
             step=state.step + 1,
@@ -204,16 +213,15 @@ def make_update(config: Config, networks: Networks, steps: int) -> Update:
 def make_train_step(
     config: Config, networks: Networks, mesh: Mesh, steps: int
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Terms]]:
-    """Builds the jitted step over the mesh, `(state, batch) -> (state, terms)`; `state` is used up.
+    """Builds the jitted step over the mesh, `(state, batch) -> (state, terms)`; `state` is donated.
 
-    `steps` is the number of updates of the whole training.
-
-    The batch is global: `image` (B, H, W, 1) uint8, `mask` (B, H, W, 1) uint8 {0, 1} and
-    `photometric` (B, 6) float32 (`network_input`). The terms are those of `make_update`.
+    `steps` is the number of updates of the whole training. The batch is global: `image`
+    (B, H, W, 1) uint8, `mask` (B, H, W, 1) uint8 {0, 1} and `photometric` (B, 6) float32
+    (`network_input`). The terms are those of `make_update`.
     """
     update = make_update(config, networks, steps)
 
-    def train_step(state: TrainState, batch: Mapping[str, jax.Array]):
+    def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Terms]:
         image = network_input(batch["image"], batch["photometric"])
         return update(state, image, batch["mask"].astype(jnp.float32))
 
@@ -227,5 +235,8 @@ def make_train_step(
 
 
 def total_steps(config: Config, slices: int) -> int:
-    """Number of updates: `train.steps`, or the full batches of `train.epochs` passes over them."""
+    """Returns the number of updates.
+
+    `train.steps`, or, if it is 0, the full batches of `train.epochs` passes over the slices.
+    """
     return config.train.steps or max(1, config.train.epochs * slices // config.train.batch_size)

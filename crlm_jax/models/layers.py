@@ -4,15 +4,17 @@ The methods compared here were published in PyTorch, whose defaults differ from 
 shows: batch norm keeps an unbiased running variance with momentum 0.1, convolutions start
 uniform in ±1/√fan_in (weight and bias), and up-sampling may align corners. Attributes have
 PyTorch's names (`weight`, `bias`, `running_mean`, `running_var`), so that a path through the
-modules is the name in a state dict and `crlm_jax.models.port` needs no table.
+modules is the name in a state dict and `crlm_jax.models.torch_weights` needs no table.
 
 Everything is (B, H, W, C). Parameters and statistics are float32; `dtype` is what is computed in.
-Some operations are written unlike the textbook because XLA's gradient of the textbook form is
-slow; each says so. None uses a named axis: under `jax.jit` over a mesh the batch is the global one.
+Some operations differ from the textbook's form because XLA's gradient of that form is slow; their
+docstrings say so. None uses a named axis: under `jax.jit` over a mesh the batch is the global one.
 """
 
+import functools
 import math
 from collections.abc import Callable
+from typing import NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,13 @@ import numpy as np
 from flax import nnx
 
 Initializer = Callable[[jax.Array, tuple[int, ...]], np.ndarray]
+
+
+class Common(TypedDict):
+    """What every layer with weights takes."""
+
+    dtype: NotRequired[jnp.dtype]  # of the computation; float32 if it is not given
+    rngs: nnx.Rngs  # source of `params` keys
 
 
 def host_rng(key: jax.Array) -> np.random.Generator:
@@ -163,6 +172,7 @@ class Conv(nnx.Module):
 
 def zero_bias(conv: Conv) -> Conv:
     """Sets a convolution's bias to 0, as some authors start theirs; returns the convolution."""
+    assert conv.bias is not None
     conv.bias[...] = jnp.zeros_like(conv.bias[...])
     return conv
 
@@ -225,11 +235,10 @@ def _first_max(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _pool(x: jax.Array, axis: int, size: int, count: int) -> jax.Array:
     """Largest of `size` neighbours at every second place along an axis."""
-    best = None
-    for offset in range(size):
-        part = jax.lax.slice_in_dim(x, offset, offset + 2 * count - 1, 2, axis)
-        best = part if best is None else _first_max(best, part)
-    return best
+    parts = [
+        jax.lax.slice_in_dim(x, offset, offset + 2 * count - 1, 2, axis) for offset in range(size)
+    ]
+    return functools.reduce(_first_max, parts)
 
 
 def max_pool(x: jax.Array, size: int) -> jax.Array:
@@ -274,3 +283,21 @@ def upsample(x: jax.Array) -> jax.Array:
     no matrix product (which a TPU would round to bfloat16).
     """
     return _upsample(_upsample(x, 1), 2)
+
+
+def _interpolation(old: int, new: int) -> np.ndarray:
+    """Matrix (new, old) of linear interpolation; pixels are squares, those at the ends reach on."""
+    place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(old))).astype(np.float32)
+
+
+def resize(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Bilinear up-sampling without aligned corners: (B, H, W, C) -> (B, height, width, C).
+
+    As `torch.nn.functional.interpolate(mode="bilinear")`. By matrices, since `jax.image.resize`
+    cannot be exported to ONNX for any number of slices.
+    """
+    rows, columns = (_interpolation(*n) for n in ((x.shape[1], height), (x.shape[2], width)))
+    equation = "ih,jw,bhwc->bijc"
+    exact = jax.lax.Precision.HIGHEST
+    return jnp.einsum(equation, rows.astype(x.dtype), columns.astype(x.dtype), x, precision=exact)

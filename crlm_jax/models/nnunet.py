@@ -4,7 +4,7 @@ Follows the `PlainConvUNet` of PyPI dynamic-network-architectures 0.4.4 as nnU-N
 slices of 224 × 224 pixels: six stages, two 3×3 convolutions each, strides instead of pooling,
 instance norm, leaky ReLU, transposed convolutions up, and a head on every decoder stage. With one
 channel in and two classes out it has 20,619,082 parameters. Attributes have the names there; its
-state dict lists most tensors several times, and of each the first name counts (see `ALIASES`).
+state dict lists most tensors under several names, of which the first counts (see `ALIASES`).
 
 References:
   Isensee et al., nnU-Net, Nature Methods 18:203, 2021 (https://arxiv.org/abs/1904.08128).
@@ -12,17 +12,17 @@ References:
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crlm_jax.models.layers import Conv, host_rng, leaky_relu, zero_bias
-from crlm_jax.models.unet import check_sides
+from crlm_jax.models.layers import Common, Conv, host_rng, leaky_relu, zero_bias
+from crlm_jax.models.options import SegmenterOptions
 
-# Further names of the same tensors in a state dict of PyTorch: `ignore` of `port.load_torch`.
+# Further names of the same tensors in a state dict of PyTorch: `load_torch` is to ignore them.
 ALIASES = ("*.all_modules.*", "decoder.encoder.*")
 
 SLOPE = 0.01  # of the leaky ReLU below zero
@@ -34,9 +34,12 @@ def he_normal(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
     return (deviation * host_rng(key).standard_normal(shape)).astype(np.float32)
 
 
-def _conv(*args, **kwargs) -> Conv:
+def _conv(
+    in_channels: int, out_channels: int, size: int, *, stride: int = 1, **common: Unpack[Common]
+) -> Conv:
     """A `Conv` as `InitWeights_He` leaves it: He normal weight, zero bias."""
-    return zero_bias(Conv(*args, init=he_normal, **kwargs))
+    conv = Conv(in_channels, out_channels, size, stride=stride, init=he_normal, **common)
+    return zero_bias(conv)
 
 
 class ConvTranspose(nnx.Module):
@@ -78,9 +81,7 @@ class InstanceNorm(nnx.Module):
         self.bias = nnx.Param(jnp.asarray(np.zeros(channels, np.float32)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises; a ValueError for maps of one pixel, of which nothing would be left."""
-        if x.shape[1] * x.shape[2] == 1:
-            raise ValueError("instance norm of one pixel: give larger images, or fewer widths")
+        """Normalises; a map of one pixel becomes the bias alone."""
         values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         centred = values - values.mean((1, 2), keepdims=True)
         var = jnp.square(centred).mean((1, 2), keepdims=True)
@@ -123,7 +124,7 @@ class Encoder(nnx.Module):
     def __init__(
         self, in_channels: int, widths: Sequence[int], *, dtype: jnp.dtype, rngs: nnx.Rngs
     ):
-        self.stages = nnx.List()
+        self.stages: nnx.List[nnx.List[Block]] = nnx.List()
         for i, (before, width) in enumerate(zip((in_channels, *widths), widths, strict=False)):
             block = Block(before, width, stride=2 if i else 1, dtype=dtype, rngs=rngs)
             self.stages.append(nnx.List([block]))  # `stages.{i}.0`, as there
@@ -144,7 +145,9 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, classes: int, widths: Sequence[int], *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.stages, self.transpconvs, self.seg_layers = nnx.List(), nnx.List(), nnx.List()
+        self.stages: nnx.List[Block] = nnx.List()
+        self.transpconvs: nnx.List[ConvTranspose] = nnx.List()
+        self.seg_layers: nnx.List[Conv] = nnx.List()
         for width, below in zip(widths[-2::-1], widths[:0:-1], strict=True):
             self.stages.append(Block(2 * width, width, dtype=dtype, rngs=rngs))
             self.transpconvs.append(ConvTranspose(below, width, dtype=dtype, rngs=rngs))
@@ -152,7 +155,8 @@ class Decoder(nnx.Module):
 
     def __call__(self, maps: Sequence[jax.Array], deep_supervision: bool) -> tuple[jax.Array, ...]:
         """Returns the logits of all stages, or those of the finest alone."""
-        x, heads = maps[-1], []
+        x = maps[-1]
+        heads: list[jax.Array] = []
         parts = zip(self.transpconvs, self.stages, self.seg_layers, maps[-2::-1], strict=True)
         for up, stage, head, skip in parts:
             x = stage(jnp.concatenate((up(x), skip), -1))
@@ -184,13 +188,21 @@ class NNUNet(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.depth, self.deep_supervision = len(widths) - 1, deep_supervision
+        self.deep_supervision = deep_supervision
         self.encoder = Encoder(1, widths, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(2, widths, dtype=dtype, rngs=rngs)
 
+    @classmethod
+    def from_options(cls, options: SegmenterOptions) -> "NNUNet":
+        return cls(
+            widths=options.widths,
+            deep_supervision=options.deep_supervision,
+            dtype=options.dtype,
+            rngs=options.rngs,
+        )
+
     def class_logits(self, image: jax.Array) -> tuple[jax.Array, ...]:
         """Returns the logits of both classes (B, H/2^i, W/2^i, 2) of every head."""
-        check_sides(image, self.depth)
         return self.decoder(self.encoder(image[..., :1]), self.deep_supervision)
 
     def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:

@@ -1,13 +1,15 @@
 """ResNet-50 without classifier: the critic of CRLM-GAN, which compares stage features.
 
 Version 1.5 (the stride of a bottleneck is on its 3×3 convolution) with torchvision's names, so
-that torchvision's ImageNet weights fit; 23,508,032 parameters with all four stages. It is built
+that torchvision's ImageNet weights fit. It has 23,508,032 parameters with all four stages, is built
 only up to the last stage that the loss constrains, and starts in evaluation mode: frozen.
 
 References:
   He et al., Deep Residual Learning (https://arxiv.org/abs/1512.03385), 2015.
   Xia et al., CRLM-GAN, Cancer Imaging 26:10, 2025.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -40,18 +42,19 @@ class Bottleneck(nnx.Module):
     def __init__(
         self, in_channels: int, channels: int, *, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs
     ):
-        common = {"bias": False, "init": kaiming_normal, "dtype": dtype, "rngs": rngs}
+        conv = functools.partial(Conv, bias=False, init=kaiming_normal, dtype=dtype, rngs=rngs)
         out_channels = EXPANSION * channels
-        self.conv1 = Conv(in_channels, channels, 1, **common)
+        self.conv1 = conv(in_channels, channels, 1)
         self.bn1 = BatchNorm(channels)
-        self.conv2 = Conv(channels, channels, 3, stride=stride, **common)
+        self.conv2 = conv(channels, channels, 3, stride=stride)
         self.bn2 = BatchNorm(channels)
-        self.conv3 = Conv(channels, out_channels, 1, **common)
+        self.conv3 = conv(channels, out_channels, 1)
         self.bn3 = BatchNorm(out_channels, weight=BRANCH_WEIGHT)
+        self.downsample: nnx.List[Conv | BatchNorm] | None
         if stride == 1 and in_channels == out_channels:
             self.downsample = None
         else:
-            projection = Conv(in_channels, out_channels, 1, stride=stride, **common)
+            projection = conv(in_channels, out_channels, 1, stride=stride)
             self.downsample = nnx.List([projection, BatchNorm(out_channels)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -89,8 +92,6 @@ class ResNet50(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if not 1 <= last_stage <= len(BLOCKS):
-            raise ValueError(f"last_stage = {last_stage}: ResNet-50 has stages 1 to {len(BLOCKS)}")
         self.last_stage = last_stage
         self.conv1 = Conv(
             in_channels, width, 7, stride=2, bias=False, init=kaiming_normal, dtype=dtype, rngs=rngs

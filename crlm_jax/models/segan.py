@@ -1,7 +1,7 @@
 """SegAN: a segmentor and a critic that are trained against each other on a multi-scale L1 distance.
 
 Follows `NetS` and `NetC` of github YuanXue1993/SegAN (aa892a63), whose names are kept so that its
-state dicts fit. What those register but never call is not built, and `unbuilt` tells the port so:
+state dicts fit. What those register but never call is not built, and `unbuilt` names it:
 the batch norms inside the segmentor's residual blocks and the critic's blocks `convblock{k}_1`,
 which hold 84 % of its parameters. With the default width the segmentor has 156,235,264 parameters
 (30,080 more in the original's state dict) and the critic 9,393,088 (50,789,632 more).
@@ -16,14 +16,23 @@ References:
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from crlm_jax.models.layers import BatchNorm, Conv, host_rng, kaiming_normal, leaky_relu, zero_bias
+from crlm_jax.models.layers import (
+    BatchNorm,
+    Common,
+    Conv,
+    host_rng,
+    kaiming_normal,
+    leaky_relu,
+    resize,
+    zero_bias,
+)
+from crlm_jax.models.options import SegmenterOptions
 
 # (size of the kernel, channels in units of the width); every stride is 2 but in 1×1 convolutions
 ENCODER = ((7, 1), (5, 2), (5, 4), (5, 8), (5, 8), (4, 16), (3, 32), (1, 8))  # convblock1 to 8
@@ -32,37 +41,33 @@ CRITIC = ((7, 1), (5, 2), (4, 4), (4, 8), (4, 8), (3, 8))  # convblock1 to 6
 FACTORS = (1, 1, 2, 2, 2, 2, 4)  # of the critic's features: the image, then convblock1 to 6
 MIN_SIDE = 33  # pixels; fewer leave nothing to the 4×4 kernel of convblock6, the sixth stride
 
-
 _leaky_relu = functools.partial(leaky_relu, slope=0.2)
 
 
-def _interpolation(old: int, new: int) -> np.ndarray:
-    """Matrix (new, old) of linear interpolation; pixels are squares, those at the ends reach on."""
-    place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(old))).astype(np.float32)
+Layers = Sequence[Callable[[jax.Array], jax.Array]]
+Activation = Callable[[jax.Array], jax.Array]
 
 
-def _resize(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Bilinear up-sampling without aligned corners: (B, H, W, C) -> (B, height, width, C).
-
-    By matrices, since `jax.image.resize` cannot be exported to ONNX for any number of slices.
-    """
-    rows, columns = (_interpolation(*n) for n in ((x.shape[1], height), (x.shape[2], width)))
-    equation = "ih,jw,bhwc->bijc"
-    exact = jax.lax.Precision.HIGHEST
-    return jnp.einsum(equation, rows.astype(x.dtype), columns.astype(x.dtype), x, precision=exact)
-
-
-def _block(layers: Sequence[nnx.Module], x: jax.Array, activation: Callable) -> jax.Array:
-    """Convolution, perhaps a batch norm, activation."""
+def _block(layers: Layers, x: jax.Array, activation: Activation) -> jax.Array:
+    """Applies a convolution, perhaps a batch norm, and an activation."""
     for layer in layers:
         x = layer(x)
     return activation(x)
 
 
-def _conv(*args, bias: bool = False, **kwargs) -> Conv:
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    size: int | tuple[int, int],
+    *,
+    stride: int = 1,
+    bias: bool = False,
+    **common: Unpack[Common],
+) -> Conv:
     """A `Conv` as the authors start it: N(0, 2/fan_out), zero bias."""
-    conv = Conv(*args, bias=bias, init=kaiming_normal, **kwargs)
+    conv = Conv(
+        in_channels, out_channels, size, stride=stride, bias=bias, init=kaiming_normal, **common
+    )
     return zero_bias(conv) if bias else conv
 
 
@@ -90,12 +95,12 @@ class GlobalConv(nnx.Module):
     def __init__(
         self, in_channels: int, out_channels: int, size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
     ):
-        common = {"bias": True, "dtype": dtype, "rngs": rngs}
+        conv = functools.partial(_conv, bias=True, dtype=dtype, rngs=rngs)
         column, row = (size, 1), (1, size)
-        self.conv_l1 = _conv(in_channels, out_channels, column, **common)
-        self.conv_l2 = _conv(out_channels, out_channels, row, **common)
-        self.conv_r1 = _conv(in_channels, out_channels, row, **common)
-        self.conv_r2 = _conv(out_channels, out_channels, column, **common)
+        self.conv_l1 = conv(in_channels, out_channels, column)
+        self.conv_l2 = conv(out_channels, out_channels, row)
+        self.conv_r1 = conv(in_channels, out_channels, row)
+        self.conv_r2 = conv(out_channels, out_channels, column)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the sum of both paths."""
@@ -105,8 +110,7 @@ class GlobalConv(nnx.Module):
 class Residual(nnx.Module):
     """1×1, 3×3 and 1×1 convolution, each activated, added to x: (B, H, W, C) -> (B, H, W, C)."""
 
-    def __init__(self, channels: int, activation: Callable, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        common = {"dtype": dtype, "rngs": rngs}
+    def __init__(self, channels: int, activation: Activation, **common: Unpack[Common]):
         self.activation = activation
         self.conv1 = _conv(channels, 2 * channels, 1, **common)
         self.conv2 = _conv(2 * channels, 2 * channels, 3, **common)
@@ -120,17 +124,12 @@ class Residual(nnx.Module):
         return x + y
 
 
-def _down(before: int, channels: int, size: int, *, norm: bool = True, **common) -> nnx.List:
+def _down(
+    before: int, channels: int, size: int, *, norm: bool = True, **common: Unpack[Common]
+) -> nnx.List[Conv | BatchNorm]:
     """Convolution of stride 2 (1 if 1×1) without bias, and its batch norm."""
     conv = _conv(before, channels, size, stride=2 if size > 1 else 1, **common)
     return nnx.List([conv, BatchNorm(channels)] if norm else [conv])
-
-
-def _check_sides(image: jax.Array) -> None:
-    if min(image.shape[1:3]) < MIN_SIDE:
-        raise ValueError(
-            f"image of {image.shape[1]} × {image.shape[2]} pixels: SegAN needs {MIN_SIDE} or more"
-        )
 
 
 class SegANSegmentor(nnx.Module):
@@ -151,6 +150,11 @@ class SegANSegmentor(nnx.Module):
 
     unbuilt = ("convblock?_1.norm?.*", "deconvblock?_1.norm?.*")
 
+    # These and others of their kind are set by name.
+    convblock6: nnx.List[Conv | BatchNorm]
+    convblock7: nnx.List[Conv | BatchNorm]
+    convblock8: nnx.List[Conv | BatchNorm]
+
     def __init__(
         self,
         *,
@@ -160,7 +164,7 @@ class SegANSegmentor(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        common = {"dtype": dtype, "rngs": rngs}
+        common: Common = {"dtype": dtype, "rngs": rngs}
         before = in_channels
         for i, (size, multiple) in enumerate(ENCODER, start=1):
             channels = width * multiple
@@ -190,9 +194,13 @@ class SegANSegmentor(nnx.Module):
         self.deconvblock9 = nnx.List([_conv(width, out_channels, 5, rngs=rngs)])
         _start_norms(self, rngs)
 
+    @classmethod
+    def from_options(cls, options: SegmenterOptions) -> "SegANSegmentor":
+        (width,) = options.widths
+        return cls(width=width, dtype=options.dtype, rngs=options.rngs)
+
     def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
         """Returns the logits, as a tuple of one."""
-        _check_sides(image)
         maps = [image]  # maps[i] is what convblock{i} gives
         for i in range(1, 6):
             x = _block(getattr(self, f"convblock{i}"), maps[-1], _leaky_relu)
@@ -206,7 +214,7 @@ class SegANSegmentor(nnx.Module):
         for i in range(2, 9):
             skip, target = maps[9 - i], maps[8 - i]
             x = jnp.concatenate((skip, x), -1)
-            x = _resize(x, *target.shape[1:3])
+            x = resize(x, *target.shape[1:3])
             x = _block(getattr(self, f"deconvblock{i}"), x, jax.nn.relu)
             refine = getattr(self, f"deconvblock{i}_1")
             x = refine(x) if i > 2 else x + _block(refine, x, jax.nn.relu)

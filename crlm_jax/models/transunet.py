@@ -1,20 +1,19 @@
 """TransUNet, R50-ViT-B/16: a ResNet whose last map is a transformer's tokens, and a UNet decoder.
 
 Follows github Beckschen/TransUNet (`networks/vit_seg_modeling*.py`) with its names, so that its
-state dicts fit. For 224 × 224 pixels and 2 classes it has 105,276,066 parameters; only the
-position embedding depends on the size (64 × 64: 105,137,826 in all). Beside its own arguments every
-part takes `dtype`, of the computation, and `rngs`, the source of `params` keys (`common`).
-`crlm_jax.models.transunet_weights` starts it from ImageNet-21k, as the paper does.
+state dicts fit. Its ResNet is in `resnet_v2`; `transunet_weights` loads the ImageNet-21k weights
+from which the paper starts. For 224 × 224 pixels and 2 classes it has 105,276,066 parameters; only
+the position embedding depends on the size (64 × 64: 105,137,826 in all). Beside its own arguments
+every part takes `dtype` and `rngs` (`layers.Common`).
 
 References:
   Chen et al., TransUNet (https://arxiv.org/abs/2102.04306), 2021.
   Dosovitskiy et al., ViT (https://arxiv.org/abs/2010.11929), 2020.
-  Kolesnikov et al., Big Transfer (https://arxiv.org/abs/1912.11370), 2019: the ResNet.
 """
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -23,129 +22,16 @@ from flax import nnx
 
 from crlm_jax.models.layers import (
     BatchNorm,
+    Common,
     Conv,
-    convolve,
     host_rng,
-    max_pool,
     torch_uniform,
     upsample,
 )
+from crlm_jax.models.options import SegmenterOptions
+from crlm_jax.models.resnet_v2 import Norm, ResNetV2
 
 STRIDE = 16  # pixels a side of a token
-GROUPS = 32  # of a group norm
-
-
-def _normalise(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    """Zero mean and unit (biased) variance over some axes, in float32 at least."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    x = x - x.mean(axes, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + epsilon)
-
-
-class StdConv(Conv):
-    """Convolution without bias by a weight that is standardised for each output channel."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, H, W, I) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, O) in the compute dtype."""
-        weight = self.weight[...].astype(jnp.promote_types(self.dtype, jnp.float32))
-        weight = _normalise(weight, (0, 1, 2), 1e-5).astype(self.dtype)
-        return convolve(x.astype(self.dtype), weight, self.stride)
-
-
-class Norm(nnx.Module):
-    """Zero mean and unit variance, then a weight and a bias for each of C channels.
-
-    A layer norm, (B, N, C) of each token, unless `groups` is given: then a group norm, (B, H, W, C)
-    of each image over its pixels and C / groups neighbouring channels, one where C is less.
-    """
-
-    def __init__(self, channels: int, *, groups: int | None = None, epsilon: float = 1e-6):
-        self.groups, self.epsilon = groups and min(groups, channels), epsilon
-        self.weight = nnx.Param(jnp.asarray(np.ones(channels, np.float32)))
-        self.bias = nnx.Param(jnp.asarray(np.zeros(channels, np.float32)))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Computes in float32 at least; the result has the dtype of x."""
-        if self.groups is None:
-            y = _normalise(x, (-1,), self.epsilon)
-        else:
-            grouped = x.reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
-            y = _normalise(grouped, (1, 3), self.epsilon).reshape(x.shape)
-        return (y * self.weight[...] + self.bias[...]).astype(x.dtype)
-
-
-class Unit(nnx.Module):
-    """Bottleneck beside a shortcut: (B, H, W, I) -> (B, H/stride, W/stride, 4C).
-
-    The 3×3 convolution has C channels and, like the shortcut, the stride.
-    """
-
-    def __init__(self, in_channels: int, channels: int, *, stride: int, **common):
-        out = 4 * channels
-        self.gn1 = Norm(channels, groups=GROUPS)
-        self.conv1 = StdConv(in_channels, channels, 1, bias=False, **common)
-        self.gn2 = Norm(channels, groups=GROUPS)
-        self.conv2 = StdConv(channels, channels, 3, stride=stride, bias=False, **common)
-        self.gn3 = Norm(out, groups=GROUPS)
-        self.conv3 = StdConv(channels, out, 1, bias=False, **common)
-        self.projects = stride != 1 or in_channels != out
-        if self.projects:
-            self.downsample = StdConv(in_channels, out, 1, stride=stride, bias=False, **common)
-            self.gn_proj = Norm(out, groups=out, epsilon=1e-5)  # unlike the others
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the sum of branch and shortcut after a ReLU."""
-        y = jax.nn.relu(self.gn1(self.conv1(x)))
-        y = jax.nn.relu(self.gn2(self.conv2(y)))
-        y = self.gn3(self.conv3(y))
-        shortcut = self.gn_proj(self.downsample(x)) if self.projects else x
-        return jax.nn.relu(shortcut + y)
-
-
-class Group(nnx.Module):
-    """A bare holder of modules under the names that PyTorch's state dict needs."""
-
-    def __init__(self, **members: nnx.Module | nnx.Param):
-        for name, member in members.items():
-            setattr(self, name, member)
-
-
-class ResNetV2(nnx.Module):
-    """Image (B, H, W, I) -> map (B, H/16, W/16, 16w) and the skips, coarsest first.
-
-    The skips have 8w, 4w and w channels at 1/8, 1/4 and 1/2 of the sides. The first unit of stages
-    2 and 3 halves the sides.
-    """
-
-    def __init__(self, in_channels: int, width: int, units: Sequence[int], **common):
-        conv = StdConv(in_channels, width, 7, stride=2, bias=False, **common)
-        self.root = Group(conv=conv, gn=Norm(width, groups=GROUPS))
-        self.units, self.body, before = tuple(units), Group(), width
-        for stage, count in enumerate(units, start=1):
-            block, channels = Group(), width * 2 ** (stage - 1)
-            for unit in range(1, count + 1):
-                stride = 2 if stage > 1 and unit == 1 else 1
-                setattr(block, f"unit{unit}", Unit(before, channels, stride=stride, **common))
-                before = 4 * channels
-            setattr(self.body, f"block{stage}", block)
-
-    def __call__(self, image: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        """Sides must be multiples of 16."""
-        x = jax.nn.relu(self.root.gn(self.root.conv(image)))
-        skips = [x]
-        # The original pools 3×3 with stride 2 and no padding: of 2n rows n − 1 are left. Here the
-        # windows of a padded pool are moved by one row and column; those over padding are dropped.
-        x = max_pool(jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0))), 3)[:, 1:-1, 1:-1]
-        for stage, count in enumerate(self.units, start=1):
-            block = getattr(self.body, f"block{stage}")
-            for unit in range(1, count + 1):
-                x = getattr(block, f"unit{unit}")(x)
-            side = [n // 2 ** (stage + 1) for n in image.shape[1:3]]
-            # Zeros below and on the right replace the row and column that the pool lost, in the
-            # skip only: the next stage takes the smaller map, whose half is rounded up again.
-            missing = [(0, wanted - n) for wanted, n in zip(side, x.shape[1:3], strict=True)]
-            skips.append(jnp.pad(x, ((0, 0), *missing, (0, 0))))
-        return x, skips[-2::-1]  # without the last map, which is x itself
 
 
 class Linear(nnx.Module):
@@ -156,7 +42,9 @@ class Linear(nnx.Module):
 
     TORCH_AXES: ClassVar = {"weight": (1, 0)}
 
-    def __init__(self, inner: int, outer: int, *, xavier=False, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, inner: int, outer: int, *, xavier: bool = False, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         self.dtype = dtype
         weight = torch_uniform(rngs.params(), (inner, outer))
         generator = host_rng(rngs.params())
@@ -177,10 +65,12 @@ class Linear(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention of several heads: (B, N, hidden) -> (B, N, hidden)."""
 
-    def __init__(self, hidden: int, heads: int, **common):
+    def __init__(self, hidden: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.heads = heads
-        for name in ("query", "key", "value", "out"):
-            setattr(self, name, Linear(hidden, hidden, **common))
+        self.query = Linear(hidden, hidden, dtype=dtype, rngs=rngs)
+        self.key = Linear(hidden, hidden, dtype=dtype, rngs=rngs)
+        self.value = Linear(hidden, hidden, dtype=dtype, rngs=rngs)
+        self.out = Linear(hidden, hidden, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Softmax over all N tokens, in float32 at least."""
@@ -189,18 +79,32 @@ class Attention(nnx.Module):
         return self.out(jax.nn.dot_product_attention(query, key, value).reshape(x.shape))
 
 
+class Mlp(nnx.Module):
+    """The two linear layers of a transformer layer."""
+
+    def __init__(self, hidden: int, inner: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.fc1 = Linear(hidden, inner, xavier=True, dtype=dtype, rngs=rngs)
+        self.fc2 = Linear(inner, hidden, xavier=True, dtype=dtype, rngs=rngs)
+
+
 class Layer(nnx.Module):
     """Attention and MLP, each after a norm and beside a shortcut: (B, N, hidden), the same."""
 
-    def __init__(self, hidden: int, heads: int, mlp: int, dropout: float, **common):
+    def __init__(
+        self,
+        hidden: int,
+        heads: int,
+        mlp: int,
+        dropout: float,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
         self.attention_norm = Norm(hidden)
         self.ffn_norm = Norm(hidden)
-        self.ffn = Group(
-            fc1=Linear(hidden, mlp, xavier=True, **common),
-            fc2=Linear(mlp, hidden, xavier=True, **common),
-        )
-        self.attn = Attention(hidden, heads, **common)
-        self.dropout = _dropout(dropout, common["rngs"])
+        self.ffn = Mlp(hidden, mlp, dtype=dtype, rngs=rngs)
+        self.attn = Attention(hidden, heads, dtype=dtype, rngs=rngs)
+        self.dropout = _dropout(dropout, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Attends, then transforms each token."""
@@ -214,50 +118,92 @@ def _dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
     return nnx.Dropout(rate, rngs=rngs if rate else None)
 
 
-class Transformer(nnx.Module):
-    """Image -> tokens (B, N, hidden), one a pixel of the ResNet's last map, and its skips."""
+class Embeddings(nnx.Module):
+    """Image -> tokens (B, N, hidden), one for each pixel of the ResNet's last map, and its skips.
 
-    def __init__(self, embeddings: Group, encoder: Group, dropout: nnx.Dropout):
+    `positions` is N.
+    """
+
+    def __init__(
+        self, resnet: ResNetV2, channels: int, hidden: int, positions: int, **common: Unpack[Common]
+    ):
+        zeros = np.zeros((1, positions, hidden), np.float32)
+        self.position_embeddings = nnx.Param(jnp.asarray(zeros))
+        self.hybrid_model = resnet
+        self.patch_embeddings = Conv(channels, hidden, 1, **common)
+
+    def __call__(self, image: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        x, skips = self.hybrid_model(image)
+        x = self.patch_embeddings(x)
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
+        return x + self.position_embeddings[...].astype(x.dtype), skips
+
+
+class Encoder(nnx.Module):
+    """The transformer's layers and the norm after them: (B, N, hidden), the same."""
+
+    def __init__(self, layers: Sequence[Layer], hidden: int):
+        self.layer = nnx.List(layers)
+        self.encoder_norm = Norm(hidden)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layer:
+            x = layer(x)
+        return self.encoder_norm(x)
+
+
+class Transformer(nnx.Module):
+    """Image -> encoded tokens (B, N, hidden) and the skips of the ResNet."""
+
+    def __init__(self, embeddings: Embeddings, encoder: Encoder, dropout: nnx.Dropout):
         self.embeddings, self.encoder, self.dropout = embeddings, encoder, dropout
 
     def __call__(self, image: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        """Encodes."""
-        x, skips = self.embeddings.hybrid_model(image)
-        x = self.embeddings.patch_embeddings(x)
-        x = x.reshape(x.shape[0], -1, x.shape[-1])
-        x = self.dropout(x + self.embeddings.position_embeddings[...].astype(x.dtype))
-        for layer in self.encoder.layer:
-            x = layer(x)
-        return self.encoder.encoder_norm(x), skips
+        x, skips = self.embeddings(image)
+        return self.encoder(self.dropout(x)), skips
 
 
-def _conv_bn(inner: int, outer: int, **common) -> nnx.List:
+ConvNorm = nnx.List[Conv | BatchNorm]
+
+
+def _conv_bn(inner: int, outer: int, **common: Unpack[Common]) -> ConvNorm:
     return nnx.List([Conv(inner, outer, 3, bias=False, **common), BatchNorm(outer)])
 
 
-def _conv_bn_relu(pair: nnx.List, x: jax.Array) -> jax.Array:
+def _conv_bn_relu(pair: ConvNorm, x: jax.Array) -> jax.Array:
     conv, norm = pair
     return jax.nn.relu(norm(conv(x)))
+
+
+class DecoderBlock(nnx.Module):
+    """Two 3×3 convolutions, each with batch norm and ReLU: (B, H, W, I) -> (B, H, W, O)."""
+
+    def __init__(self, in_channels: int, channels: int, **common: Unpack[Common]):
+        self.conv1 = _conv_bn(in_channels, channels, **common)
+        self.conv2 = _conv_bn(channels, channels, **common)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _conv_bn_relu(self.conv2, _conv_bn_relu(self.conv1, x))
 
 
 class Decoder(nnx.Module):
     """Tokens (B, grid², hidden) and skips -> map (B, 16·grid, 16·grid, widths[-1])."""
 
-    def __init__(self, hidden: int, skips: Sequence[int], widths: Sequence[int], **common):
+    def __init__(
+        self, hidden: int, skips: Sequence[int], widths: Sequence[int], **common: Unpack[Common]
+    ):
         self.conv_more = _conv_bn(hidden, widths[0], **common)
-        blocks = []
-        for before, width, skip in zip(widths[:-1], widths[1:], skips, strict=True):
-            conv1 = _conv_bn(before + skip, width, **common)
-            blocks.append(Group(conv1=conv1, conv2=_conv_bn(width, width, **common)))
-        self.blocks = nnx.List(blocks)
+        self.blocks = nnx.List([
+            DecoderBlock(before + skip, width, **common)
+            for before, width, skip in zip(widths[:-1], widths[1:], skips, strict=True)
+        ])  # fmt: skip
 
     def __call__(self, tokens: jax.Array, skips: Sequence[jax.Array]) -> jax.Array:
         """Doubles the sides in each block, and takes a skip in all but the last."""
         grid = math.isqrt(tokens.shape[1])
         x = _conv_bn_relu(self.conv_more, tokens.reshape(tokens.shape[0], grid, grid, -1))
         for i, block in enumerate(self.blocks):
-            x = jnp.concatenate((upsample(x), *skips[i : i + 1]), -1)
-            x = _conv_bn_relu(block.conv2, _conv_bn_relu(block.conv1, x))
+            x = block(jnp.concatenate((upsample(x), *skips[i : i + 1]), -1))
         return x
 
 
@@ -299,36 +245,35 @@ class TransUNet(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if image_size < STRIDE or image_size % STRIDE:
-            raise ValueError(f"image_size = {image_size}: must be a multiple of {STRIDE} pixels")
-        self.image_size = image_size
-        common = {"dtype": dtype, "rngs": rngs}
-        positions = np.zeros((1, (image_size // STRIDE) ** 2, hidden), np.float32)
-        embeddings = Group(
-            position_embeddings=nnx.Param(jnp.asarray(positions)),
-            hybrid_model=ResNetV2(in_channels, resnet_width, resnet_units, **common),
-            patch_embeddings=Conv(16 * resnet_width, hidden, 1, **common),
-        )
-        encoder = Group(
-            layer=nnx.List([Layer(hidden, heads, mlp, dropout, **common) for _ in range(layers)]),
-            encoder_norm=Norm(hidden),
+        common: Common = {"dtype": dtype, "rngs": rngs}
+        resnet = ResNetV2(in_channels, resnet_width, resnet_units, **common)
+        positions = (image_size // STRIDE) ** 2
+        embeddings = Embeddings(resnet, 16 * resnet_width, hidden, positions, **common)
+        encoder = Encoder(
+            [Layer(hidden, heads, mlp, dropout, dtype=dtype, rngs=rngs) for _ in range(layers)],
+            hidden,
         )
         self.transformer = Transformer(embeddings, encoder, _dropout(dropout, rngs))
         skips = (8 * resnet_width, 4 * resnet_width, resnet_width, 0)
         self.decoder = Decoder(hidden, skips, decoder_widths, **common)
         self.segmentation_head = nnx.List([Conv(decoder_widths[-1], 2, 3, rngs=rngs)])
 
+    @classmethod
+    def from_options(cls, options: SegmenterOptions) -> "TransUNet":
+        own = {name: value for name, value in options.own.items() if name != "weights"}
+        return cls(
+            options.image_size,
+            decoder_widths=options.widths,
+            dtype=options.dtype,
+            rngs=options.rngs,
+            **own,
+        )
+
     def class_logits(self, image: jax.Array) -> jax.Array:
         """Returns the logits of both classes (B, …, 2)."""
-        side = self.image_size
-        if image.shape[1:3] != (side, side):
-            raise ValueError(
-                f"image of {image.shape[1]} × {image.shape[2]} pixels: this TransUNet was built "
-                f"for image_size = {side}"
-            )
         tokens, skips = self.transformer(image)
         return self.segmentation_head[0](self.decoder(tokens, skips))
 
-    def __call__(self, image: jax.Array) -> tuple[jax.Array]:
+    def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
         """Returns a tuple of one, as segmenters with several heads return several."""
         return (jnp.diff(self.class_logits(image)),)

@@ -9,7 +9,7 @@ of TransUNet keep their own first weights. As in github Beckschen/TransUNet (`lo
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def load_imagenet21k(module: TransUNet, path: str | Path) -> TransUNet:
     return module
 
 
-def file_name(keys: tuple[str | int, ...]) -> str:
+def file_name(keys: Sequence[object]) -> str:
     """Name in the file of a parameter of `TransUNet.transformer`, by its path there.
 
     Example: ("encoder", "layer", 0, "attn", "query", "weight") is

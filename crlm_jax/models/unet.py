@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from crlm_jax.models.layers import BatchNorm, Conv, max_pool, upsample
+from crlm_jax.models.options import SegmenterOptions
 
 
 class Block(nnx.Module):
@@ -33,16 +34,6 @@ class Block(nnx.Module):
         return jax.nn.relu(self.bn2(self.conv2(x)))
 
 
-def check_sides(image: jax.Array, depth: int) -> None:
-    """Raises a ValueError unless (B, H, W, C) can be halved `depth` times without a remainder."""
-    step = 2**depth
-    if image.shape[1] % step or image.shape[2] % step:
-        raise ValueError(
-            f"image of {image.shape[1]} × {image.shape[2]} pixels: both sides must be multiples "
-            f"of {step}"
-        )
-
-
 class UNet(nnx.Module):
     """Image (B, H, W, in_channels) -> one map of logits (B, H, W, out_channels), float32.
 
@@ -56,6 +47,8 @@ class UNet(nnx.Module):
       dtype: of the computation; parameters and logits are float32.
       rngs: source of `params` keys.
     """
+
+    conv0_0: Block  # as all conv{i}_{j}, which are set by name
 
     def __init__(
         self,
@@ -74,9 +67,12 @@ class UNet(nnx.Module):
             setattr(self, f"conv{i}_{depth - i}", block)
         self.final = Conv(widths[0], out_channels, 1, rngs=rngs)
 
-    def __call__(self, image: jax.Array) -> tuple[jax.Array]:
+    @classmethod
+    def from_options(cls, options: SegmenterOptions) -> "UNet":
+        return cls(widths=options.widths, dtype=options.dtype, rngs=options.rngs)
+
+    def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
         """Returns a tuple of one, as segmenters with several heads return several."""
-        check_sides(image, self.depth)
         encoded = [self.conv0_0(image)]
         for i in range(1, self.depth + 1):
             encoded.append(getattr(self, f"conv{i}_0")(max_pool(encoded[-1], 2)))

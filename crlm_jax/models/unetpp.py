@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from crlm_jax.models.layers import Conv, max_pool, upsample
-from crlm_jax.models.unet import Block, check_sides
+from crlm_jax.models.options import SegmenterOptions
+from crlm_jax.models.unet import Block
 
 
 class UNetPlusPlus(nnx.Module):
@@ -38,6 +39,9 @@ class UNetPlusPlus(nnx.Module):
       dtype: of the computation; parameters and logits are float32.
       rngs: source of `params` keys.
     """
+
+    conv0_0: Block  # as all conv{i}_{j}, which are set by name
+    final: Conv  # without deep supervision
 
     def __init__(
         self,
@@ -60,9 +64,17 @@ class UNetPlusPlus(nnx.Module):
         for name in heads:
             setattr(self, name, Conv(widths[0], out_channels, 1, rngs=rngs))
 
+    @classmethod
+    def from_options(cls, options: SegmenterOptions) -> "UNetPlusPlus":
+        return cls(
+            widths=options.widths,
+            deep_supervision=options.deep_supervision,
+            dtype=options.dtype,
+            rngs=options.rngs,
+        )
+
     def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
         """Returns the heads' logits, that of the deepest nodes first."""
-        check_sides(image, self.depth)
         levels = [[self.conv0_0(image)]]  # levels[i][j] is x_{i,j}
         for i in range(1, self.depth + 1):
             levels.append([getattr(self, f"conv{i}_0")(max_pool(levels[-1][0], 2))])

@@ -231,8 +231,6 @@ def test_takes_other_sides_and_dtypes():
     features = shapes(SegANCritic(width=2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)), image)
     assert features[-1].shape == (2, 1, 1, 16)
     assert {f.dtype for f in features} == {jnp.dtype(jnp.bfloat16)}
-    with pytest.raises(ValueError, match="33 or more"):
-        segmentor(jnp.zeros((1, 32, 40, 3)))
 
 
 def shapes(module, image):

@@ -9,9 +9,9 @@ from crlm_jax.imaging.lesions import Lesion
 from crlm_jax.measures.table import LESION, SIZES
 
 # The lowest threshold of nnDetection's metrics (Baumgartner et al., MICCAI 2021). A lesion of 10 mm
-# whose outline is drawn 2 mm too far in or out has an IoU of 0.22 or 0.36: at 0.5, small lesions
-# would count as missed that a reader is shown. With any overlap at all, one voxel would find a
-# lesion, and so would a mask of the whole liver.
+# whose outline is drawn 2 mm too far in or out has an IoU of 0.22 or 0.36. At a threshold of 0.5,
+# small lesions that a reader is shown would therefore count as missed. Without a threshold, one
+# voxel would find a lesion, and so would a mask of the whole liver.
 MATCH_IOU = 0.1
 
 
@@ -21,11 +21,11 @@ class LesionScores:
 
     In each image, predicted and reference lesions are paired one to one so that the sum of their
     IoU is greatest, among pairs with IoU ≥ `MATCH_IOU`: the optimal (Hungarian) assignment of
-    Metrics Reloaded (Maier-Hein et al., Nat Methods 21:195, 2024), whose result depends on no
-    order. A paired reference lesion is found, an unpaired prediction is a false positive. So of
-    two predictions on one lesion one is false, and of two lesions under one prediction one is
-    missed: who counts lesions would be misled by both. Lesions that touch are one, as
-    `label_lesions` says.
+    Metrics Reloaded (Maier-Hein et al., Nat Methods 21:195, 2024), whose result does not
+    depend on the order of the lesions. A paired reference lesion is found, an unpaired prediction
+    is a false positive. If two predictions lie on one lesion, one of them is false; if one
+    prediction covers two lesions, one of them is missed: either would give a reader a wrong count
+    of lesions. Lesions that touch are one (`label_lesions`).
     """
 
     predicted: int = 0
@@ -104,7 +104,8 @@ def match(prediction_labels: np.ndarray, reference_labels: np.ndarray) -> list[t
     ours, theirs = np.divmod(code, len(reference))
     iou = shared / (predicted[ours] + reference[theirs] - shared)
 
-    # A table of only the lesions that can be paired, at most 10 with one: noise has thousands.
+    # The table holds only lesions that can be paired, since noise has thousands of lesions. At most
+    # 10 can be paired with one lesion.
     close = iou >= MATCH_IOU
     rows, row = np.unique(ours[close], return_inverse=True)
     columns, column = np.unique(theirs[close], return_inverse=True)
@@ -115,6 +116,7 @@ def match(prediction_labels: np.ndarray, reference_labels: np.ndarray) -> list[t
 
 
 def _size(lesion: Lesion) -> str:
-    # Rounded to a nanometre: sums of a spacing such as 0.7 mm miss a bound by their last digit.
+    # Rounded to a nanometre, because sums of a spacing such as 0.7 mm miss a bound by their last
+    # digit.
     diameter = round(lesion.diameter, 6)
     return [*SIZES][(diameter >= 10) + (diameter > 20)]

@@ -1,6 +1,6 @@
-"""Overlap, volume and lesions of a predicted and a reference mask of one case.
+"""Overlap and volume of a predicted and a reference mask of one case.
 
-Each class pools the images of a case, one `add` an image. The distances are in `surfaces.py`.
+Each class pools the images of a case: call `add` once for each image.
 """
 
 import math
@@ -35,12 +35,12 @@ class Counts:
 
     @property
     def empty_prediction(self) -> bool:
-        """No voxel was predicted."""
+        """Whether no voxel was predicted."""
         return self.both + self.prediction_only == 0
 
     @property
     def empty_reference(self) -> bool:
-        """No voxel is tumour."""
+        """Whether no voxel is tumour in the reference."""
         return self.both + self.reference_only == 0
 
 
@@ -53,7 +53,7 @@ def overlap(counts: Counts) -> dict[str, float]:
         recall = TP / (TP + FN)         precision = TP / (TP + FP)
         F1 = 2 · precision · recall / (precision + recall)
 
-    Of one case F1 equals DSC; the paper reports both. Two empty masks agree: every metric is 1.
+    F1 of one case equals DSC; the paper reports both. Two empty masks agree: every metric is 1.
     If one mask alone is empty, every metric is 0, also recall without a reference and precision
     without a prediction, whose quotients are 0/0.
 
@@ -106,7 +106,7 @@ class Volumes:
         Returns:
           `volume_reference` and `volume_predicted` in mm³; `volume_error`, predicted − reference,
           in mm³, above 0 where too much was predicted; `volume_error_relative`, the error over the
-          reference (0.1: 10 % too much), None where the reference is empty. A picture's slice
+          reference (0.1: 10 % too much), None where the reference is empty. A 2D picture
           counts as 1 mm thick (`Geometry.axial_spacing`).
         """
         error = self.predicted - self.reference

@@ -1,7 +1,8 @@
 """How far apart the surfaces of a predicted and a reference mask lie, in mm.
 
-Tools disagree on these metrics: of one pair of masks they say that HD95 is 47.5, 48.4 or 49.9 mm
-(tests/fixtures). `Surfaces` takes of each the definition that most tools share, and says which.
+Tools disagree on these metrics: they give 47.5, 48.4 or 49.9 mm as the HD95 of one pair of masks
+(tests/fixtures). `Surfaces` takes for each metric the definition that most tools share, and names
+the tools.
 """
 
 import itertools
@@ -17,9 +18,9 @@ from crlm_jax.measures.table import SURFACE
 
 # The surface between the voxels around a corner, by which of the eight (z, y, x) are inside: the
 # area vectors, in eighths of a voxel's faces, of the triangles by which marching cubes (Lorensen
-# and Cline, SIGGRAPH 1987) parts them from the rest. All other cases are turned, mirrored or
-# inverted ones of these. Triangles whose components are equal but for their sign are summed. Cut
-# so, the areas of all 256 cases are those of surface-distance's table (DeepMind, Apache-2.0).
+# and Cline, SIGGRAPH 1987) separates them from the rest. All other cases are rotated, mirrored or
+# inverted ones of these. Triangles whose components differ in sign alone are summed. The areas of
+# all 256 cases are those of surface-distance's table (DeepMind, Apache-2.0).
 _CASES = (
     (["000"], [(1, 1, 1)]),
     (["000", "001"], [(4, 4, 0)]),
@@ -36,9 +37,9 @@ _CASES = (
     (["001", "010", "100", "111"], [(4, 4, 4)]),
 )
 
-# Where more than one voxel in so many is surface, as in the noise of an untrained network, a
-# distance transform of the whole box is faster than a tree of the surfaces (2 s against 17 s for
-# noise of 24 × 288 × 288); elsewhere the tree is, since its time does not grow with the box.
+# If more than one voxel in so many is surface, as in the noise of an untrained network, a distance
+# transform of the whole box is faster than a tree of the surfaces (2 s against 17 s for noise of
+# 24 × 288 × 288). Otherwise the tree is faster, since its time does not grow with the box.
 _DENSE = 8
 
 
@@ -56,8 +57,8 @@ class Surfaces:
 
     `hd` is that of MedPy, MONAI, SimpleITK and surface-distance. `hd95` is MONAI's and that of
     Metrics Reloaded, percentiles interpolated linearly; MedPy pools both directions into one
-    percentile, which the larger surface rules, and surface-distance weights by area. `assd` is
-    MedPy's and MONAI's.
+    percentile, in which the larger surface prevails, and surface-distance weights by area. `assd`
+    is MedPy's and MONAI's.
 
     The normalised surface Dice at a tolerance t (Nikolov et al., J Med Internet Res 23:e26151,
     2021) is the part of both surfaces' area that lies within t of the other one:
@@ -68,16 +69,17 @@ class Surfaces:
     eight voxels share: as in DeepMind's surface-distance, and in MONAI with `use_subvoxels`. t is
     2 mm in `nsd_2mm` and a voxel's diagonal √(dz² + dy² + dx²) in `nsd_voxel`.
 
-    An image of one slice is measured in its plane: its slice is taken to go on above and below,
-    so that only the outline is surface, its length counts as area, and diagonals are √(dy² + dx²).
+    An image of one slice is measured in its plane, as if the slice continued above and below: only
+    the outline is surface, its length counts as area, and diagonals are √(dy² + dx²).
 
-    Images are pooled: voxels and areas of all, not means of means, the tolerance and the diagonal
-    each image's own. Where an image has tumour in one mask only, no distance exists. Each surface
-    voxel of that mask then counts as far as the diagonal of the image's field of view,
-    √(Σ (voxels · spacing)²), more than any distance in it can be, and none of its area as within a
-    tolerance. So no case drops out of a mean, and none gains by an empty mask; BraTS likewise sets
-    374 mm for a missed lesion in images of 373 mm diagonal (Synapse syn51156910, 2023). An image
-    where both masks are empty adds nothing; if all are such, distances are 0 and surface Dice 1.
+    The images of a case are pooled by their voxels and areas, not by the means of each image; the
+    tolerance and the diagonal are each image's own. If an image has tumour in one mask only, no
+    distance exists. The distance of each surface voxel of that mask is then the diagonal of the
+    image's field of view, √(Σ (voxels · spacing)²), which is more than any distance in the image,
+    and none of its area is within a tolerance. In this way no case drops out of a mean, and no case
+    gains by an empty mask; BraTS likewise sets 374 mm for a missed lesion in images of 373 mm
+    diagonal (Synapse syn51156910, 2023). An image without tumour in either mask adds nothing. If no
+    image has any, distances are 0 and surface Dice is 1.
 
     Example:
       >>> surfaces = Surfaces()
@@ -152,7 +154,7 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
 
 
 def _padded(mask: np.ndarray, flat: bool) -> np.ndarray:
-    """The mask with a margin of one voxel: background, or above and below one slice itself."""
+    """Adds a margin of one voxel: background, but copies of the slice above and below one slice."""
     padded = np.pad(mask, 1)
     if flat:
         padded[[0, 2]] = padded[1]
@@ -160,7 +162,7 @@ def _padded(mask: np.ndarray, flat: bool) -> np.ndarray:
 
 
 def _surface_voxels(padded: np.ndarray) -> np.ndarray:
-    """Marks the voxels (Z, H, W) inside with a face neighbour outside, of a padded mask."""
+    """Marks the voxels (Z, H, W) of a padded mask that have a face neighbour outside it."""
     mask = padded[1:-1, 1:-1, 1:-1]
     enclosed = mask.copy()
     for axis, start in itertools.product(range(3), (0, 2)):
@@ -171,7 +173,7 @@ def _surface_voxels(padded: np.ndarray) -> np.ndarray:
 
 
 def _codes(padded: np.ndarray) -> np.ndarray:
-    """Which of the eight voxels around each corner are inside: bit 4z + 2y + x, uint8."""
+    """Returns which of the eight voxels around each corner are inside: bits 4z + 2y + x, uint8."""
     depth, height, width = (size - 1 for size in padded.shape)
     codes = np.zeros((depth, height, width), np.uint8)
     for bit, (z, y, x) in enumerate(itertools.product((0, 1), repeat=3)):
@@ -181,7 +183,7 @@ def _codes(padded: np.ndarray) -> np.ndarray:
 
 
 def _triangles() -> np.ndarray:
-    """Area vectors (256, 3, 3) of the pieces of surface of each code, in faces of a voxel."""
+    """Returns the area vectors (256, 3, 3) of each code's triangles, in faces of a voxel."""
     table = np.zeros((256, 3, 3))
     for inside, vectors in _CASES:
         corners = np.array([list(map(int, corner)) for corner in inside])
@@ -197,7 +199,7 @@ _TRIANGLES = _triangles()
 
 
 def _areas(spacing: np.ndarray) -> np.ndarray:
-    """Area (256,) in mm² of the surface of each code; 0 only where all voxels are alike."""
+    """Returns the area (256,) in mm² of each code's surface; 0 only if all voxels are alike."""
     faces = spacing.prod() / spacing  # mm², of the faces that z, y and x cross
     return np.linalg.norm(_TRIANGLES * faces, axis=-1).sum(axis=-1)
 
@@ -205,19 +207,19 @@ def _areas(spacing: np.ndarray) -> np.ndarray:
 def _distances(
     ours: np.ndarray, theirs: np.ndarray, spacing: np.ndarray, without: float
 ) -> np.ndarray:
-    """Distance (n,) in mm from each place marked in ours to the nearest in theirs, in C order.
+    """Returns the distance (n,) in mm from each place marked in ours to the nearest in theirs.
 
-    Without any in theirs it is `without`.
+    The places are in C order. If none is marked in theirs, every distance is `without`.
     """
     if not ours.any() or not theirs.any():
         return np.full(np.count_nonzero(ours), without)
     if _DENSE * (np.count_nonzero(ours) + np.count_nonzero(theirs)) > ours.size:
         return ndimage.distance_transform_edt(~theirs, sampling=spacing)[ours]
-    # Leaves larger than SciPy's 10, and boxes split in their middle, suit places on a grid.
+    # For points of a grid, leaves larger than SciPy's 10 and boxes split in the middle are faster.
     tree = KDTree(np.argwhere(theirs) * spacing, leafsize=32, balanced_tree=False)
     return tree.query(np.argwhere(ours) * spacing, workers=-1)[0]
 
 
 def _within(distances: np.ndarray, tolerance: float) -> np.ndarray:
-    # A distance equal to the tolerance counts, however its last digit was rounded.
+    # A distance equal to the tolerance is within it, however its last digit was rounded.
     return distances <= tolerance * (1 + 1e-9)

@@ -22,7 +22,7 @@ _TERMS = {  # of `train.jsonl`
     "validation_dsc": "validation DSC",
 }
 _SHOWN = ("dsc_paper", "dsc", "nsd_2mm", "hd95")  # in the picture of distributions
-# Okabe and Ito's colours; further groups begin again with the first.
+# Okabe and Ito's colours; more groups begin again with the first.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 

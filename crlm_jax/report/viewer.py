@@ -25,7 +25,9 @@ from PIL import Image
 from crlm_jax.measures.view import CaseView, describe
 from crlm_jax.report.html import templates
 
-_SCRIPTS = ("viewer_slices.js", "viewer_paint.js", "viewer.js")  # one block, in this order
+_SCRIPTS = (  # joined to one block, in this order
+    "viewer_slices.js", "viewer_paint.js", "viewer.js", "viewer_lists.js", "viewer_controls.js",
+)  # fmt: skip
 _GREY_QUALITY, _MAP_QUALITY = 85, 75
 
 

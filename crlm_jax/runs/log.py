@@ -1,4 +1,4 @@
-"""`train.jsonl`: losses, speed, memory and the validation DSC, one line a log step."""
+"""The training log, `train.jsonl`: losses, speed, memory and validation DSC, line by line."""
 
 import json
 import sys
@@ -26,13 +26,13 @@ class NonFiniteLoss(UserError):
 class TrainLog:
     """Collects the terms of the steps on the device and writes their means to `train.jsonl`.
 
-    The device is asked for numbers only at `flush`, so that steps are not held up in between.
+    Numbers are fetched from the device only at `flush`, so that no step waits for them.
 
     Args:
-      path: lines after step `start` are dropped: those steps are done again.
+      path: of the log. Lines after step `start` are dropped, since those steps are done again.
       start: the step that training goes on from.
       config: the experiment.
-      name_record: names a record of a batch with a non-finite loss, such as `p1/ct z=3`.
+      name_record: names a training record for the error of a non-finite loss, as `p1/ct z=3`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TrainLog:
             write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def add(self, step: int, terms: dict[str, jax.Array], records: np.ndarray) -> None:
-        """Takes the terms of a step and the rows of its batch, without waiting for the device."""
+        """Takes the terms of a step and the records (B,) of its batch; waits for no device."""
         self._window.append((step, terms, records))
 
     def flush(self) -> str:
@@ -70,7 +70,7 @@ class TrainLog:
         return f"{text} {speed:.1f} slices/s"
 
     def validation(self, step: int, dsc: float | None) -> None:
-        """Writes the mean DSC of the validation patients; None: there are none with a tumour."""
+        """Writes the mean DSC of the validation patients; None: none of them has a tumour slice."""
         if dsc is not None:
             self._write({"step": step, "validation_dsc": dsc, "data": self._data})
         self._since = time.perf_counter()
@@ -90,7 +90,7 @@ class TrainLog:
 
 
 def _peak_memory() -> dict[str, int]:
-    """The most that was in use so far, MiB: by this process, and on the fullest of its devices."""
+    """Returns the peak memory in MiB of this process and of the fullest of its devices."""
     memory: dict[str, int] = {}
     if sys.platform != "win32":
         unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, Linux in KiB
@@ -104,13 +104,13 @@ def _peak_memory() -> dict[str, int]:
 
 
 def _ordered(terms: dict[str, jax.Array]) -> dict[str, float]:
-    """Fetches the terms, the total first (a jitted function returns them by the alphabet)."""
+    """Fetches the terms, the total first; a jitted function returns them in alphabetical order."""
     values = {name: float(value) for name, value in jax.device_get(terms).items()}
     return {"loss": values.pop("loss"), **values}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Reads `train.jsonl`; a last line cut short by a kill is left out, an absent file is empty."""
+    """Reads a training log without a last line that a kill cut short; an absent file is empty."""
     if not path.exists():
         return []
     lines = []

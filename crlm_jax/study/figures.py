@@ -1,39 +1,40 @@
 """The pictures of a study: subsets of stages, and the same slice under every system."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from crlm_jax.imaging import overlay
-from crlm_jax.measures.view import CaseView
+from crlm_jax.measures.view import READERS, CaseView
+from crlm_jax.stats.comparison import Numbers
 
 _ABREAST = 8
-# The paper's figure has green and red; these two differ for the colour-blind, too, as do the lines.
+# Green and red as in the paper's figure, in shades that colour-blind readers distinguish; the lines
+# differ too.
 _GREEN, _RED = "#2ee6a8", "#ff5a36"
 
 
-def upset(means: Mapping[frozenset[int], Mapping[str, Any]], mark: str = "") -> Figure:
-    """Draws the DSC of subsets of stages, best first, over the dots that say which stages they are.
+def upset(means: Mapping[frozenset[int], Numbers], mark: str = "") -> Figure:
+    """Draws the DSC of subsets of stages, best first, above dots that show the stages of each.
 
     Args:
       means: from `stats.bootstrap_mean`, by subset.
       mark: above the picture.
     """
-    ranked = sorted((s for s in means if means[s]["mean"] is not None),
-                    key=lambda s: -means[s]["mean"])  # fmt: skip
+    defined = {s: mean for s, value in means.items() if (mean := value["mean"]) is not None}
+    ranked = sorted(defined, key=lambda subset: -defined[subset])
     stages = sorted({stage for subset in ranked for stage in subset})
     size = (1.5 + 0.5 * len(ranked), 3.2 + 0.3 * len(stages))
     figure = Figure(figsize=size, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, max(1, len(stages) * 0.3)))
     for place, subset in enumerate(ranked):
-        value = means[subset]
-        low = value["mean"] if value["ci_low"] is None else value["ci_low"]
-        high = value["mean"] if value["ci_high"] is None else value["ci_high"]
+        mean, value = defined[subset], means[subset]
+        low = mean if value["ci_low"] is None else value["ci_low"]
+        high = mean if value["ci_high"] is None else value["ci_high"]
         above.plot([place, place], [low, high], color="#0072b2")
-        above.plot(place, value["mean"], "o", color="#0072b2" if subset else "#d55e00")
+        above.plot(place, mean, "o", color="#0072b2" if subset else "#d55e00")
         for row, stage in enumerate(stages):
             colour = "black" if stage in subset else "#d4d4d8"
             below.plot(place, row, "o", color=colour, markersize=8)
@@ -53,8 +54,8 @@ def contours(
     """Draws the same slice under every system, with both outlines, one row a condition.
 
     Args:
-      shown: by experiment and condition, the systems with their view of the same case. More than
-        eight systems go on in the next line.
+      shown: by experiment and condition, the systems with their view of the same case. A line has
+        at most eight systems.
       mark: above the picture.
     """
     lines = [
@@ -85,9 +86,8 @@ def contours(
 
 
 def _square_around_all(views: Sequence[CaseView], z: int) -> overlay.Square:
-    """The square that holds the outlines of all views in a slice."""
-    layers = [layer.voxels[z] for view in views for layer in view.layers
-              if layer.kind in ("reference", "prediction")]  # fmt: skip
+    """Returns the square that holds the outlines of all views in a slice."""
+    layers = [layer.voxels[z] for view in views for layer in view.layers if layer.kind in READERS]
     pixel = views[0].spacing[1:]
     return overlay.square_around(np.any(layers, axis=0), pixel, scale=1.3, least=0.5)
 

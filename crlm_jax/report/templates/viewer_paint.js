@@ -1,7 +1,7 @@
-// Pictures of a slice: the image, what lies over it, and its labels. `item`, `state`, `canvas`,
-// `context`, `buffer`, `flash` and `element` are viewer.js's, in the same block.
+// Paints a slice: the image, its layers and its labels. `item`, `state`, `canvas`, `context`, `buffer`,
+// `flash` and `element` are defined in viewer.js, in the same block.
 
-// Okabe and Ito's colours, apart for colour-blind eyes, and a pattern each, for no colour at all.
+// Okabe and Ito's colours, which colour-blind readers distinguish, and line patterns for grey prints.
 const OUTLINES = {
   reference: [["#56b4e9", [], "solid"], ["#009e73", [], "double"]],
   prediction: [["#e69f00", [7, 4], "dashed"], ["#cc79a7", [2, 3], "dotted"]],
@@ -18,10 +18,10 @@ function ramp(points) {
   });
 }
 const ramps = { map: ramp(stops.map), signed: ramp(stops.signed) };
-const units = { map: (v) => v / 255, signed: (v) => (v - 128) / 127 }; // a stored byte's meaning
+const units = { map: (v) => v / 255, signed: (v) => (v - 128) / 127 }; // the value that a stored byte stands for
 const gradient = (points) => `linear-gradient(90deg, ${points.map((c) => `rgb(${c})`).join()})`;
 
-// Grey through the window, and the maps over it, the more opaque the further from 0.
+// Paints the grey values through the window, and the maps over them, more opaque further from 0.
 function paintBuffer(slice) {
   const [, height, width] = item.shape;
   const [low, high] = item.window;
@@ -48,8 +48,9 @@ function paintBuffer(slice) {
   buffer.getContext("2d").putImageData(image, 0, 0);
 }
 
-// Canvas pixels per mm and per voxel, per pixel of the page, and per pixel of lines and letters (on
-// paper the picture shrinks, and these must not); where the slice's corner lies.
+// Returns canvas pixels per mm (scale), per voxel (sx, sy), per pixel of the page (density) and per
+// pixel of lines and letters (pen; larger in print, where the picture shrinks and they must not), and
+// the place of the slice's corner.
 function frame() {
   const [, height, width] = item.shape;
   const [, tall, wide] = item.spacing;
@@ -92,7 +93,7 @@ function paint(slice) {
   paintLabels();
 }
 
-// The line of mask layer n: by its kind, and by which of that kind it is.
+// Returns the line of mask layer n, by its kind and its number within the kind.
 function styleOf(n) {
   const { kind } = item.layers[n];
   const before = item.layers.slice(0, n).filter((layer) => layer.kind === kind).length;
@@ -120,13 +121,13 @@ function paintFlash() {
   requestAnimationFrame(refresh);
 }
 
-// What a picture must say wherever it is seen: case, slice, sides, scale.
+// Writes what every picture must say: case, slice, sides and scale.
 function paintLabels() {
   const { scale, pen } = frame();
   const [width, height, edge] = [canvas.width, canvas.height, 10 * pen];
   context.font = `${13 * pen}px system-ui, sans-serif`;
   context.lineJoin = "round";
-  const write = (text, x, y, align) => { // a long one is squeezed
+  const write = (text, x, y, align) => { // a long text is squeezed
     Object.assign(context, { textAlign: align, textBaseline: "middle", fillStyle: "#fff" });
     Object.assign(context, { strokeStyle: "rgba(0,0,0,.8)", lineWidth: 3 * pen });
     context.strokeText(text, x, y, width - 2 * edge);

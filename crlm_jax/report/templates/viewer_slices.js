@@ -1,8 +1,8 @@
-// Slices of viewer.py from base64 to voxels and outlines.
+// Decodes the slices that viewer.py encodes: base64 -> voxels and outlines.
 
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
-// A JPEG -> its H × W grey values.
+// Decodes a JPEG to its H × W grey values.
 async function picture(text, [, height, width]) {
   const image = await createImageBitmap(new Blob([bytes(text)], { type: "image/jpeg" }));
   const paper = element("canvas", { width, height }).getContext("2d", { willReadFrequently: true });
@@ -13,7 +13,7 @@ async function picture(text, [, height, width]) {
   return grey;
 }
 
-// Deflated bits -> its closed outlines.
+// Decodes the deflated bits of a mask to its closed outlines.
 async function outlines(text, [, height, width]) {
   const stream = new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
   const packed = new Uint8Array(await new Response(stream).arrayBuffer());

@@ -9,6 +9,7 @@ A command's module is imported only when it is called, so that the list appears 
 
 import difflib
 import importlib
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: crlm {name}: no such command; {hint}crlm lists them all", file=sys.stderr)
         return 2
     if name == "train":
-        importlib.import_module("crlm_jax.main").start(["crlm train", *rest])
+        # As `python -m crlm_jax.main` runs it: absl asks the main module for its help.
+        sys.argv[1:] = rest
+        runpy.run_module("crlm_jax.main", run_name="__main__", alter_sys=True)
+        return 0
     from crlm_jax.system.console import exit_code
 
     return exit_code(importlib.import_module(f"crlm_jax.{COMMANDS[name].module}").main, rest)

@@ -16,6 +16,7 @@ from crlm_jax.errors import UserError
 from crlm_jax.system import console, parallel, preemption
 from crlm_jax.training.experiment import run
 
+flags.declare_key_flag("config")  # so that --help lists it, though config.flags defines it
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, also at gs://; runs/<config.name> by default."
 )

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.imaging.resize import resize
-from crlm_jax.imaging.volumes import read_image, read_mask, to_original_grid
+from crlm_jax.imaging.volumes import read_image, read_mask, to_original_grid, write_image
 
 SHAPE = (12, 20, 16)  # z, y, x
 WINDOW = (-150.0, 250.0)  # HU
@@ -142,6 +142,30 @@ def test_grey_picture_saved_in_colour(tmp_path, channels):
         colour[..., 3] = 255
     sitk.WriteImage(sitk.GetImageFromArray(colour, isVector=True), str(tmp_path / "a.png"))
     np.testing.assert_array_equal(read_image(tmp_path / "a.png").voxels, grey[None])
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "A.B.NII.GZ", "a.nii", "a.%n.mha", "a.nrrd"])
+def test_a_written_image_is_there_whole(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"an earlier file")
+    write_image(sitk.GetImageFromArray(scan()), path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    np.testing.assert_array_equal(read_image(path).voxels, scan())
+
+
+def test_an_image_that_cannot_be_written_leaves_no_file(tmp_path):
+    image = sitk.GetImageFromArray(scan())
+    for name in ("a.mhd", "a.txt", "a.png"):
+        with pytest.raises(VolumeError, match="choose"):
+            write_image(image, tmp_path / name)
+    with pytest.raises(OSError, match=r"none/a\.nii: cannot be written; see that the folder"):
+        write_image(image, tmp_path / "none" / "a.nii")
+    kept = tmp_path / "kept.png"
+    kept.write_bytes(b"an earlier file")
+    with pytest.raises(OSError, match=r"kept\.png: cannot be written"):
+        write_image(sitk.GetImageFromArray(scan(dtype=np.float32)[0]), kept)  # no PNG of floats
+    assert kept.read_bytes() == b"an earlier file"
+    assert list(tmp_path.iterdir()) == [kept]
 
 
 def test_one_time_point_in_four_dimensions(tmp_path):

@@ -21,7 +21,7 @@ def cache_folder(cache: str | Path, part: str) -> Path:
     try:
         return Path(cache).expanduser().absolute() / part
     except RuntimeError as error:
-        raise _cannot_write(cache, "this user has no home folder") from error
+        raise _error(cache, "is in a home folder, which this user does not have") from error
 
 
 @contextlib.contextmanager
@@ -36,19 +36,19 @@ def writing_to(cache: str | Path, folder: Path) -> Iterator[None]:
         with tempfile.TemporaryFile(dir=folder):
             pass  # a folder may exist on a disk that is mounted read-only
     except OSError as error:
-        raise _cannot_write(cache, error.strerror) from error
+        raise _error(cache, f"{folder} cannot be written ({error.strerror})") from error
     try:
         yield
     except (OSError, RuntimeError) as error:
         for code in _FULL:
             # ArrayRecord raises a RuntimeError that has the reason in its text.
             if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
-                raise _cannot_write(cache, os.strerror(code)) from error
+                raise _error(cache, f"{folder} cannot be written ({os.strerror(code)})") from error
         raise
 
 
-def _cannot_write(cache: str | Path, reason: str | None) -> UserError:
+def _error(cache: str | Path, problem: str) -> UserError:
     return UserError(
-        f"data.cache = {str(cache)!r}: cannot be written ({reason}); name a folder that you may "
-        "write to, on a disk with room, by --config.data.cache"
+        f"data.cache = {str(cache)!r}: {problem}; name a folder that you may write to, on a disk "
+        "with room, by --config.data.cache"
     )

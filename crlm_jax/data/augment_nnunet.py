@@ -27,6 +27,8 @@ from typing import TypeVar
 import numpy as np
 from scipy import ndimage
 
+from crlm_jax.imaging.resize import linear_taps
+
 P_ROTATION, P_SCALING, SCALING = 0.2, 0.2, (0.7, 1.4)
 P_NOISE, NOISE = 0.1, (0.0, 0.1)
 P_BLUR, BLUR = 0.2 * 0.5, (0.5, 1.0)
@@ -168,12 +170,20 @@ def change_contrast(x: np.ndarray, factor: float) -> np.ndarray:
 
 
 def lower_resolution(x: np.ndarray, scale: float) -> np.ndarray:
-    """Samples float32 (S, S) at `scale` times its side (nearest), and back to its size (linear)."""
+    """Samples float32 (S, S) at `scale` times its side (nearest), and back to its size (linear).
+
+    As PyTorch's `interpolate`, "nearest-exact" down and "linear" up: pixels are areas, which are
+    sampled at their centres.
+    """
     for axis, length in enumerate(x.shape):
-        low, high, weight = _coarse_places(length, scale)
+        coarse = round(length * scale)
+        # In float32, which decides where a centre falls between two pixels.
+        ratio = np.float32(length) / np.float32(coarse)
+        kept = ((np.arange(coarse, dtype=np.float32) + np.float32(0.5)) * ratio).astype(int)
+        low, high, weight = linear_taps(coarse, length)
         weight = weight[:, None] if axis == 0 else weight
-        below = x.take(low, axis)
-        x = below + (x.take(high, axis) - below) * weight
+        below = x.take(kept[low], axis)
+        x = below + (x.take(kept[high], axis) - below) * weight
     return x
 
 
@@ -190,19 +200,3 @@ def correct_gamma(x: np.ndarray, gamma: float) -> np.ndarray:
 def _factor(rng: np.random.Generator, low: float, high: float) -> float:
     """Draws from `low` to 1 or from 1 to `high`, equally often (`BGContrast`)."""
     return rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high)
-
-
-def _coarse_places(length: int, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns for each pixel the two that it comes from and the weight of the second.
-
-    PyTorch's `interpolate`, "nearest-exact" down and "linear" up: pixels are areas, so the places
-    are those of their centres.
-    """
-    coarse = round(length * scale)
-    # In float32, which decides where a centre falls between two pixels.
-    ratio = np.float32(length) / np.float32(coarse)
-    kept = ((np.arange(coarse, dtype=np.float32) + np.float32(0.5)) * ratio).astype(int)
-    place = np.maximum((np.arange(length) + 0.5) * coarse / length - 0.5, 0)
-    low = place.astype(int)
-    weight = (place - low).astype(np.float32)
-    return kept[low], kept[np.minimum(low + 1, coarse - 1)], weight

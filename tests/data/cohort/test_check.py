@@ -136,6 +136,15 @@ def test_every_problem_of_rows_images_and_masks_at_once(cohort, capsys):
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
 
+def test_a_phantom_is_labelled(tmp_path):
+    for prefix, marked in (("phantom-", True), ("p", False)):
+        cells = [write_pair(tmp_path, name, a_mask(ONE)) for name in ("1", "2")]
+        rows = [f"{prefix}{i},dwi,{pair}" for i, pair in enumerate(cells)]
+        (tmp_path / "cohort.csv").write_text("\n".join(["patient,condition,image,mask", *rows]))
+        title = str(check.summary_table(check_cohort(tmp_path / "cohort.csv")).title)
+        assert title == f"cohort.csv{' (PHANTOM)' * marked}: medians (range)"
+
+
 def test_drawn_split_is_that_of_the_training(tmp_path):
     report = check_cohort(make_cohort(tmp_path, patients=6, shape=(2, 16, 16)))
     assert check.split_line(report) == (

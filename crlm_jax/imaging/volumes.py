@@ -152,6 +152,9 @@ def to_original_grid(array: np.ndarray, geometry: Geometry) -> sitk.Image:
 def write_image(image: sitk.Image, path: Path) -> None:
     """Writes a compressed NIfTI, NRRD, MetaImage or PNG; the file appears whole or not at all.
 
+    All images of the package are written here. ITK's writers do not report a full disk, so the file
+    is read back and compared before it gets its name.
+
     Raises:
       VolumeError: the ending is none of these formats, or the format cannot hold the image.
       OSError: the folder is missing or full.
@@ -165,10 +168,21 @@ def write_image(image: sitk.Image, path: Path) -> None:
     try:
         with whole_file(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
+            if not _is_written(image, temporary):
+                raise OSError(f"{path}: {_NOT_WRITTEN}")
     except RuntimeError as error:  # all that SimpleITK raises
-        raise OSError(
-            f"{path}: cannot be written; see that the folder exists and has room"
-        ) from error
+        raise OSError(f"{path}: {_NOT_WRITTEN}") from error
+
+
+_NOT_WRITTEN = "cannot be written; see that the folder exists and has room"
+
+
+def _is_written(image: sitk.Image, path: Path) -> bool:
+    """Whether a file holds every voxel of the image; ITK fills up a truncated file with zeros."""
+    written = sitk.ReadImage(str(path))
+    return written.GetSize() == image.GetSize() and np.array_equal(
+        sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)
+    )
 
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:

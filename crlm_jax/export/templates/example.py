@@ -106,6 +106,10 @@ def write(mask: sitk.Image, out: Path) -> None:
     temporary = out.with_name(f".{os.getpid()}.{out.name}")
     try:
         sitk.WriteImage(mask, str(temporary), useCompression=True)
+        # SimpleITK does not report a full disk.
+        written = sitk.GetArrayViewFromImage(sitk.ReadImage(str(temporary)))
+        if not np.array_equal(written, sitk.GetArrayViewFromImage(mask)):
+            raise OSError(f"{out}: cannot be written; see that its folder has room")
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.schema import Config
 from crlm_jax.measures.case import CaseResult
 from crlm_jax.measures.table import MEASURES
@@ -37,7 +38,7 @@ def summarise(config: Config, results: Sequence[CaseResult]) -> Summary:
         chosen = [r for r in results if r.row.condition == condition]
         conditions[condition] = _summarise_condition(config, chosen)
     return Summary(
-        data="phantom" if config.data.cohort == "phantom" else "cohort",
+        data="phantom" if is_phantom(config) else "cohort",
         method=config.method,
         critic_weights=config.critic.weights if config.loss.stages else None,
         conditions=conditions,

@@ -51,7 +51,7 @@ def read_finished(path: Path) -> FinishedRun:
                 f"{file}: missing, so this run is not finished; start it again with the same "
                 "command, and it goes on"
             )
-    results = json.loads(folder.results.read_text(encoding="utf-8"))
+    results, data = _read_json(folder.results), _read_json(folder.data)
     if "card" not in results:
         raise ConfigError(
             f"{folder.results}: of an earlier version of crlm_jax; delete {folder.report.name} in "
@@ -60,11 +60,7 @@ def read_finished(path: Path) -> FinishedRun:
     try:
         summary = Summary.from_json(results)
     except (KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{folder.results}: damaged ({type(error).__name__}: {error}); delete "
-            f"{folder.report.name} in the run and start it again with the same command"
-        ) from error
-    data = json.loads(folder.data.read_text(encoding="utf-8"))
+        raise _damaged(folder.results, error) from error
     return FinishedRun(
         folder=folder,
         config=config,
@@ -73,6 +69,22 @@ def read_finished(path: Path) -> FinishedRun:
         rows=read_cases(folder.cases),
         splits={name: split for name, split in data.items() if name != "digest"},
         log=read_log(folder.log),
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise _damaged(file, error) from error
+    return values
+
+
+def _damaged(file: Path, error: Exception) -> ConfigError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return ConfigError(
+        f"{file}: damaged ({reason}); restore the file from a copy, or train again in another "
+        "--workdir"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.schema import Config
 from crlm_jax.errors import UserError
 from crlm_jax.system import parallel
@@ -40,7 +41,7 @@ class TrainLog:
     ) -> None:
         self._path, self._name_record = path, name_record
         self._batch_size = config.train.batch_size
-        self._data = "phantom" if config.data.cohort == "phantom" else "cohort"
+        self._data = "phantom" if is_phantom(config) else "cohort"
         self._window: list[tuple[int, dict[str, jax.Array], np.ndarray]] = []
         self._since = time.perf_counter()
         if parallel.is_main():

@@ -68,7 +68,7 @@ def write_tables(runs: Sequence[StudyRun], workdir: Path, *, paper: bool = False
 
 def check_paper_data(runs: Sequence[StudyRun]) -> None:
     """Raises ConfigError if a run is on the phantom, which is not the paper's data."""
-    if wrong := [run.name for run in runs if run.config.data.cohort == "phantom"]:
+    if wrong := [run.name for run in runs if notices.is_phantom(run.config)]:
         raise ConfigError(f"--paper-data: {wrong[0]} is on the phantom, not on the paper's data")
 
 

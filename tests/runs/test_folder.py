@@ -107,3 +107,6 @@ def test_a_damaged_table_or_summary_is_named(run):
     folder.results.write_text(json.dumps(results))
     with pytest.raises(ConfigError, match=r"results\.json: damaged \(KeyError: 'cases'\)"):
         read_finished(run)
+    folder.results.write_text(json.dumps(results)[:-20])
+    with pytest.raises(ConfigError, match=r"results\.json: damaged \(JSONDecodeError: "):
+        read_finished(run)

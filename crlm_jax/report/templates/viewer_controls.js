@@ -2,7 +2,7 @@
 // read, while the browser still reads the voxels of the others.
 
 const keys = {
-  ArrowDown: () => go(state.z + 1), ArrowRight: () => go(state.z + 1), // down is the next slice, as with the wheel
+  ArrowDown: () => go(state.z + 1), ArrowRight: () => go(state.z + 1), // as with the wheel
   ArrowUp: () => go(state.z - 1), ArrowLeft: () => go(state.z - 1),
   PageDown: () => go(state.z + 5), PageUp: () => go(state.z - 5),
   Home: () => go(0), End: () => go(item.shape[0] - 1),
@@ -57,7 +57,7 @@ canvas.addEventListener("pointermove", (event) => {
   if (!drag) return showValue(event);
   const [dx, dy] = [event.clientX - drag.at[0], event.clientY - drag.at[1]];
   const { scale, density } = frame();
-  const range = (item.window[1] - item.window[0]) / canvas.clientWidth; // a drag across the picture changes it by the whole range
+  const range = (item.window[1] - item.window[0]) / canvas.clientWidth; // for a drag across
   if (drag.kind === "window") setWindow(drag.width + dx * range, drag.level + dy * range);
   else centre(drag.x - dx * density / scale, drag.y - dy * density / scale);
 });

@@ -18,7 +18,7 @@ function ramp(points) {
   });
 }
 const ramps = { map: ramp(stops.map), signed: ramp(stops.signed) };
-const units = { map: (v) => v / 255, signed: (v) => (v - 128) / 127 }; // the value that a stored byte stands for
+const units = { map: (v) => v / 255, signed: (v) => (v - 128) / 127 }; // byte -> value
 const gradient = (points) => `linear-gradient(90deg, ${points.map((c) => `rgb(${c})`).join()})`;
 
 // Paints the grey values through the window, and the maps over them, more opaque further from 0.

@@ -6,6 +6,7 @@ that the Commons added by a network (doi 10.5281/zenodo.8345959) are not fetched
 """
 
 import collections
+import dataclasses
 import importlib
 import logging
 import re
@@ -13,7 +14,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from crlm_jax.data.tcia.collection import ImportFailed
 
@@ -25,16 +25,34 @@ Resection of Colorectal Liver Metastases (Colorectal-Liver-Metastases). The Canc
 Simpson AL, Peoples J, Creasy JM, et al. Preoperative CT and survival data for patients undergoing
 resection of colorectal liver metastases. Scientific Data 11:172, 2024.
 https://doi.org/10.1038/s41597-024-02981-2"""
-# Where idc-index puts a series below the folder; `_folder` says the same.
+# Where idc-index puts a series below the folder; `IndexedSeries.folder` says the same.
 _TEMPLATE = "%PatientID/%Modality_%SeriesInstanceUID"
-# Without the added segmentations. Duckdb reads the index in a second, idc-index's client in 30.
+# The fields of `IndexedSeries` in order, without the added segmentations. Duckdb reads the index in
+# a second, idc-index's client in 30.
 _SERIES = """
-    SELECT PatientID, SeriesInstanceUID, Modality, instanceCount, series_size_MB,
+    SELECT PatientID, Modality, SeriesInstanceUID, instanceCount, series_size_MB,
         license_short_name
     FROM read_parquet($file)
     WHERE collection_id = $collection AND analysis_result_id IS NULL
     ORDER BY PatientID, Modality
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexedSeries:
+    """A series of the collection, as the index of the Imaging Data Commons has it."""
+
+    patient: str
+    modality: str
+    uid: str
+    files: int
+    megabytes: float  # 10⁶ bytes
+    licence: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its files, below that of the download."""
+        return Path(self.patient, f"{self.modality}_{self.uid}")
 
 
 def download(folder: Path, *, yes: bool = False) -> bool:
@@ -72,7 +90,7 @@ def download(folder: Path, *, yes: bool = False) -> bool:
     client = importlib.import_module("idc_index").IDCClient()  # an extra, and without types
     client.download_from_selection(
         downloadDir=str(folder),
-        seriesInstanceUID=[one["SeriesInstanceUID"] for one in needed],
+        seriesInstanceUID=[one.uid for one in needed],
         dirTemplate=_TEMPLATE,
         use_s5cmd_sync=True,  # keeps files that have their full size
     )
@@ -85,23 +103,19 @@ def download(folder: Path, *, yes: bool = False) -> bool:
     return True
 
 
-def _check_names(series: Sequence[dict[str, Any]]) -> None:
+def _check_names(series: Sequence[IndexedSeries]) -> None:
     """Raises ImportFailed if a name of the index would put a file outside the folder."""
     for one in series:
-        for column in ("PatientID", "Modality", "SeriesInstanceUID"):
-            if not re.fullmatch(r"\w[\w.-]*", one[column], re.ASCII):
+        for name in (one.patient, one.modality, one.uid):
+            if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
                 raise ImportFailed(
-                    f"idc-index names a series' {column} {one[column]!r}, which is no folder's "
-                    "name: pip install -U --force-reinstall idc-index-data"
+                    f"idc-index: {name!r} of series {one.uid!r} cannot be the name of a folder; "
+                    "pip install -U --force-reinstall idc-index-data"
                 )
 
 
-def list_series() -> list[dict[str, Any]]:
+def list_series() -> list[IndexedSeries]:
     """Reads the collection's series from the index that comes with idc-index, without network.
-
-    Returns:
-      PatientID, SeriesInstanceUID, Modality, instanceCount (files), series_size_MB (10⁶ bytes) and
-      license_short_name of each.
 
     Raises:
       ImportFailed: idc-index is not installed.
@@ -116,44 +130,38 @@ def list_series() -> list[dict[str, Any]]:
         ) from error
     asked = {"file": str(idc_index_data.IDC_INDEX_PARQUET_FILEPATH), "collection": COLLECTION}
     with duckdb.connect() as database:
-        found = database.execute(_SERIES, asked)
-        names = [column[0] for column in found.description]
-        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        return [IndexedSeries(*row) for row in database.execute(_SERIES, asked).fetchall()]
 
 
-def describe(series: Sequence[dict[str, Any]]) -> str:
+def describe(series: Sequence[IndexedSeries]) -> str:
     """Tells size, licence and citation of the collection, from its series in the index."""
-    kinds = collections.Counter(one["Modality"] for one in series)
-    licences = sorted({one["license_short_name"] for one in series})
+    kinds = collections.Counter(one.modality for one in series)
+    licences = sorted({one.licence for one in series})
     return (
-        f"Colorectal-Liver-Metastases: {len({one['PatientID'] for one in series})} patients, "
+        f"Colorectal-Liver-Metastases: {len({one.patient for one in series})} patients, "
         f"{len(series)} series ({', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))}), "
-        f"{sum(one['instanceCount'] for one in series)} files, {_gigabytes(series):.1f} GB\n"
+        f"{sum(one.files for one in series)} files, {_gigabytes(series):.1f} GB\n"
         f"Licence: {', '.join(licences)}; cite:\n{CITATION}"
     )
 
 
-def _gigabytes(series: Sequence[dict[str, Any]]) -> float:
-    return sum(one["series_size_MB"] for one in series) / 1000
+def _gigabytes(series: Sequence[IndexedSeries]) -> float:
+    return sum(one.megabytes for one in series) / 1000
 
 
-def _folder(folder: Path, one: dict[str, Any]) -> Path:
-    return folder / one["PatientID"] / f"{one['Modality']}_{one['SeriesInstanceUID']}"
-
-
-def _missing(folder: Path, series: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _missing(folder: Path, series: Sequence[IndexedSeries]) -> list[IndexedSeries]:
     """The series that lack files or bytes."""
     absent = []
     for one in series:
-        sizes = [file.stat().st_size for file in _folder(folder, one).glob("*.dcm")]
+        sizes = [file.stat().st_size for file in (folder / one.folder).glob("*.dcm")]
         # The index rounds sizes.
-        whole = sum(sizes) > 0.999 * 1e6 * one["series_size_MB"] - 1e4
-        if len(sizes) < one["instanceCount"] or not whole:
+        whole = sum(sizes) > 0.999 * 1e6 * one.megabytes - 1e4
+        if len(sizes) < one.files or not whole:
             absent.append(one)
     return absent
 
 
-def _confirm_download(folder: Path, needed: Sequence[dict[str, Any]], yes: bool) -> bool:
+def _confirm_download(folder: Path, needed: Sequence[IndexedSeries], yes: bool) -> bool:
     """Asks whether to download, unless `yes`; returns the answer.
 
     Raises:

@@ -1,5 +1,6 @@
 """The download of TCIA's CT collection: what is asked, fetched, said and refused."""
 
+import dataclasses
 import io
 import sys
 import types
@@ -19,17 +20,17 @@ class Client:
     """What idc-index's client does, as far as it is asked for."""
 
     calls: list[dict]
-    index: list[dict]
+    index: list[download.IndexedSeries]
+    sources: dict[str, Path]
     arrives = True
 
     def download_from_selection(self, **options):
         self.calls.append(options)
         assert Path(options["downloadDir"]).is_dir()
         for one in self.index if self.arrives else ():
-            folder = Path(options["downloadDir"]) / one["PatientID"]
-            files = sorted(one["source"].rglob("*.dcm"))
+            files = sorted(self.sources[one.uid].rglob("*.dcm"))
             for number, file in enumerate(files):
-                path = folder / f"{one['Modality']}_{one['SeriesInstanceUID']}" / f"{number}.dcm"
+                path = Path(options["downloadDir"]) / one.folder / f"{number}.dcm"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(file.read_bytes())
 
@@ -38,17 +39,15 @@ class Client:
 def client(tmp_path, monkeypatch):
     """Stands in for the Imaging Data Commons, with one patient."""
     source = add_patient(tmp_path / "remote", 1)
-    series = []
+    series, sources = [], {}
     for modality, place in (("CT", "101*"), ("SEG", "300*")):
         folder = next(source.rglob(place))
         size = sum(file.stat().st_size for file in folder.iterdir())
-        series.append({
-            "PatientID": IDS[0], "SeriesInstanceUID": generate_uid(), "Modality": modality,
-            "instanceCount": len(list(folder.iterdir())), "series_size_MB": size / 1e6,
-            "license_short_name": "CC BY 4.0",
-            "source": folder,
-        })  # fmt: skip
-    stub = type("Stub", (Client,), {"calls": [], "index": series})
+        count, uid = len(list(folder.iterdir())), generate_uid()
+        one = download.IndexedSeries(IDS[0], modality, uid, count, size / 1e6, "CC BY 4.0")
+        series.append(one)
+        sources[uid] = folder
+    stub = type("Stub", (Client,), {"calls": [], "index": series, "sources": sources})
     monkeypatch.setitem(sys.modules, "idc_index", types.SimpleNamespace(IDCClient=stub))
     monkeypatch.setattr(download, "list_series", lambda: stub.index)
     return stub
@@ -66,7 +65,7 @@ def test_download(client, tmp_path, capsys):
     (options,) = client.calls
     assert options == {
         "downloadDir": str(folder),
-        "seriesInstanceUID": [one["SeriesInstanceUID"] for one in client.index],
+        "seriesInstanceUID": [one.uid for one in client.index],
         "dirTemplate": "%PatientID/%Modality_%SeriesInstanceUID",
         "use_s5cmd_sync": True,
     }
@@ -75,7 +74,7 @@ def test_download(client, tmp_path, capsys):
     assert len(client.calls) == 1
     next(folder.rglob("CT_*/3.dcm")).unlink()
     assert exit_code(main, [*command, "--yes"]) == 0
-    assert client.calls[1]["seriesInstanceUID"] == [client.index[0]["SeriesInstanceUID"]]
+    assert client.calls[1]["seriesInstanceUID"] == [client.index[0].uid]
 
 
 def test_download_that_does_not_arrive(client, tmp_path, capsys):
@@ -106,7 +105,7 @@ def test_download_asks(client, tmp_path, capsys, monkeypatch, answer, fetched):
 
 
 def test_download_needs_room(client, tmp_path):
-    client.index[0]["series_size_MB"] = 1e15
+    client.index[0] = dataclasses.replace(client.index[0], megabytes=1e15)
     with pytest.raises(ImportFailed, match="GB free"):
         download.download(tmp_path / "d", yes=True)
 

@@ -38,7 +38,7 @@ class TrainedSegmenter:
         is compiled once.
         """
         program = _jitted_probability(self.graph, self.mesh, self.mirror)
-        return program(self.variables, slices)
+        return program(self.variables, jax.device_put(slices, parallel.split_by_batch(self.mesh)))
 
     def in_float32(self) -> "TrainedSegmenter":
         """Returns the same segmenter with all computation in float32."""
@@ -78,10 +78,10 @@ def probability(
 @functools.lru_cache(maxsize=16)
 def _jitted_probability(
     graph: nnx.GraphDef, mesh: Mesh, mirror: bool
-) -> Callable[[Variables, np.ndarray | jax.Array], jax.Array]:
+) -> Callable[[Variables, jax.Array], jax.Array]:
     """Builds the jitted map (variables, (B, H, W, 1) uint8) -> (B, H, W) probability, float32.
 
-    The result is kept, so that a segmenter with new weights uses the program of the old ones.
+    The jitted function is cached, so that a segmenter with new weights is not compiled again.
     """
 
     def program(variables: Variables, slices: jax.Array) -> jax.Array:

@@ -1,6 +1,10 @@
-"""What a run says of itself on the console: its card before it starts, its results at the end."""
+"""What a run prints on the console: its card before it starts, its results at the end."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
+from flax import nnx
 from rich.box import SIMPLE_HEAD
 from rich.panel import Panel
 from rich.table import Table
@@ -16,11 +20,23 @@ from crlm_jax.system.console import console
 
 
 def describe_run(
-    config: Config, folder: RunFolder, data: dict[str, dict], state: TrainState, steps: int
+    config: Config,
+    folder: RunFolder,
+    data: Mapping[str, Mapping[str, Any]],
+    state: TrainState,
+    steps: int,
 ) -> list[tuple[str, str]]:
-    """Says what is about to happen: data, model, critic, devices, steps, files."""
+    """Returns the lines of the run card, as pairs (name, text).
 
-    def count(tree) -> str:
+    Args:
+      config: the experiment.
+      folder: of the run.
+      data: patients and slices by split, from `describe_data`.
+      state: before the training.
+      steps: of the whole training.
+    """
+
+    def count(tree: nnx.State) -> str:
         return f"{sum(x.size for x in jax.tree.leaves(tree)):,}"
 
     splits = "; ".join(

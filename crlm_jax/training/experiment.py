@@ -1,10 +1,11 @@
 """One experiment: prepare the data, train, measure, report."""
 
 from pathlib import Path
+from typing import Any
 
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
+from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.schema import Config, validate
 from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import SPLITS, read_cohort
@@ -26,13 +27,14 @@ from crlm_jax.system.console import console
 from crlm_jax.system.files import locate
 from crlm_jax.system.parallel import chosen_numbers
 from crlm_jax.training.card import describe_run, show_card, show_results
-from crlm_jax.training.loop import fit
+from crlm_jax.training.loop import Experiment, fit
 
 
 def prepare(config: Config) -> Slices:
     """Reads the cohort, or makes the phantom, and cuts it into slices.
 
-    Where the processes share the cache the main one does it for all; else all do it at once.
+    If the processes share the cache, the main one prepares the data and the others read its cache.
+    Otherwise all prepare the data at once.
 
     Raises:
       UserError: the slices of another process are not those of the main one.
@@ -40,7 +42,7 @@ def prepare(config: Config) -> Slices:
     wait = config.data.cache_shared
     if wait and not parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
-    if config.data.cohort == "phantom":
+    if is_phantom(config):
         cohort = cached_phantom(config.data.cache, config.phantom.patients, config.phantom.seed)
     else:
         cohort = Path(config.data.cohort).expanduser()
@@ -63,34 +65,36 @@ def prepare(config: Config) -> Slices:
     return prepared
 
 
-def measure(
-    config: Config, prepared: Slices, folder: RunFolder, mesh: Mesh
-) -> tuple[list[CaseResult], int]:
+def measure(experiment: Experiment) -> tuple[list[CaseResult], int]:
     """Evaluates the best checkpoint; returns the test cases' results and the checkpoint's step."""
-    trained = load_best(config, folder.checkpoints, mesh).on_own_devices()
+    config, folder = experiment.config, experiment.folder
+    trained = load_best(config, folder.checkpoints, experiment.mesh).on_own_devices()
     attribute = None
     if steps := config.evaluation.attribution_steps:
         attribute = attribution.make_attribute(trained, steps)
     measured = evaluate.evaluate_cases(
-        config,
-        prepared,
-        trained.probability,
-        folder=folder,
-        attribute=attribute,
+        config, experiment.slices, trained.probability, folder=folder, attribute=attribute
     )
-    views = [folder.view(*image).name for image in evaluate.images_of(prepared)]
+    views = [folder.view(*image).name for image in evaluate.images_of(experiment.slices)]
     check_shared(folder.views, views)
     return measured, trained.step
 
 
 def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "") -> Summary | None:
-    """Runs one experiment to its report; traces `profile` of its training steps.
+    """Runs one experiment from its data to its report.
 
-    `workdir` is a folder, or the address of one in a bucket (`gs://`). `source` is the experiment's
-    file, which the run card names.
+    Args:
+      config: the experiment.
+      workdir: folder of the run, or the address of one in a bucket (`gs://`).
+      profile: how many training steps to trace.
+      source: the experiment's file, which the run card names.
 
     Returns:
       The summary; None if the run was finished before, and in all processes but the main one.
+
+    Raises:
+      UserError: the configuration, the data, the weights or the folder are wrong.
+      OSError: a file cannot be read or written.
     """
     validate(config)
     folder = RunFolder(locate(workdir))
@@ -111,8 +115,9 @@ def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "")
         card.insert(1, ("config file", source))
     if parallel.is_main():
         show_card(config, card)
-    fit(config, prepared, folder, mesh, networks, state, profile)
-    measured, step = measure(config, prepared, folder, mesh)
+    experiment = Experiment(config, prepared, folder, mesh)
+    fit(experiment, networks, state, profile)
+    measured, step = measure(experiment)
     if not parallel.is_main():
         return None
     why = "the best on the validation patients"
@@ -127,9 +132,9 @@ def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "")
     return summary
 
 
-def describe_data(prepared: Slices) -> dict[str, dict]:
-    """Patients, images and slices of each split, for the run card and `data.json`."""
-    description = {}
+def describe_data(prepared: Slices) -> dict[str, dict[str, Any]]:
+    """Returns patients, images and slices of each split, for the run card and `data.json`."""
+    description: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         cases = [case for case in prepared.cases if case.split == split]
         index = prepared.index(split)

@@ -25,13 +25,23 @@ from crlm_jax.system.preemption import Notice, Preempted
 from crlm_jax.system.profiling import Profiler
 
 
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What training and evaluation have in common."""
+
+    config: Config
+    slices: Slices
+    folder: RunFolder
+    mesh: Mesh  # over all devices of all processes
+
+
 def segmenter_part(state: TrainState) -> dict[str, Any]:
-    """The part of a checkpoint that evaluation and prediction need."""
+    """Returns the part of a checkpoint that evaluation and prediction need."""
     return {"segmenter": {"params": state.params, "batch_stats": state.batch_stats}}
 
 
 def checkpoint_parts(state: TrainState) -> dict[str, Any]:
-    """A whole checkpoint; a frozen critic is read again from its source instead."""
+    """Returns a whole checkpoint, without a frozen critic, which is read again from its source."""
     training = {"step": state.step, "opt_state": state.opt_state}
     if state.critic_opt_state is not None:
         training |= {"critic": state.critic, "critic_opt_state": state.critic_opt_state}
@@ -39,30 +49,22 @@ def checkpoint_parts(state: TrainState) -> dict[str, Any]:
 
 
 def with_parts(state: TrainState, parts: Mapping[str, Any]) -> TrainState:
-    """Returns the state with what `checkpoint_parts` kept."""
+    """Returns the state with the parts of a checkpoint."""
     return dataclasses.replace(state, **parts["segmenter"], **parts["training"])
 
 
-def fit(
-    config: Config,
-    slices: Slices,
-    folder: RunFolder,
-    mesh: Mesh,
-    networks: Networks,
-    state: TrainState,
-    profile: int = 0,
-) -> None:
-    """Trains from `state` (used up), or goes on where the newest checkpoint in `folder` stands.
+def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: int = 0) -> None:
+    """Trains from `state`, or from the newest checkpoint of the run's folder if it has one.
 
-    Writes the checkpoints and the training log of the run's folder, and traces `profile` of the
-    steps.
+    Writes checkpoints and the training log, and traces `profile` of the steps. `state` is donated.
 
     Raises:
       NonFiniteLoss: naming step, terms and cases; the checkpoints stay.
-      Preempted: the process was told to stop; the step that it was at is saved.
+      Preempted: the process was told to stop, and the current step is saved.
     """
+    config, slices, folder = experiment.config, experiment.slices, experiment.folder
     steps = total_steps(config, len(slices.source("train")))
-    train_step = make_train_step(config, networks, mesh, steps)
+    train_step = make_train_step(config, networks, experiment.mesh, steps)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, config.train.keep))
         notice = stack.enter_context(Notice())
@@ -78,25 +80,31 @@ def fit(
             with profiler.step(step):
                 batch = next(batches)
                 records = batch.pop("record")
-                state, terms = train_step(state, parallel.to_global(batch, mesh))
+                state, terms = train_step(state, parallel.to_global(batch, experiment.mesh))
             log.add(step, terms, records)
             told = notice.reached(step)
             save = told or step % config.train.checkpoint_every == 0 or step == steps
             if save or step % config.train.log_every == 0:
                 bar.set_postfix_str(log.flush())
-            if told:  # there may be seconds left: nothing is measured
-                checkpoints.save(
-                    step, checkpoint_parts(state), None
-                )  # complete when this block is left
+            if told:  # There may be seconds left: save without validation, and leave.
+                checkpoints.save(step, checkpoint_parts(state), None)
                 raise Preempted(f"told to stop: step {step} of {steps} is saved; start it again")
             if save:
-                variables = segmenter_part(state)["segmenter"]
-                trained = TrainedSegmenter(
-                    config, networks.segmenter_eval, variables, step, mesh, mirror=False
-                ).on_own_devices()
-                dsc = evaluate.validation_dsc(config, slices, trained.probability)
+                dsc = _validate(experiment, networks, state, step)
                 log.validation(step, dsc)
                 checkpoints.save(step, checkpoint_parts(state), dsc)
+
+
+def _validate(
+    experiment: Experiment, networks: Networks, state: TrainState, step: int
+) -> float | None:
+    """Returns the mean DSC of the validation patients, without mirroring."""
+    variables = segmenter_part(state)["segmenter"]
+    config, mesh = experiment.config, experiment.mesh
+    trained = TrainedSegmenter(
+        config, networks.segmenter_eval, variables, step, mesh, mirror=False
+    ).on_own_devices()
+    return evaluate.validation_dsc(config, experiment.slices, trained.probability)
 
 
 def _name_record(slices: Slices) -> Callable[[int], str]:

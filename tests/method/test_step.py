@@ -18,7 +18,7 @@ from crlm_jax.runs.log import TrainLog, read_log
 from crlm_jax.system import parallel
 from crlm_jax.training import loop
 from crlm_jax.training.experiment import prepare
-from crlm_jax.training.loop import fit
+from crlm_jax.training.loop import Experiment, fit
 from tests.cohorts import make_cohort, tiny_config
 from tests.fixtures import recipe
 from tests.models import parity
@@ -246,7 +246,8 @@ def test_the_loop_waits_for_the_device_only_to_log(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "make_train_step", make_watched)
     monkeypatch.setattr(TrainLog, "flush", flush_watched)
     with jax.transfer_guard("disallow"):
-        fit(config, slices, RunFolder(tmp_path / "run"), mesh, networks, state, profile=2)
+        experiment = Experiment(config, slices, RunFolder(tmp_path / "run"), mesh)
+        fit(experiment, networks, state, profile=2)
     assert flushes == [3, 3, 1]
     lines = [line for line in read_log(tmp_path / "run" / "train.jsonl") if "loss" in line]
     assert [line["step"] for line in lines] == [3, 6, 7]
@@ -272,5 +273,5 @@ def test_a_batch_can_be_overfitted():
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused():
-    with pytest.raises(ValueError, match=r"train\.batch_size = 6.*8 devices.*train\.batch_size=8"):
+    with pytest.raises(UserError, match=r"train\.batch_size = 6.*8 devices.*train\.batch_size=8"):
         parallel.check_batch_size(6, parallel.make_mesh(8), "train.batch_size")

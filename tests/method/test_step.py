@@ -8,6 +8,7 @@ from flax import nnx
 
 from configs.methods import METHODS
 from crlm_jax.config.schema import Config
+from crlm_jax.errors import UserError
 from crlm_jax.measures.overlap import Counts, overlap
 from crlm_jax.method import step as method_step
 from crlm_jax.models import torch_weights

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from crlm_jax.config.schema import Config, ConfigError
+from crlm_jax.errors import UserError
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.runs.log import read_log
 from crlm_jax.runs.results import Card, Summary
@@ -32,8 +33,18 @@ class FinishedRun:
         return self.folder.name
 
     def cases(self) -> list[tuple[CaseRow, list[Path]]]:
-        """Returns every row with the viewer's files of its case; empty if the run has none."""
+        """Returns every row with the viewer's files of its case; empty if the run has none.
+
+        Raises:
+          UserError: there are files, but not of every case.
+        """
         views = self.folder.find_views()
+        if views and len(views) != len(self.rows):
+            raise UserError(
+                f"{self.folder.views}: files of {len(views)} cases, but {self.folder.cases.name} "
+                f"has {len(self.rows)}; move the folder away, and the report is written without "
+                "its viewer"
+            )
         return list(zip(self.rows, views.values(), strict=True)) if views else []
 
 

@@ -88,6 +88,14 @@ def test_a_finished_run_is_read_back(run):
     assert found.summary.to_json() == {k: v for k, v in results.items() if k != "card"}
 
 
+def test_a_view_that_is_missing_is_noticed(run):
+    found = read_finished(run)
+    (*_, (_, files)) = found.cases()
+    files[0].unlink()
+    with pytest.raises(UserError, match=r"views: files of 3 cases, but cases\.csv has 4; move"):
+        found.cases()
+
+
 def test_the_value_of_a_patient_is_the_mean_over_the_runs_that_have_it(run):
     first, second = read_finished(run), read_finished(run)
     second.rows[0].measures["dsc"], second.rows[2].measures["dsc"] = 1.0, None

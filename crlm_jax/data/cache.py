@@ -29,7 +29,8 @@ def writing_to(cache: str | Path, folder: Path) -> Iterator[None]:
     """Makes a folder of the cache for a block that writes to it.
 
     Raises:
-      UserError: the folder cannot be made or written to, or its disk is full.
+      UserError: the folder cannot be made or written to, or its disk is full. Other errors of the
+        block stay as they are.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,8 @@ def writing_to(cache: str | Path, folder: Path) -> Iterator[None]:
             # ArrayRecord raises a RuntimeError that has the reason in its text.
             if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
                 raise _error(cache, f"{folder} cannot be written ({os.strerror(code)})") from error
+        if isinstance(error, OSError) and str(folder) in str(error):  # from a writer of images
+            raise _error(cache, f"{folder} cannot be written") from error
         raise
 
 

@@ -151,7 +151,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
         """Reads images ahead on `workers` threads; yields the usable ones in order."""
         cut = functools.partial(_cut_image, size=self._size, ct_window=self._ct_window)
         with futures.ThreadPoolExecutor(self._workers) as pool:
-            # As many volumes are in memory as there are threads, however large the cohort.
+            # Each thread has at most one volume in memory, however large the cohort.
             ahead = collections.deque((job, pool.submit(cut, job)) for job in jobs[: self._workers])
             later = iter(jobs[self._workers :])
             while ahead:
@@ -193,7 +193,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
         return infos
 
     def _log_download_bytes(self) -> None:
-        """Prints nothing: nothing is downloaded, and there is a progress bar already."""
+        """Prints nothing: nothing is downloaded, and a progress bar is shown already."""
 
     _log_download_done = _log_download_bytes
 

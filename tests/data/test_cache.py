@@ -60,6 +60,12 @@ def test_a_disk_that_is_full(tmp_path, error):
         raise error
 
 
+def test_an_image_that_could_not_be_written(tmp_path):
+    message = REMEDY.format("cannot be written")
+    with pytest.raises(UserError, match=message), writing_to(tmp_path, tmp_path):
+        raise OSError(f"{tmp_path / 'a.nii.gz'}: cannot be written; see that it has room")
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "disk"), RuntimeError("disk")])
 def test_other_errors_keep_their_own_message(tmp_path, error):
     with pytest.raises(type(error), match="disk"), writing_to(tmp_path, tmp_path):

@@ -90,7 +90,7 @@ def check_cohort(path: str | Path, *, workers: int = 2, progress: bool = False) 
             split = {case.patient: case.split for case in cases}
         except CohortError as error:
             problems += str(error).splitlines()
-    # What a patient lacks can only be said of a cohort whose rows could all be read.
+    # Only if all rows could be read is it known which images a patient lacks.
     warnings = [] if problems else _case_warnings(path, images, split)
     warnings += [
         f"{path}, row {i.row.row}: {i.row.image}: {i.warning}" for i in images if i.warning
@@ -102,10 +102,10 @@ def check_cohort(path: str | Path, *, workers: int = 2, progress: bool = False) 
 def _check_images(
     rows: Sequence[Row], workers: int, progress: bool
 ) -> Iterable[tuple[Row, ImageCheck | str]]:
-    """Yields every row with its check, or with what is wrong, in the order of the file."""
+    """Yields every row with its check, or with its problem, in the order of the file."""
     pool = ThreadPoolExecutor(workers)
     try:
-        # A worker hands on a few numbers, so no more volumes are in memory than there are workers.
+        # A worker returns a few numbers only, so each worker has at most one volume in memory.
         results = zip(rows, pool.map(_try_image, rows), strict=True)
         silent = None if progress else True  # None: a bar in a terminal, none in a log file
         yield from tqdm(results, "checking", len(rows), unit="image", disable=silent)
@@ -147,7 +147,7 @@ def _check_image(row: Row) -> ImageCheck:
 def _case_warnings(
     path: Path, images: Sequence[ImageCheck], split: Mapping[str, Split]
 ) -> list[str]:
-    """Finds cases without tumour, conditions that a patient or a split has no image of."""
+    """Finds cases without tumour, and conditions under which a patient or a split has no image."""
     tumour: dict[tuple[str, str], int] = collections.Counter()
     for image in images:
         tumour[image.row.patient, image.row.condition] += image.tumour_slices

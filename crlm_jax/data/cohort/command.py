@@ -4,8 +4,8 @@
     python -m crlm_jax.data.cohort build --images 'data/{patient}/{condition}.nii.gz' \\
         --masks 'data/{patient}/{condition}_roi.nii.gz' --out cohort.csv
 
-`check` reads every image and lists every problem, or summarises what is there; `build` makes the
-file from a folder whose names follow a pattern, or from another project's layout.
+`check` reads every image and lists every problem, or summarises a cohort that has none; `build`
+makes the file from a folder with names that follow a pattern, or from another project's layout.
 """
 
 import argparse

@@ -152,7 +152,7 @@ def from_released(
       one_slice_per_patient: every slice is another patient's; otherwise that is an error.
 
     Raises:
-      CohortError: the names do not tell the patients, or there are no such files.
+      CohortError: the names do not tell the patients, or a folder has no files.
     """
     condition = one_condition(conditions, "the released layout does not tell it")
     images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks" / "0")
@@ -162,8 +162,9 @@ def from_released(
     names = sorted(images)
     if not patient_pattern and not one_slice_per_patient:
         raise CohortError(
-            f"whose slices are these? The files are named, for example, {', '.join(names[:3])}; "
-            r"say what of it is the patient, such as --patient-pattern '(?P<patient>[^_]+)_\d+'"
+            "which slices are of the same patient? The files are named, for example, "
+            f"{', '.join(names[:3])}; name the part that is the patient, such as "
+            r"--patient-pattern '(?P<patient>[^_]+)_\d+'"
         )
     patients, notes = _patients(names, patient_pattern, "slice")
     if len(names) > 3 and len(set(patients.values())) == len(names) and not one_slice_per_patient:

@@ -23,7 +23,7 @@ def write_cohort(out: Path, entries: Sequence[Entry]) -> list[Row]:
       The rows as read back.
 
     Raises:
-      CohortError: listing what is wrong; `out` is as it was.
+      CohortError: listing all problems; `out` is not changed.
     """
     if not entries:
         raise CohortError("no image has a mask; nothing is written")

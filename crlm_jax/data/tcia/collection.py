@@ -41,7 +41,7 @@ class Segmentation:
 
 
 @dataclasses.dataclass
-class Files:
+class PatientFiles:
     """The files of a patient that the import reads, and those that it could not identify."""
 
     images: dict[str, list[Path]]  # CT series UID to files
@@ -49,7 +49,7 @@ class Files:
     unreadable: list[Path]
 
 
-def find_patients(folder: Path) -> tuple[dict[str, Files], list[Path]]:
+def find_patients(folder: Path) -> tuple[dict[str, PatientFiles], list[Path]]:
     """Sorts the DICOM files below a folder by Patient ID, from their headers alone.
 
     Returns:
@@ -60,7 +60,7 @@ def find_patients(folder: Path) -> tuple[dict[str, Files], list[Path]]:
       ImportFailed: the folder has neither a CT nor a segmentation.
     """
     files = find_files(folder)
-    patients: dict[str, Files] = collections.defaultdict(lambda: Files({}, [], []))
+    patients: dict[str, PatientFiles] = collections.defaultdict(lambda: PatientFiles({}, [], []))
     within: dict[Path, set[str]] = collections.defaultdict(set)  # patients with files in a folder
     unreadable: list[Path] = []
     instances: set[str] = set()
@@ -87,9 +87,9 @@ def find_patients(folder: Path) -> tuple[dict[str, Files], list[Path]]:
         else:
             mine.segmentations.append(file)
     if not patients and not unreadable:
-        what = f"none of its {len(files)} DICOM files is a CT or a segmentation"
+        found = f"none of its {len(files)} DICOM files is a CT or a segmentation"
         raise ImportFailed(
-            f"--dicom {folder}: {what if files else 'no DICOM file'}; name another folder"
+            f"--dicom {folder}: {found if files else 'no DICOM file'}; name another folder"
         )
     strays: list[Path] = []
     for file in unreadable:  # its owner is the patient whose files surround it most closely

@@ -4,7 +4,7 @@
 Portal, Tumor_1 …); doi 10.7937/QXK2-QG03, CC BY 4.0; described in Simpson et al., Scientific Data
 11:172 (2024), doi 10.1038/s41597-024-02981-2.
 
-The voxels of one patient at a time are in memory. `folder` says what is written.
+The voxels of one patient at a time are in memory. `folder` describes the files that are written.
 """
 
 import collections
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from crlm_jax.data.cohort.cells import patient_problem
 from crlm_jax.data.tcia import collection
-from crlm_jax.data.tcia.collection import Files, ImportFailed, unreadable_file
+from crlm_jax.data.tcia.collection import ImportFailed, PatientFiles, unreadable_file
 from crlm_jax.data.tcia.folder import COHORT, LOG, ImportFolder, Record
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
@@ -98,7 +98,7 @@ def import_collection(dicom: Path, out: Path, *, clinical: Path | None = None) -
     return Outcome(tuple(taken), tuple(skipped), tuple(refused), table)
 
 
-def _import_patient(patient: str, files: Files, cohort: ImportFolder) -> None:
+def _import_patient(patient: str, files: PatientFiles, cohort: ImportFolder) -> None:
     """Reads and writes one patient, or raises VolumeError, which says why that is impossible."""
     if files.unreadable:
         more = f" (and {len(files.unreadable) - 1} more)" * (len(files.unreadable) > 1)

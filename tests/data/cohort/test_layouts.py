@@ -431,7 +431,11 @@ def test_released_slices_of_a_patient_are_one_case():
 
 def test_released_slices_whose_patients_are_not_told(capsys):
     make_released(*SLICES)
-    parts = ("whose slices are these?", "p1_1, p1_2, p2_1; say", "(?P<patient>[^_]+)")
+    parts = (
+        "which slices are of the same patient?",
+        "p1_1, p1_2, p2_1; name",
+        "(?P<patient>[^_]+)",
+    )
     refuse(capsys, *RELEASED, parts=parts)
     parts = ("each of 4 slices another patient (p1_1 → p1_1, ", "--one-slice-per-patient")
     refuse(capsys, *RELEASED, "--patient-pattern", "(?P<patient>.+)", parts=parts)

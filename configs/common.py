@@ -15,9 +15,9 @@ def _paper(config: Config) -> None:
 def _laptop(config: Config) -> None:
     """Small enough for two CPU cores: half the resolution, a quarter of the width, fewer steps.
 
-    SGD from scratch needs a larger learning rate to get somewhere in so few steps. The critic's
-    weights are random, so that nothing has to be fetched; every report says so. Every method has
-    the same slices and as many updates; what it needs beside is in `methods.LAPTOP`.
+    SGD from scratch needs a larger learning rate to learn in so few steps. The critic's weights are
+    random, so that nothing has to be downloaded; every report says so. All methods have the same
+    slices and the same number of updates; `methods.LAPTOP` has the further changes of some.
     """
     config.data.image_size = 112
     config.segmenter.widths = (8, 16, 32, 64, 128)

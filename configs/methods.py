@@ -1,7 +1,7 @@
 """The methods: what each changes in the paper's setting, and how it is made small for a laptop.
 
-Each comparator is as its own authors define it, with the sources named; batch and length of the
-training are theirs at the paper's scale, and those of all methods at the laptop's.
+Each comparator is as its own authors define it, with the sources named. At the paper's scale, batch
+and length of the training are the authors' too; at the laptop's scale they are the same for all.
 """
 
 from crlm_jax.config.schema import Config, CriticConfig, Loss, Optimizer, TransUNetConfig
@@ -23,16 +23,17 @@ def _unet(config: Config) -> None:
 
 
 def _adversarial(config: Config) -> None:
-    """CRLM-GAN whose ResNet-50 is trained too: it ascends on the feature distance."""
+    """CRLM-GAN whose ResNet-50 is trained too, to increase the feature distance."""
     config.critic.update = "adversarial"
 
 
 def _released(config: Config) -> None:
     """CRLM-GAN as its published code runs: a feature loss that has no gradient.
 
-    The mask is the logits, one mean is taken over all stages' features, the ResNet normalises by
-    its batch, and BCE counts half. Of the code's other departures from the paper (normalised twice,
-    turned by any angle, validated on patients trained on) none is kept: they are not the method.
+    The image is masked with the logits, one mean is taken over all stages' features, the ResNet
+    normalises by its batch, and BCE has weight 0.5. The code's other departures from the paper
+    (images normalised twice, turned by any angle, validation on training patients) are not kept,
+    because they are not part of the method.
     """
     config.loss.feature_gradient, config.loss.mask_with = False, "logits"
     config.loss.fusion, config.loss.bce_weight = "concatenated", 0.5
@@ -45,8 +46,9 @@ def _nnunet(config: Config) -> None:
     PlainConvUNet, batch Dice + cross-entropy on every head but the coarsest, SGD, its augmentation,
     a third of each batch from slices with tumour, mirrored at prediction; 1000 epochs of 250 steps.
     github MIC-DKFZ/nnUNet 0e495086: `nnUNetTrainer`. For 224 × 224 its planner's rule (8 GB) gives
-    a batch of 65; it is 64 here, which devices can share. The learning rate falls every step, there
-    every epoch. Its normalisation (z-score of a volume) gives way to ours, which all methods share.
+    a batch of 65; it is 64 here, which devices can share. The learning rate falls every step, in
+    nnU-Net every epoch. Its normalisation (z-score of a volume) is replaced by that of all methods
+    here.
     """
     config.segmenter.name, config.segmenter.deep_supervision = "nnunet", True
     config.segmenter.widths = (32, 64, 128, 256, 512, 512)
@@ -67,9 +69,9 @@ def _nnunet(config: Config) -> None:
 
 
 def _laptop_nnunet(config: Config) -> None:
-    """A momentum of 0.99 would remember a third of the few hundred steps.
+    """A momentum of 0.99 would average over a third of the few hundred steps.
 
-    And of slices without tumour it would need many more than there are.
+    Training with slices without tumour would need many more steps.
     """
     config.optimizer.momentum = 0.9
     config.data.train_slices, config.train.foreground = "tumour", 0.0
@@ -79,7 +81,8 @@ def _transunet(config: Config) -> None:
     """TransUNet (R50-ViT-B/16) from ImageNet-21k weights, as its authors train it.
 
     github Beckschen/TransUNet: half cross-entropy, half Dice of both classes; SGD 0.01, which falls
-    with every step; batch 24, 150 epochs. The augmentation is the paper's, as for all but nnU-Net.
+    with every step; batch 24, 150 epochs. The augmentation is the paper's, as for all methods but
+    nnU-Net.
     """
     config.segmenter.name, config.segmenter.widths = "transunet", (512, 256, 128, 64, 16)
     config.transunet.weights = "R50+ViT-B_16.npz"
@@ -101,9 +104,10 @@ def _segan(config: Config) -> None:
     """SegAN: its segmentor and its critic against each other on a multi-scale L1 distance.
 
     github YuanXue1993/SegAN (aa892a63): critic weights within ±0.05, Dice with squares, Adam 2e-4
-    halved every 25 epochs. There the critic moves first and the segmentor meets the moved one, and
-    Adam forgets its moments at every halving; here both move at once and it keeps them. Its random
-    crops give way to the paper's augmentation, as for all but nnU-Net.
+    halved every 25 epochs. In the original the critic is updated first, the segmentor's gradient
+    goes through the updated critic, and Adam's moments are reset at every halving; here both are
+    updated at once and Adam keeps its moments. The paper's augmentation replaces the random crops,
+    as for all methods but nnU-Net.
     """
     config.segmenter.name, config.segmenter.widths = "segan", (64,)
     config.critic = CriticConfig(

@@ -236,7 +236,7 @@ def test_weights_that_unfold_without_end(tmp_path):
     end = content.index(b"PK\5\6")
     struct.pack_into("<2HI", content, end + 8, 2, 2, end - directory)
     path.write_bytes(bytes(content))
-    with pytest.raises(WeightsError, match=r"it unfolds to 8,589,934,588 bytes"):
+    with pytest.raises(WeightsError, match=r"it decompresses to 8,589,934,588 bytes"):
         transunet_weights._read(path)
 
 

@@ -1,13 +1,14 @@
 """From a grey slice to what the networks see: photometric change, three channels, z-score.
 
-Done on the device, inside the step, so that only one byte a pixel travels there.
+This is computed on the device, inside the step, so that only one byte per pixel is transferred.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Of ImageNet, RGB, in units of the full range; the paper normalises with them.
+# Mean and standard deviation of ImageNet's RGB channels, in units of the full range; the paper
+# normalises with them.
 IMAGENET_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 IMAGENET_STD = np.array((0.229, 0.224, 0.225), np.float32)
 
@@ -17,8 +18,8 @@ def network_input(image: jax.Array, photometric: jax.Array | None = None) -> jax
 
     Args:
       image: (B, H, W, 1) uint8.
-      photometric: (B, 6) float32: three gains, then three offsets in grey levels, one a channel
-        (`crlm_jax.data.augment.photometric`); None: no change.
+      photometric: (B, 6) float32: three gains, then three offsets in grey levels, one per
+        channel (`crlm_jax.data.augment.photometric`); None: no change.
 
     Returns:
       (B, H, W, 3) float32, z-scored with the ImageNet mean and standard deviation.

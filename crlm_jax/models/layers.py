@@ -1,14 +1,15 @@
 """Layers as PyTorch has them and Flax does not, so that the segmenters and critics match.
 
-The methods compared here were published in PyTorch, whose defaults differ from Flax's where it
-shows: batch norm keeps an unbiased running variance with momentum 0.1, convolutions start
+The methods compared here were published in PyTorch, whose defaults differ from Flax's in ways that
+change results: batch norm keeps an unbiased running variance with momentum 0.1, convolutions start
 uniform in ±1/√fan_in (weight and bias), and up-sampling may align corners. Attributes have
 PyTorch's names (`weight`, `bias`, `running_mean`, `running_var`), so that a path through the
 modules is the name in a state dict and `crlm_jax.models.torch_weights` needs no table.
 
-Everything is (B, H, W, C). Parameters and statistics are float32; `dtype` is what is computed in.
-Some operations differ from the textbook's form because XLA's gradient of that form is slow; their
-docstrings say so. None uses a named axis: under `jax.jit` over a mesh the batch is the global one.
+All maps are (B, H, W, C). Parameters and statistics are float32; `dtype` is that of the
+computation. Some operations differ from the textbook's form because XLA's gradient of that form is
+slow; their docstrings say so. None uses a named axis: under `jax.jit` over a mesh the batch is the
+global one.
 """
 
 import functools
@@ -52,7 +53,7 @@ def kaiming_normal(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _convolve(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
-    """As `convolve`, by XLA's one operation for all cases."""
+    """As `convolve`, by XLA's general convolution."""
     padding = [((side - 1) // 2,) * 2 for side in weight.shape[:2]]
     return jax.lax.conv_general_dilated(
         x,
@@ -64,17 +65,17 @@ def _convolve(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
 
 
 def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
-    """Gradient of a 3×3 convolution's weight as one convolution by g, as XLA writes it itself."""
+    """Gradient of a 3×3 convolution's weight as one convolution by g, as XLA derives it."""
     return jax.lax.conv_general_dilated(
         x, g, (1, 1), [(1, 1)] * 2, dimension_numbers=("CHWN", "IHWO", "HWNC")
     )
 
 
 def _weight_gradient_by_rows(x: jax.Array, g: jax.Array) -> jax.Array:
-    """The same as three convolutions along rows, which sum over all rows of the batch.
+    """The same gradient as three convolutions along rows, which sum over all rows of the batch.
 
-    On CPU up to five times as fast from 16 channels on: the sum over B·H is long, where the whole
-    map as a kernel sums over B alone.
+    On CPU it is up to five times as fast from 16 channels on, because it sums over B·H, whereas a
+    convolution with the whole map as kernel sums over B alone.
     """
     (batch, height, width, _), channels = x.shape, g.shape[-1]
     rows = x.reshape(batch * height, width, -1)
@@ -117,11 +118,12 @@ _convolve_3x3.defvjp(lambda x, w: (_convolve(x, w, 1), (x, w)), _convolve_3x3_ba
 def convolve(x: jax.Array, weight: jax.Array, stride: int = 1) -> jax.Array:
     """(B, H, W, I) with a kernel (h, w, I, O), padded by ⌊(side − 1)/2⌋: -> (B, H', W', O).
 
-    An odd side gives H' = ⌈H/stride⌉; an even one with stride 2, H' = ⌊H/2⌋. Both of one dtype.
+    An odd kernel side gives H' = ⌈H/stride⌉; an even one with stride 2, H' = ⌊H/2⌋. Both arguments
+    have the same dtype.
     """
     if weight.shape[:2] == (1, 1):
-        # A matrix product: its weight gradient is 4 to 7 times as fast as a convolution's on
-        # CPU. Slicing first keeps the input gradient of a stride from being a dilated one.
+        # A matrix product: on CPU its weight gradient is 4 to 7 times as fast as a convolution's.
+        # Slicing first avoids a dilated convolution in the input gradient of a stride.
         return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], weight[0, 0])
     if weight.shape[:2] == (3, 3) and stride == 1:
         return _convolve_3x3(x, weight)
@@ -136,7 +138,7 @@ class Conv(nnx.Module):
       out_channels: O.
       size: side of the kernel, or its height and width.
       stride: in both directions.
-      bias: adds one number a channel, U(±1/√fan_in) at first.
+      bias: adds one number per channel, initially U(±1/√fan_in).
       init: of the weight (height, width, I, O).
       dtype: of the computation.
       rngs: source of `params` keys.
@@ -187,7 +189,7 @@ class BatchNorm(nnx.Module):
 
     Args:
       channels: C.
-      weight: of every channel at first.
+      weight: initial value, of every channel.
 
     References:
       Ioffe and Szegedy, Batch Normalization (https://arxiv.org/abs/1502.03167), 2015;
@@ -229,7 +231,7 @@ def leaky_relu(x: jax.Array, slope: float) -> jax.Array:
 
 
 def _first_max(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The larger of two; the first where they are equal, a NaN where there is one."""
+    """The larger of two; the first if they are equal, NaN if one of them is."""
     return jnp.where((b > a) | jnp.isnan(b), b, a)
 
 

@@ -3,8 +3,8 @@
 Follows the `PlainConvUNet` of PyPI dynamic-network-architectures 0.4.4 as nnU-Net v2 plans it for
 slices of 224 × 224 pixels: six stages, two 3×3 convolutions each, strides instead of pooling,
 instance norm, leaky ReLU, transposed convolutions up, and a head on every decoder stage. With one
-channel in and two classes out it has 20,619,082 parameters. Attributes have the names there; its
-state dict lists most tensors under several names, of which the first counts (see `ALIASES`).
+channel in and two classes out it has 20,619,082 parameters. Attributes have the original's names.
+Its state dict lists most tensors under several names, of which the first counts (see `ALIASES`).
 
 References:
   Isensee et al., nnU-Net, Nature Methods 18:203, 2021 (https://arxiv.org/abs/1904.08128).
@@ -53,7 +53,7 @@ class ConvTranspose(nnx.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.dtype = dtype
-        # Drawn as (2, 2, O, I): PyTorch takes the fan_in of a transposed weight to be 4 · O.
+        # Drawn as (2, 2, O, I): PyTorch's fan_in of a transposed weight is 4 · O.
         weight = he_normal(rngs.params(), (2, 2, out_channels, in_channels)).swapaxes(2, 3)
         self.weight = nnx.Param(jnp.asarray(weight))
         self.bias = nnx.Param(jnp.asarray(np.zeros(out_channels, np.float32)))
@@ -127,7 +127,7 @@ class Encoder(nnx.Module):
         self.stages: nnx.List[nnx.List[Block]] = nnx.List()
         for i, (before, width) in enumerate(zip((in_channels, *widths), widths, strict=False)):
             block = Block(before, width, stride=2 if i else 1, dtype=dtype, rngs=rngs)
-            self.stages.append(nnx.List([block]))  # `stages.{i}.0`, as there
+            self.stages.append(nnx.List([block]))  # `stages.{i}.0`, as in the original
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         """Returns the map of every stage."""
@@ -141,7 +141,8 @@ class Decoder(nnx.Module):
     """The encoder's maps -> logits of every decoder stage, finest first.
 
     `stages`, `transpconvs` and `seg_layers` are numbered from the coarsest. All heads are built
-    whether used or not, as there, so that the weights fit with and without deep supervision.
+    whether used or not, as in the original, so that the weights fit with and without deep
+    supervision.
     """
 
     def __init__(self, classes: int, widths: Sequence[int], *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -167,9 +168,10 @@ class Decoder(nnx.Module):
 class NNUNet(nnx.Module):
     """Image (B, H, W, C) -> logits of tumour (B, H/2^i, W/2^i, 1), float32, finest first.
 
-    As there it has one input channel, here the first of the image's (which are one grey image,
-    normalised), and two classes, background first. The difference of their logits, z₁ − z₀, is the
-    logit of tumour: a sigmoid of it is the softmax of both.
+    As nnU-Net plans it, the network has one input channel and two classes, background first. It
+    takes the first channel of the image, since all are the same grey image but for the
+    normalisation. The difference of the classes' logits, z₁ − z₀, is the logit of tumour: a sigmoid
+    of it is the softmax of both.
 
     Args:
       widths: channels of each stage, finest first, two at least; H and W are multiples of

@@ -21,9 +21,9 @@ BLOCKS = (3, 4, 6, 3)  # bottlenecks of stages 1 to 4
 EXPANSION = 4  # output channels of a bottleneck over those of its 3×3 convolution
 
 # First weight of the last batch norm of a bottleneck; loaded weights replace it. Under frozen
-# statistics (mean 0, variance 1) nothing brings a random branch back to unit variance: with weight
-# 1, as torchvision has it, the features' root mean square grows from 0.6 in stage 1 to 17 in stage
-# 4, so that one stage would rule the distance; with 0.5 it stays between 0.3 and 0.6 (measured on
+# statistics (mean 0, variance 1) a random branch is not normalised to unit variance. With weight 1,
+# as torchvision has it, the features' root mean square grows from 0.6 in stage 1 to 17 in stage 4,
+# so that one stage would dominate the distance. With 0.5 it stays between 0.3 and 0.6 (measured on
 # 64 × 64 standard normal images).
 BRANCH_WEIGHT = 0.5
 

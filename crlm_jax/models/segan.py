@@ -1,14 +1,15 @@
 """SegAN: a segmentor and a critic that are trained against each other on a multi-scale L1 distance.
 
 Follows `NetS` and `NetC` of github YuanXue1993/SegAN (aa892a63), whose names are kept so that its
-state dicts fit. What those register but never call is not built, and `unbuilt` names it:
-the batch norms inside the segmentor's residual blocks and the critic's blocks `convblock{k}_1`,
-which hold 84 % of its parameters. With the default width the segmentor has 156,235,264 parameters
-(30,080 more in the original's state dict) and the critic 9,393,088 (50,789,632 more).
+state dicts fit. Modules that the original registers but never calls are not built, and `unbuilt`
+names them: the batch norms inside the segmentor's residual blocks and the critic's blocks
+`convblock{k}_1`, which hold 84 % of its parameters. With the default width the segmentor has
+156,235,264 parameters (30,080 more in the original's state dict) and the critic 9,393,088
+(50,789,632 more).
 
-Up-sampling does not align corners, as PyTorch's default has been since 0.4; the original was
-written when it did. Weights start as the authors draw them: convolutions from N(0, 2/fan_out) and
-the weights of batch norms from N(1, 0.02²), all biases 0.
+Up-sampling does not align corners, as PyTorch's default has been since 0.4. The original was
+written for an earlier PyTorch, which aligned them. Weights start as the authors draw them:
+convolutions from N(0, 2/fan_out), the weights of batch norms from N(1, 0.02²), all biases 0.
 
 References:
   Xue et al., SegAN (https://arxiv.org/abs/1706.01805), Neuroinformatics 16:383-392, 2018.
@@ -135,10 +136,11 @@ def _down(
 class SegANSegmentor(nnx.Module):
     """Image (B, H, W, in_channels) -> one map of logits (B, H, W, out_channels), float32.
 
-    Seven halvings down to H/128, a bottleneck, and seven times: join the encoder's map of that
-    size, up-sample to the next, convolve. H and W are at least 33; multiples of 128 lose nothing.
-    Where H and W are at most 128, a training batch of one image has a single value a channel in
-    the innermost batch norms, whose output is then constant; PyTorch refuses that.
+    The encoder halves the sides seven times, down to H/128. After a bottleneck, the decoder seven
+    times joins the encoder's map of the same size, up-samples to the next size and convolves. H and
+    W are at least 33; multiples of 128 lose no border pixels. If H and W are at most 128, a
+    training batch of one image has a single value per channel in the innermost batch norms, whose
+    output is then constant; PyTorch refuses that case.
 
     Args:
       in_channels: of the image.
@@ -225,14 +227,14 @@ class SegANSegmentor(nnx.Module):
 class SegANCritic(nnx.Module):
     """Masked image (B, H, W, in_channels) -> its seven stage features, each times its factor.
 
-    The multi-scale distance of two images is the mean |difference| over all elements of all
-    stages together: `losses.feature_distance(…, stages=range(1, 8), fusion="concatenated")`.
+    The multi-scale distance of two images is the mean |difference| over the elements of all stages
+    together: `losses.feature_distance(…, stages=range(1, 8), fusion="concatenated")`.
     Stage 1 is the image itself. Of 128 × 128 pixels: (B, 128, 128, 3), (B, 64, 64, 64),
     (B, 32, 32, 128), (B, 16, 16, 256), (B, 8, 8, 512), (B, 4, 4, 512), (B, 2, 2, 512). They have
     the compute dtype. It is trained, so it starts in training mode.
 
     Args:
-      last_stage: the last one that is built, 1 to 7.
+      last_stage: the last stage that is built, 1 to 7.
       in_channels: of the image.
       width: channels of the first block.
       dtype: of the computation; parameters are float32.

@@ -1,11 +1,12 @@
 """PyTorch-named tensors (safetensors) into Flax modules, and back.
 
-The modules of this package bear PyTorch's names, so the name of a tensor is the path to its
-variable, and its layout follows from its rank: convolution weights are (out, in, height, width)
-there and (height, width, in, out) here, all else is alike. A layer of which this does not hold says
-so by a class attribute `TORCH_AXES`: by variable, the axes of its layout here in the order of
-PyTorch's, as {"weight": (1, 0)} of a linear layer. Nothing is loaded by halves: a tensor
-that is missing, left over, or of another shape or type stops the load with a `WeightsError`.
+Attributes of this package's modules have PyTorch's names, so the name of a tensor is the path to
+its variable, and the layout of a tensor follows from its rank: convolution weights are (out, in,
+height, width) in PyTorch and (height, width, in, out) here, all others are the same. A layer with
+another layout has a class attribute `TORCH_AXES`, which maps a variable to the axes of its layout
+here in PyTorch's order, such as {"weight": (1, 0)} of a linear layer. Weights are loaded completely
+or not at all: a tensor that is missing, unknown, or of another shape or type stops the load with a
+`WeightsError`.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ _RANDOM_WEIGHTS = "random weights with --config.critic.weights=random (no result
 
 
 class WeightsError(UserError):
-    """Weights that cannot be had, or that do not fit the module."""
+    """Weights cannot be obtained, or do not fit the module."""
 
 
 def load_safetensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -48,7 +49,7 @@ def load_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"{path}: not a whole safetensors file ({error}); fetch or convert it again"
+            f"{path}: not a whole safetensors file ({_one_line(error)}); fetch or convert it again"
         ) from error
 
 
@@ -56,14 +57,14 @@ def critic_tensors(weights: str) -> tuple[dict[str, np.ndarray], str]:
     """Fetches the tensors of a critic.
 
     Args:
-      weights: `"imagenet"`, which is torchvision's ResNet-50 (V1) from the Hugging Face hub or its
-        cache, or the path of a .safetensors file with torchvision's names.
+      weights: `"imagenet"`, which stands for torchvision's ResNet-50 (V1) from the Hugging Face hub
+        or its cache, or the path of a .safetensors file with torchvision's names.
 
     Returns:
-      The tensors by name, and the file they came from, for messages.
+      The tensors by name, and their file, for messages.
 
     Raises:
-      WeightsError: they cannot be had; it says what to do instead.
+      WeightsError: the weights cannot be obtained; the message says what to do instead.
     """
     if weights != "imagenet":
         try:
@@ -73,11 +74,11 @@ def critic_tensors(weights: str) -> tuple[dict[str, np.ndarray], str]:
                 f"{error}; or use --config.critic.weights=imagenet, or {_RANDOM_WEIGHTS}"
             ) from error
     try:
-        import huggingface_hub  # here, since only this branch needs it and it starts slowly
+        import huggingface_hub  # slow to import, and needed in this branch only
 
         path = huggingface_hub.hf_hub_download(IMAGENET_REPOSITORY, "model.safetensors")
-    except Exception as error:  # the hub client raises many kinds, all with the same three remedies
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # the hub client raises many kinds; the remedies are the same
+        reason = _one_line(error) or type(error).__name__
         raise WeightsError(
             f"critic.weights = 'imagenet': cannot get {IMAGENET_REPOSITORY} from the Hugging Face "
             f"hub ({reason}). Three ways out: run once with network, or copy the Hugging Face "
@@ -88,15 +89,15 @@ def critic_tensors(weights: str) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _check_hash(path: Path) -> None:
-    """Compares a large file of the hub's cache with its SHA-256, which names it there.
+    """Compares a large file of the hub's cache with its SHA-256, which is its name in the cache.
 
-    The cache holds `snapshots/COMMIT/NAME` as a link to `blobs/SHA256`. Where it does not (a system
-    without links, a small file under another hash) nothing is known and nothing checked.
+    The cache holds `snapshots/COMMIT/NAME` as a link to `blobs/SHA256`. On a system without links,
+    and for a small file under another hash, the SHA-256 is unknown and nothing is checked.
 
     Raises:
       WeightsError: the file is not the one that its name says.
     """
-    # Only this link is followed: the blob may be one too, to a store that is named by Xet's hash.
+    # Only this link is followed: the blob may itself be a link, into a store with Xet's hashes.
     blob = path.readlink() if path.is_symlink() else path
     expected = blob.name
     if blob.parent.name != "blobs" or not re.fullmatch("[0-9a-f]{64}", expected):
@@ -120,11 +121,11 @@ def load_torch(
     """Sets all parameters and batch statistics of a module, in place.
 
     Args:
-      module: its paths are PyTorch's names. If it has an attribute `unbuilt`, tensors that match
-        these patterns may be there too (later stages of a critic).
+      module: its paths are PyTorch's names. Tensors that match the patterns of its attribute
+        `unbuilt`, if it has one, may be present too (later stages of a critic).
       tensors: by PyTorch's name, in PyTorch's layout, of any float type.
-      source: file that they came from, for messages.
-      ignore: patterns of tensors that are not wanted.
+      source: their file, for messages.
+      ignore: patterns of tensors to leave out.
 
     Returns:
       The module.
@@ -148,7 +149,7 @@ def load_torch(
     if unknown:
         raise WeightsError(
             f"{source}: {type(module).__name__} has no place for {_first(unknown)}; give weights "
-            "of this very network under PyTorch's names"
+            "of exactly this network under PyTorch's names"
         )
     values = {
         name: _to_flax(name, tensors[name], variable[...].shape, axes, source)
@@ -181,13 +182,17 @@ def _variables(
             yield from _variables(child, f"{prefix}{name}.")
 
 
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
 def _first(names: list[str]) -> str:
     others = len(names) - 1
     return names[0] + (f" (and {others} other tensor{'s' * (others > 1)})" if others else "")
 
 
 def _remedy_for_missing(name: str) -> str:
-    """What to do; `layer{k}.…` lacking after whole stages means a file with fewer stages."""
+    """Returns the remedy; a missing `layer{k}` after whole stages means a file of fewer stages."""
     head = name.split(".")[0]
     stage = int(head[5:]) if head.startswith("layer") and head[5:].isdigit() else 0
     if stage > 1:
@@ -196,7 +201,7 @@ def _remedy_for_missing(name: str) -> str:
             f"constrain only the stages it has with --config.loss.stages={stages}, or give "
             f"complete weights: {_OTHER_WEIGHTS}, or --config.critic.weights=imagenet"
         )
-    return "give complete weights of this very network under PyTorch's names"
+    return "give complete weights of exactly this network under PyTorch's names"
 
 
 def _to_flax(

@@ -114,7 +114,7 @@ class Layer(nnx.Module):
 
 
 def _dropout(rate: float, rngs: nnx.Rngs) -> nnx.Dropout:
-    """At rate 0 without generator, so that the module holds no random state."""
+    """Builds a dropout; at rate 0 without generator, so that the module holds no random state."""
     return nnx.Dropout(rate, rngs=rngs if rate else None)
 
 
@@ -210,8 +210,8 @@ class Decoder(nnx.Module):
 class TransUNet(nnx.Module):
     """Image (B, image_size, image_size, in_channels) -> logits of tumour (B, …, 1), float32.
 
-    As there it has two classes, background first. The difference of their logits, z₁ − z₀, is the
-    logit of tumour: a sigmoid of it is the softmax of both.
+    As the original, it has two classes, background first. The difference of their logits, z₁ − z₀,
+    is the logit of tumour: a sigmoid of it is the softmax of both.
 
     Args:
       image_size: side in pixels, a multiple of 16; it sets the number of position embeddings.

@@ -3,8 +3,8 @@
 The file `R50+ViT-B_16.npz` (github google-research/vision_transformer,
 https://storage.googleapis.com/vit_models/imagenet21k/R50+ViT-B_16.npz) is a Flax checkpoint: names
 are paths such as `Transformer/encoderblock_0/LayerNorm_0/scale`, kernels are (height, width, in,
-out) or (in, out) as here. It holds the ResNet, the embeddings and the transformer; decoder and head
-of TransUNet keep their own first weights. As in github Beckschen/TransUNet (`load_from`).
+out) or (in, out) as here. The file holds the ResNet, the embeddings and the transformer; decoder
+and head of TransUNet keep their own first weights, as in github Beckschen/TransUNet (`load_from`).
 """
 
 import math
@@ -25,7 +25,7 @@ _REMEDY = (
     "R50+ViT-B_16.npz, or start from random weights"
 )
 _MOST_BYTES = 2**32  # the published file has 0.5 GB
-_MODULES = {  # of a transformer layer -> in the file
+_MODULES = {  # module of a transformer layer -> its name in the file
     "attention_norm": "LayerNorm_0",
     "ffn_norm": "LayerNorm_2",
     "ffn/fc1": "MlpBlock_3/Dense_0",
@@ -40,14 +40,15 @@ def load_imagenet21k(module: TransUNet, path: str | Path) -> TransUNet:
     The position embedding loses its class token and is resized bilinearly to the module's grid.
 
     Args:
-      module: of the file's widths and depths; any image size.
+      module: with the widths and depths of the file; any image size.
       path: of `R50+ViT-B_16.npz`.
 
     Returns:
       The module.
 
     Raises:
-      WeightsError: no such file, or an array is missing or of another shape; nothing is set then.
+      WeightsError: the file is absent, or an array is missing or of another shape. Then nothing is
+        set.
     """
     arrays = _read(Path(path))
     heads = module.transformer.encoder.layer[0].attn.heads
@@ -67,7 +68,7 @@ def load_imagenet21k(module: TransUNet, path: str | Path) -> TransUNet:
 
 
 def file_name(keys: Sequence[object]) -> str:
-    """Name in the file of a parameter of `TransUNet.transformer`, by its path there.
+    """Returns the name in the file of a parameter of `TransUNet.transformer`, by its path.
 
     Example: ("encoder", "layer", 0, "attn", "query", "weight") is
     "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel".
@@ -94,25 +95,27 @@ def file_name(keys: Sequence[object]) -> str:
 
 
 def _read(path: Path) -> Mapping[str, np.ndarray]:
-    """Every array of a file, without unpickling."""
+    """Reads every array of a file, without unpickling."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; {_REMEDY}")
     try:
         with zipfile.ZipFile(path) as file:
             size = sum(member.file_size for member in file.infolist())
-        if size > _MOST_BYTES:  # a small file may unfold to any size
-            raise ValueError(f"it unfolds to {size:,} bytes")
+        if size > _MOST_BYTES:  # a small file may decompress to any size
+            raise ValueError(f"it decompresses to {size:,} bytes")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # NumPy and zipfile raise many kinds
-        raise WeightsError(f"{path}: not a whole .npz file ({error}); {_REMEDY}") from error
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{path}: not a whole .npz file ({reason}); {_REMEDY}") from error
 
 
 def _fit(array: np.ndarray, shape: tuple[int, ...], heads: int, source: str) -> np.ndarray:
-    """Brings an array to the shape here: norms lose axes of length 1, attention its heads' axis.
+    """Brings an array to the shape that TransUNet has here.
 
-    Attention's kernels are (hidden, heads, hidden/heads) and (heads, hidden/heads, hidden) in the
-    file, and its biases (heads, hidden/heads), so that only neighbouring axes are joined.
+    Norms lose axes of length 1. Attention loses the axis of its heads: its kernels are (hidden,
+    heads, hidden/heads) and (heads, hidden/heads, hidden) in the file, and its biases (heads,
+    hidden/heads), so only neighbouring axes are joined.
     """
     each = shape[-1] // heads
     allowed = {shape, (1,) * 3 + shape}
@@ -123,13 +126,13 @@ def _fit(array: np.ndarray, shape: tuple[int, ...], heads: int, source: str) -> 
     if array.shape not in allowed:
         raise WeightsError(
             f"{source} has shape {array.shape}, which does not fit {shape}; give the weights of "
-            f"a network of this very width, or build TransUNet with theirs: {_REMEDY}"
+            f"a network of the same width, or build TransUNet with the width of the file: {_REMEDY}"
         )
     return array.reshape(shape)
 
 
 def _resize_positions(array: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
-    """(1, [1 +] n², hidden) -> (1, grid², hidden), without class token, bilinearly between ends."""
+    """(1, [1 +] n², hidden) -> (1, grid², hidden): drops the class token, resizes bilinearly."""
     if array.shape == shape:
         return array
     old = math.isqrt(array.shape[1] - 1) if array.ndim == 3 and array.shape[1] else 0

@@ -4,12 +4,15 @@
 in each of them. This module loads neither JAX nor a reader of images.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.config.storage import differences, from_json
 from crlm_jax.errors import UserError
+
+_VIEW = re.compile(r"(\d+)_(\d+)\.npz")  # of `RunFolder.view`
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,12 @@ class RunFolder:
 
     def find_views(self) -> dict[int, list[Path]]:
         """Returns the viewer's files by the number of the case, in order; empty without any."""
+        named = [(_VIEW.fullmatch(file.name), file) for file in self.views.glob("*.npz")]
+        numbered = [(int(name[1]), int(name[2]), file) for name, file in named if name]
         found: dict[int, list[Path]] = {}
-        for file in sorted(self.views.glob("*_*.npz")):
-            found.setdefault(int(file.name.split("_")[0]), []).append(file)
-        return dict(sorted(found.items()))
+        for case, _, file in sorted(numbered, key=lambda view: view[:2]):
+            found.setdefault(case, []).append(file)
+        return found
 
     def listing(self) -> str:
         """Returns the names of what every run leaves, in the order in which it is written."""

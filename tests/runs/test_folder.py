@@ -43,7 +43,8 @@ def test_views_are_found_by_case_and_image(tmp_path):
     folder.views.mkdir()
     for case, image in ((12345, 0), (7, 1), (7, 0)):
         folder.view(case, image).touch()
-    (folder.views / "notes.txt").touch()
+    for name in ("notes.txt", "0007.npz", "a_b.npz"):
+        (folder.views / name).touch()
     assert folder.find_views() == {
         7: [folder.view(7, 0), folder.view(7, 1)],
         12345: [folder.view(12345, 0)],

@@ -12,6 +12,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax  # type: ignore[import-untyped]  # optax has neither annotations nor stubs
 
 
 def bce(logits: jax.Array, mask: jax.Array) -> jax.Array:
@@ -36,7 +37,7 @@ def bce(logits: jax.Array, mask: jax.Array) -> jax.Array:
       `torch.nn.BCEWithLogitsLoss`.
     """
     z, y = logits.astype(jnp.float32), mask.astype(jnp.float32)
-    return jnp.mean(y * jax.nn.softplus(-z) + (1 - y) * jax.nn.softplus(z))
+    return optax.sigmoid_binary_cross_entropy(z, y).mean()
 
 
 def dice(logits: jax.Array, mask: jax.Array, smooth: float = 1e-5) -> jax.Array:

@@ -1,6 +1,6 @@
-"""What is measured of the test cases: overlap, lesions, surfaces, volumes, responses.
+"""Measures of the test cases: overlap, surfaces, lesions, volumes, responses, and their table.
 
-May import: every package below it, the run folders included.
+May import: every package below it.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Run folders: what they hold, what their files are called, and their training log.
+"""Run folders: the names of their files, what is in them, and the training log.
 
 May import: `errors`, `system`, `config`, `imaging`, `stats`, `recist`, `data`, `method`.
 """

@@ -1,4 +1,4 @@
-"""Many runs as one: run, listed, and compared in tables.
+"""Studies: many runs that are started, listed and compared together.
 
 May import: every package below it.
 """

@@ -107,8 +107,8 @@ def write(mask: sitk.Image, out: Path) -> None:
     try:
         sitk.WriteImage(mask, str(temporary), useCompression=True)
         # SimpleITK does not report a full disk.
-        written = sitk.GetArrayViewFromImage(sitk.ReadImage(str(temporary)))
-        if not np.array_equal(written, sitk.GetArrayViewFromImage(mask)):
+        written = sitk.GetArrayFromImage(sitk.ReadImage(str(temporary)))
+        if not np.array_equal(written, sitk.GetArrayFromImage(mask)):
             raise OSError(f"{out}: cannot be written; see that its folder has room")
         os.replace(temporary, out)
     finally:

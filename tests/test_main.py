@@ -160,6 +160,7 @@ def test_a_non_finite_loss_stops_with_step_terms_and_cases(cohort, cache, tmp_pa
             "did you mean loss.stages? the fields beside it are loss",
         ),
         (["--config.train.epochs=many"], "must be: int"),
+        (["--config.segmenter.name=vnet"], "segmenter.name = 'vnet': choose one of unet, unetpp,"),
         (["--config.loss.stages=x"], "loss.stages = ('x',): must be a list of int"),
         (["--config.data.cohort=nowhere/cohort.csv"], "nowhere/cohort.csv"),
         (["extra"], "'extra' is not a flag"),

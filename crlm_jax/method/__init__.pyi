@@ -1,5 +1,6 @@
 from .checkpoint import CheckpointError as CheckpointError
 from .checkpoint import Checkpoints as Checkpoints
+from .networks import Networks as Networks
 from .networks import create_critic as create_critic
 from .networks import create_networks as create_networks
 from .networks import create_segmenter as create_segmenter

@@ -205,7 +205,7 @@ def make_attribute(
     """Builds the map (slice (S, S) uint8, region (S, S) bool) -> (S, S) float32, logits per pixel.
 
     By `integrated_gradients` of the region's `LesionScore` against the `blurred` slice, with
-    `steps` steps and no more, for a report whose cost must be known.
+    exactly `steps` steps, so that the cost is known.
     """
 
     def attribute(image: np.ndarray, region: np.ndarray) -> np.ndarray:

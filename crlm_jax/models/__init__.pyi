@@ -1,4 +1,5 @@
 from .nnunet import NNUNet as NNUNet
+from .options import SegmenterOptions as SegmenterOptions
 from .resnet import ResNet50 as ResNet50
 from .segan import SegANCritic as SegANCritic
 from .segan import SegANSegmentor as SegANSegmentor

@@ -40,7 +40,6 @@ ENCODER = ((7, 1), (5, 2), (5, 4), (5, 8), (5, 8), (4, 16), (3, 32), (1, 8))  # 
 DECODER = ((7, 8), (7, 4), (9, 2), (9, 1), (11, 1))  # deconvblock4 to 8, cross-shaped, stride 1
 CRITIC = ((7, 1), (5, 2), (4, 4), (4, 8), (4, 8), (3, 8))  # convblock1 to 6
 FACTORS = (1, 1, 2, 2, 2, 2, 4)  # of the critic's features: the image, then convblock1 to 6
-MIN_SIDE = 33  # pixels; fewer leave nothing to the 4×4 kernel of convblock6, the sixth stride
 
 _leaky_relu = functools.partial(leaky_relu, slope=0.2)
 
@@ -138,9 +137,10 @@ class SegANSegmentor(nnx.Module):
 
     The encoder halves the sides seven times, down to H/128. After a bottleneck, the decoder seven
     times joins the encoder's map of the same size, up-samples to the next size and convolves. H and
-    W are at least 33; multiples of 128 lose no border pixels. If H and W are at most 128, a
-    training batch of one image has a single value per channel in the innermost batch norms, whose
-    output is then constant; PyTorch refuses that case.
+    W are at least 33, so that pixels are left for the 4×4 kernel of convblock6; multiples of 128
+    lose no border pixels. If H and W are at most 128, a training batch of one image has a single
+    value per channel in the innermost batch norms, whose output is then constant; PyTorch refuses
+    that case.
 
     Args:
       in_channels: of the image.

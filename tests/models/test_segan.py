@@ -228,6 +228,8 @@ def test_takes_other_sides_and_dtypes():
     segmentor = tiny(dtype=jnp.bfloat16)
     (logits,) = shapes(segmentor, image)
     assert (logits.shape, logits.dtype) == ((2, 40, 56, 1), jnp.float32)
+    (logits,) = shapes(segmentor, jax.ShapeDtypeStruct((1, 33, 33, 3), jnp.float32))
+    assert logits.shape == (1, 33, 33, 1)  # the smallest sides that a configuration allows
     features = shapes(SegANCritic(width=2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)), image)
     assert features[-1].shape == (2, 1, 1, 16)
     assert {f.dtype for f in features} == {jnp.dtype(jnp.bfloat16)}

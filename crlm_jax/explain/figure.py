@@ -71,10 +71,11 @@ def _panels(
     for name, by_slice in lesion.maps.items():
         values = by_slice[z]
         most = float(np.abs(values).max()) or 1.0
-        panels.append(_Panel(f"{name.replace('_', ' ')} (logits)", values, _SIGNED, -most, most))
+        title = name.replace("_", " ")
+        panels.append(_Panel(f"{title} (logits)", values, _SIGNED, -most, most))
         if name == "integrated_gradients":
             panels.append(
-                _Panel("the same, lesion", values, _SIGNED, -most, most, lesion_alone=True)
+                _Panel(f"{title}, lesion", values, _SIGNED, -most, most, lesion_alone=True)
             )
     random = ", random weights" if explained.segmenter.config.critic.weights == "random" else ""
     for stage, by_slice in stages.items():

@@ -18,18 +18,24 @@ from crlm_jax.predict.outputs import Outputs, lesions_path, plan_jobs, write_les
 from crlm_jax.predict.scans import Scan, add_scan_arguments, check_condition, find_scans
 from crlm_jax.predict.segmenter import load, use_compile_cache
 from crlm_jax.predict.stream import predict_scans
+from crlm_jax.system import parallel
 from crlm_jax.system.console import local_path, print_error, print_stderr
 
 
 def find_device(name: str) -> jax.Device:
-    """Returns a device by kind and number, such as `cpu`, `gpu` or `gpu:1`."""
+    """Returns a device by kind and number, such as `cpu`, `gpu` or `gpu:1`.
+
+    Raises:
+      UserError: JAX finds no such device.
+    """
     kind, _, number = name.partition(":")
+    found = parallel.find_devices()
     try:
         if number and not number.isdecimal():
             raise ValueError(number)
         return jax.devices(kind)[int(number or 0)]
     except (RuntimeError, IndexError, ValueError) as error:
-        there = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
+        there = ", ".join(f"{device.platform}:{device.id}" for device in found)
         raise UserError(
             f"--device {name}: JAX finds no such device here, only {there}; name one of these, or "
             "install JAX for the other (crlm_jax[cuda], crlm_jax[tpu])"

@@ -3,15 +3,16 @@
     pip install -e ".[benchmark]"
     python -m tests.benchmarks.predict
 
-The run is UNet++ 32 … 512 with weights as drawn. Contestants take turns (A B A B …), each from the
-file of the scan to the file of the mask, NIfTI compressed, the program compiled and warm:
+The run is UNet++ 32 … 512 with random weights. First the command itself runs once in a process of
+its own, for the memory that a user needs and the time with imports and compilation. Then two
+programs take turns (A B A B …), each from the file of the scan to the file of the mask (compressed
+NIfTI), compiled and warm:
 
-  A  `crlm_jax.predict_scans` (window, resample, network, resample, threshold, lesions).
+  A  `predict.stream.predict_scans` (window, resample, network, resample, threshold, lesions).
   B  The same in eager PyTorch: SimpleITK, NumPy's clip, `interpolate`, the same network with the
      same weights and batch size. It finds no lesions.
 
-Their masks must agree, or the run stops. Then the command itself runs once in a process of its own,
-for the memory that a user needs and the time with imports and compilation.
+If their masks do not agree, the benchmark stops.
 """
 
 import argparse
@@ -47,7 +48,7 @@ LIMITS = {"share": 0.15, "gib": 3.0}  # of everything but the network; of peak m
 
 
 def make_scan(path: Path, size: tuple[int, int, int]) -> None:
-    """Writes a CT of soft noise with eight ellipsoids: its size takes time, not what it shows."""
+    """Writes a CT of soft noise with eight ellipsoids; the time depends on its size alone."""
     rng = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(rng.normal(0, 150, size).astype(np.float32), (1, 4, 4))
     voxels = (40 + noise).astype(np.int16)
@@ -62,7 +63,7 @@ def make_scan(path: Path, size: tuple[int, int, int]) -> None:
 
 
 def make_run(run: Path, scan: Path) -> nnx.Module:
-    """Writes a run of the paper's size, with a head that marks 2 % of the scan's middle slice."""
+    """Writes a run of the paper's size whose network marks 2 % of the scan's middle slice."""
     config = Config(name="benchmark")
     config.data.conditions, config.loss.stages = ("ct",), ()
     config.data.cache = str(run.parent / "cache")
@@ -114,7 +115,7 @@ class TorchPrediction:
 
 
 class Timed:
-    """A network that keeps the seconds spent in it."""
+    """A network that counts the seconds spent in it."""
 
     def __init__(self, network):
         self.network, self.seconds = network, 0.0
@@ -182,7 +183,7 @@ def main() -> None:
 
 
 def compare(a: Path, b: Path) -> None:
-    """Stops unless the two masks agree but for voxels that rounding decides."""
+    """Stops unless the two masks agree, except for voxels that rounding decides."""
     ours, theirs = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) > 0 for path in (a, b))
     differ = (ours != theirs).mean()
     print(f"marked: {ours.mean():.4f} (A), {theirs.mean():.4f} (B); differ: {differ:.2e} of voxels")

@@ -166,7 +166,7 @@ def test_what_another_process_writes_is_seen(bucket):
     files.write_whole(folder / "a", "")
     assert names(folder) == {"a"}
     code = (
-        "from crlm_jax import files; "
+        "from crlm_jax.system import files; "
         f"files.write_whole(files.locate({bucket!r}) / 'shared' / 'b', '')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -202,7 +202,8 @@ def test_a_bucket_that_cannot_be_reached_is_one_clear_line():
         # It is tried six times, which would take 40 s.
         "import asyncio, gcsfs.retry, types; "
         "gcsfs.retry.asyncio = types.SimpleNamespace(sleep=lambda seconds: asyncio.sleep(0)); "
-        "from crlm_jax import report; report.main(['gs://crlm/run'])"
+        "from crlm_jax.report.command import main; from crlm_jax.system.console import run; "
+        "run(main, ['gs://crlm/run'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -225,7 +226,7 @@ def test_a_bucket_that_cannot_be_reached_is_one_clear_line():
 )
 def test_what_a_bucket_cannot_hold_is_one_clear_line(command, words, capsys):
     with pytest.raises(SystemExit) as code:
-        importlib.import_module(f"crlm_jax.{command}").main(words)
+        importlib.import_module(f"crlm_jax.{command}.command").main(words)
     assert code.value.code == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert re.search(r"(gs|s3)://crlm/.*: is not of this machine; give a path on its disk", line)

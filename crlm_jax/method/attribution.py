@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 from scipy import ndimage
 
-from crlm_jax.method.segment import TrainedSegmenter, Variables
+from crlm_jax.method.segment import TrainedSegmenter, Variables, slices_at_once
 from crlm_jax.models.inputs import network_input
 
 TOLERANCE = 0.01  # of the relative error of the sum of integrated gradients
@@ -75,7 +75,7 @@ def _logits(graph: nnx.GraphDef, variables: Variables, image: jax.Array) -> jax.
 class Attribution:
     """A score distributed over the pixels of a slice; scores and sums are in logits."""
 
-    map: np.ndarray  # (S, S) float32, logits a pixel
+    map: np.ndarray  # (S, S) float32, logits per pixel
     score: float  # of the image
     baseline_score: float
     total: float  # sum of the map
@@ -102,9 +102,9 @@ def completeness_error(total: float, difference: float) -> float:
 def blurred(image: np.ndarray) -> np.ndarray:
     """The baseline of integrated gradients: the slice under a Gaussian of an eighth of its side.
 
-    A pixel that equals its baseline gets nothing. Before a black slice that would be every dark
-    one, and metastases on portal-venous CT are darker than the liver; the blurred slice keeps the
-    brightness of the region and loses the lesion, bright or dark.
+    A pixel that equals its baseline has attribution 0. With a black slice as baseline, these would
+    be all dark pixels, and metastases on portal-venous CT are darker than the liver. The blurred
+    slice keeps the brightness of the region but not the lesion, bright or dark.
 
     Args:
       image: (S, S) grey levels.
@@ -118,14 +118,9 @@ def blurred(image: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(image.astype(np.float32), image.shape[0] / 8, mode="nearest")
 
 
-def _batch() -> int:
-    """Returns how many slices are computed at once; on CPU the activations of one stay in cache."""
-    return 1 if jax.default_backend() == "cpu" else 16
-
-
 def _in_batches(program: Callable, *columns: np.ndarray) -> Iterator[tuple[Any, int]]:
     """Yields a program's result of each batch of rows, and how many rows are not padding."""
-    size = _batch()
+    size = slices_at_once(jax.default_backend())
     for start in range(0, len(columns[0]), size):
         parts = [column[start : start + size] for column in columns]
         full = [np.concatenate([p, np.repeat(p[-1:], size - len(p), axis=0)]) for p in parts]
@@ -262,7 +257,7 @@ def occlusion(
     edges = [np.unique(np.append(np.arange(0, n - patch, stride), n - patch)) for n in x.shape]
     corners = np.stack(np.meshgrid(*edges, indexing="ij"), -1).reshape(-1, 2)
     program = functools.partial(_hidden, score, x)
-    whole = float(program(0, grey, *np.zeros((2, _batch()), int))[0])
+    whole = float(program(0, grey, *np.zeros((2, slices_at_once(jax.default_backend())), int))[0])
     scores = np.concatenate([
         np.asarray(values, float)[:count]
         for values, count in _in_batches(functools.partial(program, patch, grey), *corners.T)

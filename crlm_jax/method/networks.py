@@ -52,7 +52,7 @@ def create_critic(config: Config) -> nnx.Module | None:
     """Builds the critic up to the last constrained stage; None where no stage is constrained.
 
     Raises:
-      WeightsError: `critic.weights` cannot be had, or do not fit.
+      WeightsError: `critic.weights` cannot be obtained, or do not fit.
     """
     if not config.loss.stages:
         return None
@@ -80,7 +80,7 @@ def create_networks(config: Config) -> tuple[Networks, nnx.State, nnx.State, nnx
       where no stage is constrained.
 
     Raises:
-      WeightsError: weights that the configuration names cannot be had, or do not fit.
+      WeightsError: weights that the configuration names cannot be obtained, or do not fit.
     """
     segmenter, critic = create_segmenter(config), create_critic(config)
     if isinstance(segmenter, TransUNet) and config.transunet.weights != "random":

@@ -76,7 +76,7 @@ def create_state(config: Config, mesh: Mesh) -> tuple[Networks, TrainState]:
     """Builds networks and optimiser, copied to every device of the mesh.
 
     Raises:
-      WeightsError: weights that the configuration names cannot be had, or do not fit.
+      WeightsError: weights that the configuration names cannot be obtained, or do not fit.
     """
     structure, params, batch_stats, critic = create_networks(config)
     optimizer = make_optimizer(config, steps=1)  # its state does not depend on `steps`

@@ -13,7 +13,7 @@ class SegmenterOptions:
     """What a configuration says of a segmenter; each `from_options` takes the values that it needs.
 
     Args:
-      widths: channels of each depth, finest first; the segmenter says what it makes of them.
+      widths: channels of each depth, finest first, with the meaning that the segmenter gives them.
       deep_supervision: several heads, where the segmenter has them.
       image_size: side of a slice in pixels.
       own: the values of the configuration's group of the segmenter's name; empty without one.

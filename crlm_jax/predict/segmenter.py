@@ -17,15 +17,10 @@ from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.imaging.lesions import Lesion, drop_small, label_lesions, measure_lesions
 from crlm_jax.imaging.resize import resize
-from crlm_jax.method.segment import Variables, load_best
+from crlm_jax.method.segment import Variables, load_best, slices_at_once
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
 from crlm_jax.system.files import locate
-
-# Slices in one call of the network. On a CPU the activations of one slice stay in its cache; in a
-# batch of eight, a slice takes twice as long.
-_BATCH = {"cpu": 1}
-_BATCH_ON_ACCELERATORS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +160,7 @@ def load(
         tta=tta,
         threshold=config.evaluation.threshold if threshold is None else threshold,
         min_lesion_mm3=min_lesion_mm3,
-        batch=_BATCH.get(mesh.devices.flat[0].platform, _BATCH_ON_ACCELERATORS),
+        batch=slices_at_once(mesh.devices.flat[0].platform),
         network=lambda batch: np.asarray(trained.probability(batch)),
     )
 

@@ -112,7 +112,7 @@ def responses(results: Sequence[CaseResult]) -> Responses:
         later = points.get((patient, f"post_{match[1]}")) if match else None
         if match and later:
             found.setdefault(match[1], {})[patient] = {
-                who: rules.compare(points[patient, condition][who], later[who], same_frame=False)
+                who: rules.compare(points[patient, condition][who], later[who], match=None)
                 for who in READERS
             }
     return found

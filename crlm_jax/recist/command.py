@@ -19,6 +19,7 @@ from rich.table import Table
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.dicom import files
 from crlm_jax.imaging.geometry import Geometry, VolumeError, check_same_grid
+from crlm_jax.recist.matching import Body, locate_lesions, match_lesions
 from crlm_jax.recist.rules import (
     DISCLAIMER,
     Response,
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "because of --same-frame"
         )
     same_frame = args.same_frame or (pre.frame is not None and pre.frame == post.frame)
-    response = compare(pre.point, post.point, same_frame=same_frame)
+    match = match_lesions(pre.bodies, post.bodies) if same_frame else None
+    response = compare(pre.point, post.point, match)
     print_table(_lesion_table(pre.point, post.point, response), width=120)
     print("\n".join(_summary_lines(response)))
     if args.out:
@@ -93,6 +95,7 @@ class _Scan:
 
     mask: Path
     point: TimePoint
+    bodies: list[Body]  # where the lesions of `point` lie
     frame: str | None  # Frame of Reference UID; None if the image is not DICOM or has none
     doubts: list[str]  # warnings for the user
 
@@ -109,14 +112,21 @@ def _read_scan(
         if image is not None:
             between = f"the mask {mask_path} and the image {image_path}"
             check_same_grid(between, geometry, image.geometry)
-        return _Scan(mask_path, measure_time_point(mask, geometry), frame, doubts)
+        return _measured(mask_path, mask, geometry, frame, doubts)
     if image is None:
         raise VolumeError(
             f"{mask_path}: a DICOM-SEG needs its images; give their folder by --pre-image or "
             "--post-image"
         )
     mask = volumes.read_mask(mask_path, label, image)
-    return _Scan(mask_path, measure_time_point(mask, image.geometry), frame, [])
+    return _measured(mask_path, mask, image.geometry, frame, [])
+
+
+def _measured(
+    path: Path, mask: np.ndarray, geometry: Geometry, frame: str | None, doubts: list[str]
+) -> _Scan:
+    point = measure_time_point(mask, geometry)
+    return _Scan(path, point, locate_lesions(mask, geometry), frame, doubts)
 
 
 def _read_label_map(path: Path, label: str | None) -> tuple[np.ndarray, Geometry, list[str]]:

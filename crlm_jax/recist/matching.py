@@ -1,16 +1,24 @@
-"""Matches the lesions of two time points by position.
+"""Matches the lesions of two time points by the places that they take up.
 
 The time points must share patient coordinates: both scans of one examination, or registered scans.
+Their grids may differ, since places are points in mm and no mask is resampled.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
-from scipy.spatial import distance
+from scipy.spatial import KDTree
 
-from crlm_jax.imaging.lesions import Lesion
+from crlm_jax.imaging.geometry import Geometry
+from crlm_jax.imaging.lesions import label_lesions
+
+STEP = 1.0  # mm, the widest gap between the points of a lesion along an axis of its grid
+SHARE = 0.5  # of a lesion, the least that must lie in another's place to be the same lesion
+MARGIN = 1 / 3  # of the longer lesion: how far breathing and registration may move a lesion …
+LEAST_MARGIN, MOST_MARGIN = 1.0, 5.0  # … in mm, within these limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,37 +31,99 @@ class Match:
     new: tuple[int, ...] = ()  # after only
 
 
-def match_lesions(before: Sequence[Lesion], after: Sequence[Lesion]) -> Match:
-    """Matches lesions by the distance of their centres in shared patient coordinates (mm).
+@dataclasses.dataclass(frozen=True, eq=False)
+class Body:
+    """Where a lesion lies: points (N, 3) all over it, in patient coordinates (L, P, S) in mm.
 
-    The pairs are the one-to-one assignment with the greatest sum of 1 − distance / limit, where the
-    limit is the diameter of the larger lesion of the pair. Lesions at the limit or beyond are never
-    a pair.
+    Every point stands for the same volume, `point_volume` in mm³.
+    """
 
-    Unpaired lesions are then looked at by the nearest centre of the other time point, relative to
-    the diameter there. A later lesion less than half an earlier lesion's diameter from that
-    lesion's centre is its fragment; otherwise it is new. An earlier lesion less than half a later
-    lesion's diameter from that lesion's centre merged into it; otherwise it vanished.
+    points: np.ndarray
+    point_volume: float
+
+    @property
+    def volume(self) -> float:
+        """Volume of the lesion, in mm³."""
+        return len(self.points) * self.point_volume
+
+    @property
+    def length(self) -> float:
+        """Diameter of the ball of the same volume, in mm."""
+        return float(np.cbrt(6 * self.volume / np.pi))
+
+
+def locate_lesions(mask: np.ndarray, geometry: Geometry) -> list[Body]:
+    """Locates the lesions of a mask, bool (Z, H, W), in the order of `lesions.label_lesions`."""
+    labels, _ = label_lesions(mask)
+    spacing = np.array(geometry.axial_spacing)
+    parts = np.ceil(spacing / STEP).astype(int)  # of a voxel, along each axis
+    offsets = np.stack(np.indices(tuple(parts.tolist())), -1).reshape(-1, 3)
+    offsets = (offsets + 0.5) / parts - 0.5
+    bodies = []
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        voxels = np.argwhere(labels[box] == number) + [edge.start for edge in box]
+        points = geometry.to_patient((voxels[:, None] + offsets).reshape(-1, 3))
+        bodies.append(Body(points, float(spacing.prod() / len(offsets))))
+    return bodies
+
+
+def match_lesions(before: Sequence[Body], after: Sequence[Body]) -> Match:
+    """Matches lesions that lie in the same place in shared patient coordinates.
+
+    The place of a lesion is the lesion and a margin around it, which is a third of the longer of
+    both lesions, and 1 to 5 mm. Two lesions can be a pair if half of one lies in the place of the
+    other. So a shrunken lesion keeps its partner if it moved by a few mm, and a new lesion beside
+    the place of a vanished one gets none. The pairs are the one-to-one assignment with the greatest
+    sum of shared volume; the volume that two lesions share is relative to that of both.
+
+    A later lesion without a partner is a fragment of the earlier lesion whose place holds most of
+    it, if that is half of it or more; otherwise it is new. An earlier lesion without a partner
+    merged into the later lesion whose place holds most of it, if that is half of it or more;
+    otherwise it vanished.
     """
     if not before or not after:
         return Match(new=tuple(range(len(after))))
-    distances = distance.cdist(
-        [lesion.centre for lesion in before], [lesion.centre for lesion in after]
-    )
-    long_before = np.array([[lesion.diameter] for lesion in before])
-    long_after = np.array([lesion.diameter for lesion in after])
+    inside, within = _shares(before, after)
+    sizes_before = np.array([[body.volume] for body in before])
+    sizes_after = np.array([body.volume for body in after])
     # With a gain instead of a cost, a lesion stays unpaired rather than take the partner that fits
     # another lesion best.
-    gain = np.maximum(1 - distances / np.maximum(long_before, long_after), 0)
+    gain = (inside * sizes_after + within * sizes_before) / (sizes_before + sizes_after)
+    gain[np.maximum(inside, within) < SHARE] = 0
     assigned = np.transpose(linear_sum_assignment(gain, maximize=True)).tolist()
     pairs = [(i, j) for i, j in assigned if gain[i, j] > 0]
     alone = sorted(set(range(len(before))) - {i for i, _ in pairs})
     left = sorted(set(range(len(after))) - {j for _, j in pairs})
-    # Distances in radii of the earlier, and of the later lesion.
-    inside, within = distances / (long_before / 2), distances / (long_after / 2)
     return Match(
         pairs=tuple(pairs),
-        fragments=tuple((int(inside[:, j].argmin()), j) for j in left if inside[:, j].min() < 1),
-        merged=tuple((i, int(within[i].argmin())) for i in alone if within[i].min() < 1),
-        new=tuple(j for j in left if inside[:, j].min() >= 1),
+        fragments=tuple(
+            (int(inside[:, j].argmax()), j) for j in left if inside[:, j].max() >= SHARE
+        ),
+        merged=tuple((i, int(within[i].argmax())) for i in alone if within[i].max() >= SHARE),
+        new=tuple(j for j in left if inside[:, j].max() < SHARE),
     )
+
+
+def _shares(before: Sequence[Body], after: Sequence[Body]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which share of each later lesion lies in the place of each earlier one, and vice
+    versa; both (before, after).
+    """
+    inside, within = np.zeros((2, len(before), len(after)))
+    trees = [[KDTree(body.points) for body in bodies] for bodies in (before, after)]
+    for i, earlier in enumerate(trees[0]):
+        for j, later in enumerate(trees[1]):
+            length = max(before[i].length, after[j].length)
+            margin = float(np.clip(MARGIN * length, LEAST_MARGIN, MOST_MARGIN))
+            inside[i, j] = _share(later, earlier, margin)
+            within[i, j] = _share(earlier, later, margin)
+    return inside, within
+
+
+def _share(part: KDTree, whole: KDTree, margin: float) -> float:
+    """Returns the share of the points of `part` that are at most `margin` mm from `whole`."""
+    low, high = whole.mins - margin, whole.maxes + margin
+    if (part.mins > high).any() or (part.maxes < low).any():
+        return 0.0
+    near = part.data[((part.data >= low) & (part.data <= high)).all(axis=1)]
+    distances, _ = whole.query(near, distance_upper_bound=margin)
+    return float(np.isfinite(distances).sum() / part.n)

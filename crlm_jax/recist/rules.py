@@ -28,7 +28,7 @@ import numpy as np
 
 from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
-from crlm_jax.recist.matching import Match, match_lesions
+from crlm_jax.recist.matching import Match
 
 CATEGORIES = ("CR", "PR", "SD", "PD")  # besides "NE", not evaluable
 MEASURABLE = 10.0  # mm, the least diameter of a measurable lesion
@@ -105,25 +105,25 @@ def sum_of_diameters(point: TimePoint) -> float:
     return _sum(point, choose_targets(point))
 
 
-def compare(baseline: TimePoint, follow_up: TimePoint, *, same_frame: bool) -> Response:
+def compare(baseline: TimePoint, follow_up: TimePoint, match: Match | None) -> Response:
     """Compares two time points by the rules at the top of this module.
 
-    If the scans share a frame, lesions are paired one to one by position (`match_lesions`).
+    With a match, the sum at follow-up is that of the lesions that were targets, and new lesions are
+    known.
 
-    Otherwise only sums are compared. The follow-up's sum is that of its largest lesions, of any
+    Without one only sums are compared. The follow-up's sum is that of its largest lesions, of any
     size, as many as there were targets. Unless a target split, this sum is never less than what is
     left of the targets. New lesions cannot be recognised.
 
     Args:
       baseline: before chemotherapy.
       follow_up: after chemotherapy.
-      same_frame: whether both scans have the same patient coordinates: they are of one
-        examination, or registered.
+      match: which lesions are the same, by `matching.match_lesions`; None if the scans do not share
+        patient coordinates.
     """
     chosen = choose_targets(baseline)
-    found = Match()
-    if same_frame:
-        found = match_lesions(baseline.lesions, follow_up.lesions)
+    found = match or Match()
+    if match is not None:
         same = found.pairs + found.fragments + found.merged
         counted = sorted({after for i, after in same if i in chosen})
         notes = _pairing_notes(found, baseline, follow_up)
@@ -148,7 +148,7 @@ def compare(baseline: TimePoint, follow_up: TimePoint, *, same_frame: bool) -> R
         volume_baseline=baseline.patient_volume,
         volume_follow_up=follow_up.patient_volume,
         volume_change_percent=_percent(baseline.patient_volume, follow_up.patient_volume),
-        paired="by position" if same_frame else "sums only",
+        paired="sums only" if match is None else "by position",
         targets=tuple(chosen),
         counted=tuple(counted),
         pairs=found.pairs,

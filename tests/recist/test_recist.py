@@ -15,9 +15,11 @@ from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.imaging.lesions import Lesion
 from crlm_jax.recist import command as recist_command
 from crlm_jax.recist import rules
-from crlm_jax.recist.rules import TimePoint, compare
+from crlm_jax.recist.matching import match_lesions
+from crlm_jax.recist.rules import Response, TimePoint
 from tests.imaging.dicom.dicoms import write_series
 from tests.imaging.test_lesions import grid
+from tests.recist.bodies import ball
 
 BASELINE = (30.0, 20.0)  # mm
 RUN = {"algorithm": "CRLM-GAN", "version": "1.2.3", "fingerprint": "0123abcd"}
@@ -32,6 +34,16 @@ def point(*diameters, spacing=5.0, places=None) -> TimePoint:
     """Lesions 100 mm apart: the first of one point lies where the first of another does."""
     places = places or [100.0 * i for i in range(len(diameters))]
     return TimePoint(tuple(map(lesion, diameters, places)), spacing)
+
+
+def compare(before, after, *, same_frame) -> Response:
+    """Compares time points whose lesions are balls."""
+    match = match_lesions(bodies(before), bodies(after)) if same_frame else None
+    return rules.compare(before, after, match)
+
+
+def bodies(at):
+    return [ball(lesion.diameter, *lesion.centre) for lesion in at.lesions]
 
 
 # One time point
@@ -186,11 +198,17 @@ def test_merged_targets_count_once():
     response = compare(before, point(52.0, places=[10.0]), same_frame=True)
     assert (response.follow_up_sum, response.counted, response.category) == (52, (0,), "SD")
     assert any("merged" in note for note in response.notes)
-    # Also where the lesion that they became is nearest to one that is no target.
-    before = point(30.0, 29.0, 28.0, places=[0.0, 500.0, 15.0])
+    # Also where the lesion that they became is paired with one that is no target.
+    before = point(30.0, 29.0, 28.0, places=[-9.0, 500.0, 15.0])
     response = compare(before, point(60.0, 29.0, places=[12.0, 500.0]), same_frame=True)
     assert (response.pairs, response.counted) == (((1, 1), (2, 0)), (0, 1))
     assert (response.follow_up_sum, response.category) == (89, "PD")
+
+
+def test_a_new_lesion_beside_a_vanished_target_is_progression():
+    response = compare(point(60.0), point(12.0, places=[38.0]), same_frame=True)
+    assert (response.pairs, response.new, response.counted) == ((), (0,), ())
+    assert (response.category, response.follow_up_sum) == ("PD", 0)
 
 
 # Sums only

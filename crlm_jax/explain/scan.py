@@ -157,7 +157,8 @@ def read_scan(
     reference = volumes.read_mask(mask, mask_label, volume) if mask else None
     grey = segmenter.grey(volume, condition)
     slices = segmenter.slices(grey)
-    prediction = segmenter.finish(segmenter.probability(slices), volume.geometry)
+    probability = segmenter.probability(slices)
+    prediction = segmenter.finish(probability, volume.geometry, volume.padding)
     return ExplainedScan(
         segmenter, network, scan.name, condition, volume, grey, slices[..., 0], prediction,
         reference,

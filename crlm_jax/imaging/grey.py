@@ -9,19 +9,23 @@ from crlm_jax.imaging.volumes import Volume
 def modality_doubt(volume: Volume, condition: str) -> str | None:
     """Says why an image seems to be of another modality than its condition; None: no doubt.
 
-    A DICOM series states its modality. Any other image is judged by its range: CT in HU has voxels
-    of fat or air below zero, and magnitude images of MRI have none far below zero. An 8-bit image
-    gives no evidence, so it raises no doubt.
+    A DICOM series states its modality. Every image is also judged by its range without padding: CT
+    in HU has voxels of fat or air below zero, and magnitude images of MRI have none far below zero.
+    An 8-bit image gives no evidence, so it raises no doubt.
     """
     if volume.series is not None:
         modality, expected = volume.series.modality, "CT" if is_ct(condition) else "MR"
-        return None if modality == expected else f"its DICOM modality is {modality}"
+        if modality != expected:
+            return f"its DICOM modality is {modality}"
     if volume.eight_bit:
         return None
     if is_ct(condition):
-        low = float(volume.voxels.min())
+        low = float(volume.measured.min())
         return f"no voxel is below 0 HU (least: {low:g})" if low >= 0 else None
-    low = float(np.percentile(volume.voxels[:, ::4, ::4], 1))
+    some = volume.voxels[:, ::4, ::4]
+    if volume.padding is not None:
+        some = volume.measured[::16]
+    low = float(np.percentile(some, 1))
     return f"1 % of its voxels are below {low:g}, as in CT" if low < -100 else None
 
 
@@ -32,22 +36,25 @@ def find_window(
 
     An 8-bit image (usually a PNG) was windowed at its source: 0 and 255. CT, as `is_ct` tells by
     the condition, has `ct_window` (lower and upper HU). MRI has no unit: the window runs from the
-    0.5 to the 99.5 percentile of the image's own voxels.
+    0.5 to the 99.5 percentile of the image's own voxels. Padding counts nowhere.
     """
     if volume.eight_bit:
         return 0.0, 255.0
     if is_ct(condition):
         return ct_window
-    low, high = np.percentile(volume.voxels, (0.5, 99.5))
+    low, high = np.percentile(volume.measured, (0.5, 99.5))
     if low == high:  # more than 99 % of the voxels have one value
-        low, high = volume.voxels.min(), volume.voxels.max()
+        low, high = volume.measured.min(), volume.measured.max()
     return float(low), float(high)
 
 
 def to_uint8(volume: Volume, condition: str, *, ct_window: tuple[float, float]) -> np.ndarray:
-    """Maps an image to grey levels, uint8 (Z, H, W), by its `find_window`."""
+    """Maps an image to grey levels, uint8 (Z, H, W), by its `find_window`; padding is black."""
     if volume.eight_bit:
         return volume.voxels.astype(np.uint8)
     low, high = find_window(volume, condition, ct_window)
     scaled = (volume.voxels - np.float32(low)) * np.float32(255 / (high - low))
-    return np.rint(np.clip(scaled, 0, 255, out=scaled), out=scaled).astype(np.uint8)
+    grey = np.rint(np.clip(scaled, 0, 255, out=scaled), out=scaled).astype(np.uint8)
+    if volume.padding is not None:
+        grey[volume.padding] = 0
+    return grey

@@ -19,6 +19,7 @@ from crlm_jax.imaging.dicom.series import Series, read_series
 from crlm_jax.imaging.geometry import NOT_FINITE, Geometry, VolumeError, check_same_grid, check_size
 from crlm_jax.imaging.headers import check_deflated, check_text_header
 from crlm_jax.imaging.nifti import check_nifti
+from crlm_jax.imaging.padding import corner_padding
 from crlm_jax.system.files import whole_file
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")  # of images other than DICOM
@@ -34,6 +35,12 @@ class Volume:
     eight_bit: bool  # stored as uint8
     path: Path
     series: Series | None = None  # None if the image is not DICOM
+    padding: np.ndarray | None = None  # (Z, H, W) bool, True where nothing was measured; None: none
+
+    @property
+    def measured(self) -> np.ndarray:
+        """The voxels that are not padding: (Z, H, W), or (voxels,) where some are."""
+        return self.voxels if self.padding is None else self.voxels[~self.padding]
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -79,12 +86,21 @@ def _volume(
     low, high = voxels.min(), voxels.max()
     if not (np.isfinite(low) and np.isfinite(high)):  # the least of values with NaN is NaN
         raise VolumeError(f"{path}: {NOT_FINITE}")
-    if low == high:
+    eight_bit, padding = array.dtype == np.uint8, None
+    if series is not None and series.padding is not None:
+        padding = geometry.to_axial(series.padding)
+    elif not eight_bit and (series is None or series.modality != "CT"):
+        padding = corner_padding(voxels, is_mr=series is not None and series.modality == "MR")
+    volume = Volume(voxels, geometry, eight_bit, path, series, padding)
+    if padding is not None and volume.measured.size:
+        low, high = volume.measured.min(), volume.measured.max()
+    if low == high or (padding is not None and padding.all()):
+        but = " except for padding" * (padding is not None)
         raise VolumeError(
-            f"{path}: every voxel is {low:g}; an image without contrast cannot be "
+            f"{path}: every voxel is {low:g}{but}; an image without contrast cannot be "
             "segmented: export it again or leave it out"
         )
-    return Volume(voxels, geometry, array.dtype == np.uint8, path, series)
+    return volume
 
 
 def read_mask(path: str | Path, label: int | str | None, like: Volume) -> np.ndarray:

@@ -106,6 +106,8 @@ class Measurement:
         volume = volumes.read_image(pair.image, b_value=pair.b_value)
         reference = volumes.read_mask(pair.mask, pair.mask_label, volume)
         probability = resize(probability, volume.voxels.shape[1:])
+        if volume.padding is not None:
+            probability[volume.padding] = 0
         masks = {"reference": reference, "prediction": probability > threshold}
         measured = self._measure(volume, masks)
         self.clinical.pool(measured.counts)

@@ -63,7 +63,7 @@ class ScanSegmenter:
         volume = volumes.from_image(image)
         probability = self.probability(self.slices(self.grey(volume, condition)))
         return volumes.to_original_grid(
-            self.finish(probability, volume.geometry).mask, volume.geometry
+            self.finish(probability, volume.geometry, volume.padding).mask, volume.geometry
         )
 
     def windowed_as(self, condition: str | None) -> str:
@@ -115,12 +115,19 @@ class ScanSegmenter:
                 total += np.rot90(self.network(seen)[:, :, flip], -turns, (1, 2))
         return total / 8
 
-    def finish(self, probability: np.ndarray, geometry: Geometry) -> Prediction:
-        """Thresholds the probability (Z, S, S) on the scan's own grid, and finds the lesions."""
+    def finish(
+        self, probability: np.ndarray, geometry: Geometry, padding: np.ndarray | None = None
+    ) -> Prediction:
+        """Thresholds the probability (Z, S, S) on the scan's own grid, and finds the lesions.
+
+        Where `padding` (Z, H, W) bool is True, there is no lesion.
+        """
         size = (len(probability), *geometry.axial_size[1:])
         mask = np.empty(size, bool)
         for z in range(len(mask)):  # slice by slice: all as float32 may be larger than the scan
             mask[z] = resize(probability[z : z + 1], size[1:])[0] > self.threshold
+        if padding is not None:
+            mask[padding] = False
         if self.min_lesion_mm3 > 0:
             mask = drop_small(mask, self.min_lesion_mm3, geometry)
         labels, _ = label_lesions(mask)

@@ -128,9 +128,12 @@ def _write(
 ) -> list[LesionRow]:
     """Writes the files of a scan, the mask last; returns its lesions."""
     geometry = ready.volume.geometry
-    prediction = segmenter.finish(probability, geometry)
+    padding = ready.volume.padding
+    prediction = segmenter.finish(probability, geometry, padding)
     if job.probability:
         own_size = resize(probability, geometry.axial_size[1:])
+        if padding is not None:
+            own_size[padding] = 0
         volumes.write_image(volumes.to_original_grid(own_size, geometry), job.probability)
     _draw_overlays(segmenter, job, ready, prediction)
     _write_mask(segmenter, job, ready.volume, prediction)

@@ -19,6 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from crlm_jax.imaging.dicom.diffusion import choose_images
 from crlm_jax.imaging.dicom.files import as_volume_error, choose_series, read_file
+from crlm_jax.imaging.dicom.padding import marked_padding
 from crlm_jax.imaging.geometry import Geometry, VolumeError, check_size
 from crlm_jax.imaging.headers import check_deflated
 
@@ -35,13 +36,16 @@ SAME_DIRECTION = 1e-4  # of a direction cosine; exports keep four digits or more
 class Series:
     """The headers of a series that was read as a volume.
 
-    `headers` are without pixels, one per slice, in the volume's order. `path` is the file or folder
-    as it was given. `b_value` (s/mm²) is the one that the chosen images state, or None.
+    `headers` are without pixels, one per slice, in the order of the volume. `path` is the file or
+    folder as it was given. `b_value` (s/mm²) is the one that the chosen images state, or None.
+    `padding` is bool (slices, rows, columns), True where the headers mark padding; None if they
+    mark none.
     """
 
     headers: tuple[pydicom.Dataset, ...]
     path: Path
     b_value: float | None
+    padding: np.ndarray | None = None
 
     @property
     def uid(self) -> str:
@@ -96,9 +100,12 @@ def read_series(
     )
     check_size(path, (columns, rows, len(headers)))
     voxels = np.empty((len(headers), rows, columns), np.float32)
-    for target, header in zip(voxels, headers, strict=True):
-        target[...] = _pixels(header)
-    return voxels, geometry, Series(tuple(headers), path, b_value)
+    padding = np.zeros(voxels.shape, bool)
+    for target, padded, header in zip(voxels, padding, headers, strict=True):
+        target[...], marked = _pixels(header)
+        padded[...] = False if marked is None else marked
+    marks = padding if padding.any() else None
+    return voxels, geometry, Series(tuple(headers), path, b_value, marks)
 
 
 # Headers
@@ -245,8 +252,8 @@ def _slice_spacing(
 # Pixels
 
 
-def _pixels(header: pydicom.Dataset) -> np.ndarray:
-    """Decodes one image, (rows, columns) in the modality's unit."""
+def _pixels(header: pydicom.Dataset) -> tuple[np.ndarray, np.ndarray | None]:
+    """Decodes one image, (rows, columns) in the modality's unit, and which pixels are padding."""
     path = Path(header.filename)
     image = read_file(path)
     with as_volume_error(path):
@@ -266,7 +273,8 @@ def _pixels(header: pydicom.Dataset) -> np.ndarray:
         if array.shape != (header.Rows, header.Columns):
             raise ValueError(f"decoded to {array.shape}")
         slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-        return array * float(1 if slope is None else slope) + float(intercept or 0)
+        rescaled = array * float(1 if slope is None else slope) + float(intercept or 0)
+        return rescaled, marked_padding(image, array)
     except Exception as error:  # each decoder raises errors of its own
         other = f", or not decodable ({syntax.name}: store it uncompressed)" if coded else ""
         raise VolumeError(

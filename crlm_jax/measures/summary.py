@@ -120,17 +120,23 @@ def responses(results: Sequence[CaseResult]) -> Responses:
 
 def _agreement(config: Config, patients: dict[str, dict[str, Response]]) -> ResponseAgreement:
     both = [(pair["reference"].category, pair["prediction"].category) for pair in patients.values()]
-    categories = [*rules.CATEGORIES, "NE"]
-    rated = [(a, b) for a, b in both if "NE" not in (a, b)]
+    rated = [(a, b) for a, b in both if rules.NOT_EVALUABLE not in (a, b)]
     reference, prediction = zip(*rated, strict=True) if rated else ((), ())
+    # A category of lesions that are not measurable is a step on κ's scale only if a patient has it:
+    # weights are by rank, and would change where all have targets.
+    scale = [
+        category
+        for category in rules.CATEGORIES
+        if category in rules.TARGET_CATEGORIES or category in (*reference, *prediction)
+    ]
     return ResponseAgreement(
         patients=len(both),
         not_evaluable=len(both) - len(rated),
         kappa=agreement.cohen_kappa(
-            prediction, reference, rules.CATEGORIES, "linear", config.evaluation.resamples
+            prediction, reference, scale, "linear", config.evaluation.resamples
         ),
-        categories=categories,
-        table=[[both.count((a, b)) for b in categories] for a in categories],
+        categories=list(rules.CATEGORIES),
+        table=[[both.count((a, b)) for b in rules.CATEGORIES] for a in rules.CATEGORIES],
     )
 
 

@@ -131,14 +131,14 @@ def _measured(
 
 def _read_label_map(path: Path, label: str | None) -> tuple[np.ndarray, Geometry, list[str]]:
     """Returns the mask (Z, H, W) bool of a label map, its geometry, and doubts about `label`."""
-    array, geometry = volumes.read_label_map(path)
+    doubts: list[str] = []
+    array, geometry = volumes.read_label_map(path, doubts)
     if len(geometry.size) == 2:
         raise VolumeError(f"{path}: a picture; give a 3D mask, with a slice spacing in mm")
     if label is not None and not label.isdecimal():
         raise VolumeError(f"--label {label}: must be a whole number, because {path} is not DICOM")
     mask = geometry.to_axial(array != 0 if label is None else array == int(label))
     values = [f"{value:g}" for value in np.unique(array[array != 0])]
-    doubts = []
     if label is None and len(values) > 1:
         doubts.append(f"its labels {', '.join(values[:8])} all count; choose with --label")
     elif label is not None and not mask.any():

@@ -57,8 +57,7 @@ def locate_lesions(mask: np.ndarray, geometry: Geometry) -> list[Body]:
     labels, _ = label_lesions(mask)
     spacing = np.array(geometry.axial_spacing)
     parts = np.ceil(spacing / STEP).astype(int)  # of a voxel, along each axis
-    offsets = np.stack(np.indices(tuple(parts.tolist())), -1).reshape(-1, 3)
-    offsets = (offsets + 0.5) / parts - 0.5
+    offsets = (np.argwhere(np.ones(parts, bool)) + 0.5) / parts - 0.5
     bodies = []
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         voxels = np.argwhere(labels[box] == number) + [edge.start for edge in box]

@@ -11,10 +11,13 @@ tumours: revised RECIST guideline (version 1.1)", Eur J Cancer 45:228, 2009, for
 - Sum of the targets at follow-up (4.3.2): diameters as measured, however small, and 0 for a lesion
   that vanished. The fragments of a lesion that split count together. Lesions that merged count as
   the one lesion that they became.
-- CR: no lesion is left, target or not. PD: the sum is ≥ 20 % and ≥ 5 mm larger, or there is a new
-  lesion. PR: the sum is ≥ 30 % smaller; also −100 % while a non-target lesion is left (4.4, table
-  1). SD: none of these. NE (not evaluable): no lesion was measurable at baseline, even if new
-  lesions appeared. With two time points the baseline is the smallest sum before the follow-up.
+- With targets (4.4, table 1): CR: no lesion is left, target or not. PD: the sum is ≥ 20 % and
+  ≥ 5 mm larger, or there is a new lesion. PR: the sum is ≥ 30 % smaller; also −100 % while a
+  non-target lesion is left. SD: none of these. With two time points the baseline is the smallest
+  sum before the follow-up.
+- With lesions at baseline, none of which is measurable (4.4, table 2): CR: no lesion is left. PD:
+  there is a new lesion. Non-CR/non-PD: neither. There is no PR and no SD.
+- Without any lesion at baseline: PD if there is one now, otherwise NE (not evaluable).
 
 Three judgements are left to a reader: whether a new lesion is unequivocal (here any new lesion
 counts), whether non-target lesions progress unequivocally (here that never counts), and disease
@@ -30,7 +33,10 @@ from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
 from crlm_jax.recist.matching import Match
 
-CATEGORIES = ("CR", "PR", "SD", "PD")  # besides "NE", not evaluable
+TARGET_CATEGORIES = ("CR", "PR", "SD", "PD")  # with target lesions, from best to worst
+NON_TARGET = "non-CR/non-PD"  # without them: lesions are left, and none is new
+NOT_EVALUABLE = "NE"  # no lesion at all
+CATEGORIES = ("CR", "PR", NON_TARGET, "SD", "PD", NOT_EVALUABLE)
 MEASURABLE = 10.0  # mm, the least diameter of a measurable lesion
 SLICES = 2  # slice spacings, the least diameter of a measurable lesion
 TARGETS = 2  # the most target lesions in one organ
@@ -60,7 +66,7 @@ class Response:
     baseline, and None if the baseline is 0.
     """
 
-    category: str  # one of CATEGORIES, or "NE"
+    category: str  # one of CATEGORIES
     baseline_sum: float
     follow_up_sum: float
     change_mm: float
@@ -73,7 +79,7 @@ class Response:
     counted: tuple[int, ...]  # at follow-up: the lesions in the sum
     pairs: tuple[tuple[int, int], ...]  # (baseline, follow-up), one to one
     fragments: tuple[tuple[int, int], ...]  # further follow-up lesions of a paired baseline lesion
-    new: tuple[int, ...]  # at follow-up; always empty for "sums only"
+    new: tuple[int, ...]  # at follow-up; "sums only" knows them if the baseline has no lesion
     notes: tuple[str, ...]  # for the reader; they number lesions from 1
 
 
@@ -123,20 +129,27 @@ def compare(baseline: TimePoint, follow_up: TimePoint, match: Match | None) -> R
     """
     chosen = choose_targets(baseline)
     found = match or Match()
-    if match is not None:
+    notes: list[str] = []
+    if not baseline.lesions:
+        found = Match(new=tuple(range(len(follow_up.lesions))))
+    elif match is None:
+        notes.append("the scans share no frame: new lesions cannot be told from old ones")
+    else:
+        notes += _pairing_notes(found, baseline, follow_up)
+    if match is None:
+        counted = largest_first(follow_up)[: len(chosen)]
+    else:
         same = found.pairs + found.fragments + found.merged
         counted = sorted({after for i, after in same if i in chosen})
-        notes = _pairing_notes(found, baseline, follow_up)
-    else:
-        counted = largest_first(follow_up)[: len(chosen)]
-        notes = ["the scans share no frame: new lesions cannot be told from old ones"]
     before, after = _sum(baseline, chosen), _sum(follow_up, counted)
-    by_sums = _category(before, after, lesions_left=bool(follow_up.lesions))
-    category = "PD" if found.new and by_sums != "NE" else by_sums
-    if not chosen:
-        notes.append("no lesion is measurable at baseline: not evaluable by diameters")
+    if chosen:
+        without_new = _category(before, after, lesions_left=bool(follow_up.lesions))
+    else:
+        without_new = _category_without_targets(baseline, follow_up)
+        notes.append(_no_target_note(baseline))
+    category = "PD" if found.new else without_new
     if found.new:
-        notes.append(_new_lesions_note(found, follow_up, by_sums))
+        notes.append(_new_lesions_note(found, follow_up, without_new))
     elif category == "PR" and not after:
         notes.append("all targets vanished, but a non-target lesion is left: PR, not CR")
     return Response(
@@ -160,8 +173,6 @@ def compare(baseline: TimePoint, follow_up: TimePoint, match: Match | None) -> R
 
 def _category(before: float, after: float, *, lesions_left: bool) -> str:
     """Returns the response by sums in mm; limits hold within `TOLERANCE` (4.3.1)."""
-    if not before:
-        return "NE"
     if not lesions_left:
         return "CR"
     if after <= before * (1 - SMALLER) + TOLERANCE:
@@ -169,6 +180,13 @@ def _category(before: float, after: float, *, lesions_left: bool) -> str:
     if after >= max(before * (1 + LARGER), before + LARGER_BY) - TOLERANCE:
         return "PD"
     return "SD"
+
+
+def _category_without_targets(baseline: TimePoint, follow_up: TimePoint) -> str:
+    """Returns the response by old lesions that are not measurable (4.4, table 2)."""
+    if not baseline.lesions:
+        return NOT_EVALUABLE
+    return NON_TARGET if follow_up.lesions else "CR"
 
 
 def largest_first(point: TimePoint) -> list[int]:
@@ -185,11 +203,17 @@ def _percent(before: float, after: float) -> float | None:
     return 100 * (after - before) / before if before else None
 
 
-def _new_lesions_note(found: Match, follow_up: TimePoint, by_sums: str) -> str:
+def _no_target_note(baseline: TimePoint) -> str:
+    if not baseline.lesions:
+        return "no lesion at baseline: not evaluable unless a lesion is new"
+    return "no lesion is measurable at baseline: the response is that of non-target lesions"
+
+
+def _new_lesions_note(found: Match, follow_up: TimePoint, without_new: str) -> str:
     sizes = [f"{i + 1} ({follow_up.lesions[i].diameter:.1f} mm)" for i in found.new]
     return (
-        f"new at follow-up: lesion {', '.join(sizes)}; by the sum alone, {by_sums}; check that it "
-        "is unequivocal"
+        f"new at follow-up: lesion {', '.join(sizes)}; without it, {without_new}; check that "
+        "it is unequivocal"
     )
 
 

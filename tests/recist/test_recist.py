@@ -136,16 +136,30 @@ def test_volumes_are_of_all_lesions():
     assert (response.baseline_sum, response.follow_up_sum, response.category) == (50, 47, "SD")
 
 
-@pytest.mark.parametrize("same_frame", [True, False])
-@pytest.mark.parametrize("after", [(), (9.0,), (40.0, 9.0)])
-@pytest.mark.parametrize("before", [(), (9.0,)])
-def test_nothing_measurable_at_baseline_is_not_evaluable(before, after, same_frame):
-    response = compare(point(*before), point(*after), same_frame=same_frame)
-    assert (response.category, response.change_percent) == ("NE", None)
-    assert (response.baseline_sum, response.follow_up_sum) == (0, 0)
-    assert any("not evaluable" in note for note in response.notes)
-    assert (response.volume_change_percent is None) == (not before)
-    assert bool(response.new) == (same_frame and len(after) > len(before))
+@pytest.mark.parametrize(
+    ("before", "after", "shared", "sums_only"),
+    [
+        ((9.0, 5.0), (), "CR", "CR"),
+        ((9.0, 5.0), (3.0,), "non-CR/non-PD", "non-CR/non-PD"),
+        ((9.0,), (20.0,), "non-CR/non-PD", "non-CR/non-PD"),
+        ((9.0,), (9.0, 40.0), "PD", "non-CR/non-PD"),  # new lesions are known on a shared frame
+        ((), (), "NE", "NE"),
+        ((), (9.0,), "PD", "PD"),  # there was none: whatever is there is new
+        ((), (40.0, 9.0), "PD", "PD"),
+    ],
+)
+def test_without_a_measurable_lesion_the_response_is_that_of_table_2(
+    before, after, shared, sums_only
+):
+    for same_frame, category in ((True, shared), (False, sums_only)):
+        response = compare(point(*before), point(*after), same_frame=same_frame)
+        assert (response.category, response.change_percent) == (category, None)
+        assert category in rules.CATEGORIES
+        assert (response.baseline_sum, response.follow_up_sum) == (0, 0)
+        said = "no lesion is measurable" if before else "no lesion at baseline"
+        assert any(said in note for note in response.notes)
+        assert (response.volume_change_percent is None) == (not before)
+        assert bool(response.new) == (category == "PD")
 
 
 # Pairing by position
@@ -176,7 +190,7 @@ def test_a_new_lesion_is_progression_however_the_sum_changed(new, said):
     (note,) = response.notes
     assert "lesion 3" in note
     assert said in note
-    assert "by the sum alone, PR" in note
+    assert "without it, PR" in note
 
 
 def test_a_new_lesion_after_all_others_vanished_is_progression():

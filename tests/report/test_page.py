@@ -99,7 +99,7 @@ def test_response_of_model_and_reference(run):
     # Half of every lesion's width is predicted, before and after, so that the responses agree.
     assert (agreement.patients, agreement.kappa["kappa"]) == (4, 1.0)
     table = dict(zip(agreement.categories, map(sum, agreement.table), strict=True))
-    assert table == {"CR": 1, "PR": 1, "SD": 2, "PD": 0, "NE": 0}
+    assert table == {"CR": 1, "PR": 1, "non-CR/non-PD": 0, "SD": 2, "PD": 0, "NE": 0}
     html = visible(write(run))
     assert "Response to chemotherapy, dwi" in html
     assert "not a medical device" in html

@@ -1,4 +1,4 @@
-"""What every test shares: eight virtual CPU devices, a compile cache, optional real data."""
+"""What every test shares: eight virtual CPU devices, a compile cache, the order of tests."""
 
 import os
 import sys
@@ -20,6 +20,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 if not flags.FLAGS.is_parsed():
     flags.FLAGS(sys.argv[:1])
 
+# The files that take minutes, the one with the longest tests first.
+LONGEST = ("test_step.py", "test_parallel.py", "test_main.py", "test_buckets.py", "test_methods.py")
+
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -36,3 +39,17 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("real images and weights (../shared) are not here")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, then those with a slow test, so that none is left for the end.
+
+    A file's tests stay together, since they share what its fixtures prepare.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.name
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST) + (item.path not in slow)
+
+    items.sort(key=place)

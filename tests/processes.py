@@ -1,10 +1,10 @@
 """The command in processes of its own: started, watched, stopped, and what their runs hold."""
 
+import atexit
 import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +23,9 @@ from crlm_jax.training.loop import checkpoint_parts, segmenter_part, with_parts
 
 PATIENCE = 300  # seconds, for anything to happen
 
+# LLVM at level 0 compiles in half the time, and the runs here are short.
+XLA_FLAGS = "--xla_backend_optimization_level=0"
+
 
 def flags(config: Config) -> list[str]:
     """The command line that makes this config out of any experiment."""
@@ -33,9 +36,9 @@ def flags(config: Config) -> list[str]:
     return lines
 
 
-def command(config: Config, workdir: Path) -> list[str]:
-    start = [sys.executable, "-m", "crlm_jax.main", "--config", "configs/pre_dwi.py"]
-    return [*start, "--workdir", str(workdir), *flags(config)]
+def words(config: Config, workdir: Path) -> list[str]:
+    """The arguments of the command for a run of this config."""
+    return ["--config", "configs/pre_dwi.py", "--workdir", str(workdir), *flags(config)]
 
 
 def own_caches(folder: Path, count: int) -> list[list[str]]:
@@ -77,16 +80,10 @@ class Run:
         ]
         self.processes = []
         for i, output in enumerate(self._outputs):
-            words = [*several, f"--process={i}"] if count > 1 else []
-            with output.open("w", encoding="utf-8") as file:
-                self.processes.append(
-                    subprocess.Popen(
-                        [*command(config, workdir), *words, *(arguments[i] if arguments else ())],
-                        stdout=file,
-                        stderr=subprocess.STDOUT,
-                        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
-                    )
-                )
+            process = [*several, f"--process={i}"] if count > 1 else []
+            further = arguments[i] if arguments else ()
+            argv = [*words(config, workdir), *process, *further]
+            self.processes.append(fork(argv, output, devices))
 
     def outputs(self) -> list[str]:
         return [output.read_text(encoding="utf-8") for output in self._outputs]
@@ -95,7 +92,7 @@ class Run:
         """Waits for the log of this step; returns whether the run still goes on."""
         end = time.monotonic() + PATIENCE
         while last_step(self._workdir) < step:
-            if any(process.poll() is not None for process in self.processes):
+            if any(process.exitcode is not None for process in self.processes):
                 return False
             assert time.monotonic() < end, self.outputs()
             time.sleep(0.02)
@@ -103,34 +100,62 @@ class Run:
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         for process in self.processes:
-            process.send_signal(number)
+            os.kill(process.pid, number)
 
     def end(self) -> list[int]:
         """Waits for the end of all processes; returns their exit codes."""
         end = time.monotonic() + PATIENCE
         try:
-            return [process.wait(max(1, end - time.monotonic())) for process in self.processes]
+            for process in self.processes:
+                process.join(max(1, end - time.monotonic()))
+            return [process.exitcode for process in self.processes]
         finally:
             for process in self.processes:
                 process.kill()
 
 
-def fork(config: Config, workdir: Path) -> multiprocessing.Process:
-    """Starts the command in a process that has imported it already, which saves seconds."""
-    words = command(config, workdir)[3:]
+# What the command loads only where it needs it.
+LATER = (
+    "crlm_jax.report.figures",
+    "crlm_jax.report.page",
+    "matplotlib.backends.backend_agg",
+    "orbax.checkpoint.v1",
+)
+
+
+def fork(
+    argv: Sequence[str], output: Path, devices: int = 1, errors: Path | None = None
+) -> multiprocessing.context.ForkServerProcess:
+    """Starts the command in a process that has imported it already, which saves seconds.
+
+    Args:
+      argv: its arguments.
+      output: file of what it prints.
+      devices: of the process.
+      errors: file of what it prints to stderr; None: `output`, too.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crlm_jax.main"])
-    process = context.Process(target=_main, args=(["main", *words], str(workdir) + ".txt"))
+    context.set_forkserver_preload(["tests.processes", *LATER])
+    arguments = (list(argv), output, errors or output, devices, dict(os.environ))
+    process = context.Process(target=_main, args=arguments)
     process.start()
     return process
 
 
-def _main(argv: list[str], output: str) -> None:
-    with open(output, "a", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.argv = argv
-    main.start(argv)
+def _main(
+    argv: list[str], output: Path, errors: Path, devices: int, environment: dict[str, str]
+) -> None:
+    # The server started before some of it was set.
+    os.environ |= environment | {"XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {XLA_FLAGS}"}
+    jax.config.update("jax_num_cpu_devices", devices)
+    for path, descriptor in ((output, 1), (errors, 2)):
+        with path.open("a", encoding="utf-8") as file:
+            os.dup2(file.fileno(), descriptor)
+    sys.argv = ["main", *argv]
+    try:
+        main.start(sys.argv)
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out; JAX's processes part there
 
 
 def free_port() -> int:

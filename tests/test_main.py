@@ -19,7 +19,16 @@ from crlm_jax.runs.log import NonFiniteLoss, read_log
 from crlm_jax.system import parallel
 from crlm_jax.training import experiment, loop
 from tests.cohorts import make_cohort, tiny_config
-from tests.processes import PATIENCE, Run, assert_same_weights, final_state, fork, last_step, logged
+from tests.processes import (
+    PATIENCE,
+    Run,
+    assert_same_weights,
+    final_state,
+    fork,
+    last_step,
+    logged,
+    words,
+)
 
 FILES = {
     "config.json", "data.json", "train.jsonl", "checkpoints", "cases.csv", "lesions.csv",
@@ -153,7 +162,7 @@ def test_a_non_finite_loss_stops_with_step_terms_and_cases(cohort, cache, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (
             ["--config.loss.stagess=1"],
@@ -169,15 +178,29 @@ def test_a_non_finite_loss_stops_with_step_terms_and_cases(cohort, cache, tmp_pa
         (["--config.data.cache=gs://bucket/cache"], "data.cache = 'gs://bucket/cache': mount"),
     ],
 )
-def test_a_wrong_command_line_is_one_clear_line(arguments, words, tmp_path):
+def test_a_wrong_command_line_is_one_clear_line(arguments, message, tmp_path):
+    argv = ["--config", "configs/ct.py", "--workdir", str(tmp_path / "run"), *arguments]
+    done = fork(argv, tmp_path / "stdout.txt", errors=tmp_path / "stderr.txt")
+    done.join(PATIENCE)
+    assert done.exitcode == 1
+    stderr = (tmp_path / "stderr.txt").read_text()
+    assert message in stderr
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_module_is_the_command(tmp_path):
+    """In a process of its own, its error goes to stderr."""
     start = [sys.executable, "-m", "crlm_jax.main", "--config", "configs/ct.py"]
     done = subprocess.run(
-        [*start, "--workdir", str(tmp_path / "run"), *arguments], capture_output=True, text=True
+        [*start, "--workdir", str(tmp_path / "run"), "--config.data.cohort=nowhere/cohort.csv"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+    assert done.stderr.startswith("error: ")
+    assert "nowhere/cohort.csv" in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.slow
@@ -185,20 +208,23 @@ def test_a_run_killed_twenty_times_ends_with_the_same_bits(cohort, cache, tmp_pa
     """kill -9 at random moments, start again: the parameters of an undisturbed run."""
     config = tiny_config(cohort, cache)
     config.train.steps, config.train.checkpoint_every = 200, 4
+    config.segmenter.widths = (4, 8)  # every process traces it
     config.evaluation.attribution_steps = 0
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    whole = fork(config, undisturbed)
+    output = tmp_path / "output.txt"
+    whole = fork(words(config, undisturbed), output)
     whole.join(PATIENCE)
     assert whole.exitcode == 0
     rng, reached = random.Random(0), set()
     for kill in range(20):
-        process, target = fork(config, killed), last_step(killed) + rng.randint(1, 8)
+        process = fork(words(config, killed), output)
+        target = last_step(killed) + rng.randint(1, 8)
         if kill % 4 == 3:  # at any moment, in its start too
             time.sleep(rng.uniform(0, 4))
             target = 0
         end = time.monotonic() + PATIENCE
         while last_step(killed) < target:
-            assert process.is_alive()
+            assert process.is_alive(), output.read_text()
             assert time.monotonic() < end
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))
@@ -207,7 +233,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_bits(cohort, cache, tmp_pa
         assert process.exitcode == -signal.SIGKILL
         reached.add(last_step(killed))
     assert len(reached) > 10
-    last = fork(config, killed)
+    last = fork(words(config, killed), output)
     last.join(PATIENCE)
     assert last.exitcode == 0
     assert_same_weights(config, undisturbed, killed, 0)
@@ -227,7 +253,7 @@ def test_a_run_that_is_told_to_stop_saves_its_step_and_goes_on(
     run = Run(config, workdir)
     assert run.wait_for_step(1)
     run.stop(number)
-    assert run.processes[0].wait(timeout=60) == 75
+    assert run.end() == [75]
     step = int(re.search(r"step (\d+) of \d+ is saved; start it again", run.outputs()[0])[1])
     assert final_state(config, workdir)[0] == step
     assert not (workdir / "report.html").exists()

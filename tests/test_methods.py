@@ -29,14 +29,15 @@ from tests.cohorts import make_cohort
 from tests.method.test_step import make_batch
 
 SIX = ("crlm_gan", "unetpp", "unet", "nnunet", "transunet", "segan")
-SIDE, STEPS = 48, 80  # pixels; updates
+STEPS = 80  # updates
+SIDE = dict.fromkeys(SIX, 32) | {"segan": 40}  # pixels; SegAN needs 33 or more
 SMALL = {"nnunet": (8, 16, 16), "transunet": (16, 8, 8, 8, 8), "segan": (4,)}
 
 
 def small_config(method: str) -> Config:
     """The laptop's recipe of a method, smaller still, bound to learn its few slices by heart."""
     config = common.get_config("tiny", ("pre_dwi",), f"method={method}")
-    config.data.image_size = SIDE
+    config.data.image_size = SIDE[method]
     config.segmenter.widths = SMALL.get(method, (8, 16, 32))
     config.critic.width = 4
     if config.critic.name == "resnet50" and config.loss.stages:
@@ -54,7 +55,7 @@ def small_config(method: str) -> Config:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
-    return make_cohort(tmp_path_factory.mktemp("cohort"))
+    return make_cohort(tmp_path_factory.mktemp("cohort"), shape=(4, 32, 32))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,6 +74,7 @@ def parameters(config: Config, workdir: Path):
         return parts["segmenter"]["params"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SIX)
 def test_each_method_learns_its_batch_resumes_evaluates_and_predicts(
     method, cohort, tmp_path, monkeypatch
@@ -114,13 +116,14 @@ def stop_at(step: int, add):
     return stopping
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SMALL)
 def test_the_comparators_can_be_exported(method, tmp_path):
     """The segmenters that test_export.py does not have, trained for a moment."""
     config, mesh = small_config(method), parallel.make_mesh()
     structure, state = create_state(config, mesh)
     step = make_train_step(config, structure, mesh, STEPS)
-    batch = parallel.to_global(make_batch(size=SIDE, slices=6), mesh)
+    batch = parallel.to_global(make_batch(size=config.data.image_size, slices=6), mesh)
     for _ in range(STEPS // 2):
         state, _ = step(state, batch)
     run = tmp_path / "run"
@@ -186,10 +189,11 @@ def test_missing_vit_weights_say_where_they_are_and_what_else_to_do(cohort, tmp_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_dropout_is_a_function_of_seed_and_step():
     config = small_config("transunet")
     mesh = parallel.make_mesh()
-    batch = parallel.to_global(make_batch(size=SIDE, slices=6), mesh)
+    batch = parallel.to_global(make_batch(size=config.data.image_size, slices=6), mesh)
     losses = []
     for seed in (0, 0, 1):
         config.train.seed = 0
@@ -204,7 +208,7 @@ def test_segans_critic_is_kept_within_its_limits():
     config, mesh = small_config("segan"), parallel.make_mesh()
     structure, state = create_state(config, mesh)
     assert max(float(abs(x).max()) for x in jax.tree.leaves(state.critic)) > 0.05
-    batch = parallel.to_global(make_batch(size=SIDE, slices=6), mesh)
+    batch = parallel.to_global(make_batch(size=config.data.image_size, slices=6), mesh)
     state, _ = make_train_step(config, structure, mesh, STEPS)(state, batch)
     weights = nnx.filter_state(state.critic, nnx.Param)
     assert max(float(abs(x).max()) for x in jax.tree.leaves(weights)) <= np.float32(0.05)
@@ -230,7 +234,8 @@ def test_mirrored_probability_is_the_mean_over_mirror_images():
     variables = segmenter_part(state)["segmenter"]
     plain = TrainedSegmenter(config, structure.segmenter_eval, variables, 0, mesh, mirror=False)
     mirrored = dataclasses.replace(plain, mirror=True)
-    image = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 1), np.uint8)
+    side = config.data.image_size
+    image = np.random.default_rng(0).integers(0, 256, (1, side, side, 1), np.uint8)
     logits = []
     for axes in ((), (1,), (2,), (1, 2)):
         p = np.flip(np.asarray(plain.probability(np.flip(image, axes))), axes)

@@ -27,7 +27,8 @@ from tests.models import parity
 
 def pytorch_start(config: Config):
     """Networks, state, image and mask of the recorded trajectory."""
-    networks, state = method_step.create_state(config, parallel.make_mesh(1))
+    mesh = parallel.make_mesh(1)
+    networks, state = method_step.create_state(config, mesh)
     segmenter = parity.fill(UNetPlusPlus(rngs=nnx.Rngs(0)), "unetpp")
     critic = parity.fill(ResNet50(rngs=nnx.Rngs(0)), "resnet50")
     state = dataclasses.replace(
@@ -37,12 +38,9 @@ def pytorch_start(config: Config):
         critic=nnx.state(critic),
     )
     x, y = recipe.inputs(0, 64)
-    return (
-        networks,
-        state,
-        jnp.asarray(x.transpose(0, 2, 3, 1)),
-        jnp.asarray(y.transpose(0, 2, 3, 1)),
-    )
+    # All of it placed as the step leaves its state, which would otherwise be compiled for twice.
+    placed = jax.device_put((state, parity.nhwc(x), parity.nhwc(y)), parallel.replicated(mesh))
+    return networks, *placed
 
 
 def paper_config(**loss) -> Config:
@@ -69,7 +67,7 @@ def test_five_steps_of_the_whole_method_follow_pytorch(trajectory, precision, no
     config.train.precision = precision
     with jax.enable_x64(precision == "float64"):
         networks, state, image, mask = pytorch_start(config)
-        update = jax.jit(method_step.make_update(config, networks, steps=5))
+        update = parity.compiled(method_step.make_update(config, networks, steps=5), precision)
         names = list(trajectory["row_names"])
         for row in trajectory["rows"]:
             state, terms = update(state, image, mask)
@@ -82,7 +80,7 @@ def test_five_steps_of_the_whole_method_follow_pytorch(trajectory, precision, no
             norm = recorded["grad_norm"]
             assert float(terms["grad_norm"]) == pytest.approx(norm, rel=norm_tolerance)
         segmenter = nnx.merge(networks.segmenter_eval, state.params, state.batch_stats)
-        logits = parity.nchw(parity.run(segmenter, image)[0])
+        logits = parity.nchw(parity.run(segmenter, image, dtype=precision)[0])
     parity.assert_close(logits, trajectory["logits_eval_after"], 1e-3)
     after = torch_weights.to_torch(segmenter)
     for key, name in [
@@ -150,6 +148,7 @@ def do_steps(config: Config, devices: int, steps: int):
     return networks, state, {name: float(value) for name, value in terms.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["frozen", "adversarial"])
 def test_eight_devices_train_the_same_model_as_one(update):
     config = small_config(critic__update=update, optimizer__learning_rate=1e-3)
@@ -192,6 +191,7 @@ def test_no_stage_no_critic():
     assert "feature" not in terms
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32_and_keeps_parameters_in_float32():
     _, _, exact = do_steps(small_config(), 1, 1)
     _, state, coarse = do_steps(small_config(train__precision="bfloat16"), 1, 1)

@@ -13,6 +13,7 @@ from tests.fixtures import recipe
 from tests.models.parity import (
     GRADIENT_TOLERANCE,
     assert_close,
+    compiled,
     count,
     fill,
     nchw,
@@ -74,7 +75,6 @@ def measured(model, dtype):
         x, y = (nhwc(a) for a in recipe.inputs(0, 64))
         graph, params = nnx.split(model)
 
-        @jax.jit
         def train(params, x):
             def loss(params):
                 heads = nnx.merge(graph, params).class_logits(x)
@@ -82,7 +82,7 @@ def measured(model, dtype):
 
             return jax.value_and_grad(loss, has_aux=True)(params)
 
-        (loss, heads), grads = train(params, x)
+        (loss, heads), grads = compiled(train, dtype)(params, x)
         return loss, heads, parameters(grads)
 
 

@@ -11,7 +11,7 @@ from crlm_jax.models import torch_weights
 from crlm_jax.models.transunet import TransUNet
 from crlm_jax.models.transunet_weights import file_name, load_imagenet21k
 from tests.fixtures import recipe
-from tests.models.parity import assert_close, count, fill, nchw, nhwc, parameters, run
+from tests.models.parity import assert_close, compiled, count, fill, nchw, nhwc, parameters, run
 
 TINY = {
     "resnet_width": 4,
@@ -94,7 +94,6 @@ def trained():
         graph, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
         x, y = (nhwc(a) for a in recipe.inputs(0, 64))
 
-        @jax.jit
         def train(params, stats):
             def objective(params):
                 module = nnx.merge(graph, params, stats, copy=True)
@@ -103,7 +102,7 @@ def trained():
 
             return jax.value_and_grad(objective, has_aux=True)(params)
 
-        (value, (logits, stats)), grads = train(params, stats)
+        (value, (logits, stats)), grads = compiled(train, "float64")(params, stats)
         return logits, parameters(stats), value, parameters(grads)
 
 

@@ -25,7 +25,7 @@ def expected(fixtures):
     return dict(np.load(fixtures / "unet.npz"))
 
 
-@pytest.fixture(scope="module", params=["float32", "float64"])
+@pytest.fixture(scope="module", params=["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def dtype(request):
     return request.param
 

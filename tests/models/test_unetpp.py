@@ -21,7 +21,7 @@ from tests.models.parity import (
 TINY = (4, 8, 8, 16, 16)
 
 
-@pytest.fixture(scope="module", params=["float32", "float64"])
+@pytest.fixture(scope="module", params=["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def dtype(request):
     return request.param
 

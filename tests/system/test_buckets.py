@@ -74,6 +74,7 @@ def _wait_for(url: str, log: Path) -> None:
 def config(tmp_path_factory) -> Config:
     cohort = make_cohort(tmp_path_factory.mktemp("cohort"))
     config = tiny_config(cohort, tmp_path_factory.mktemp("cache"))
+    config.segmenter.widths = (4, 8)  # every process compiles it
     config.optimizer.learning_rate = 3e-5  # so small that rounding does not grow over the steps
     config.train.epochs, config.train.checkpoint_every = 10, 12
     return config

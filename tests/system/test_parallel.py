@@ -32,6 +32,7 @@ def cohort(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def config(cohort, tmp_path_factory) -> Config:
     config = tiny_config(cohort, tmp_path_factory.mktemp("cache"), CONDITIONS)
+    config.segmenter.widths = (4, 8)  # every process compiles it
     config.optimizer.learning_rate = 3e-5  # so small that rounding does not grow over the steps
     config.train.epochs, config.train.checkpoint_every = 10 + KILLS, 6
     config.evaluation.attribution_steps = 0

@@ -20,6 +20,7 @@ from crlm_jax.measures.surfaces import Surfaces
 from crlm_jax.measures.table import MEASURES
 from crlm_jax.measures.view import READERS
 from crlm_jax.recist.rules import TimePoint
+from crlm_jax.recist.thickness import slice_thickness
 from crlm_jax.runs.rows import CaseRow, LesionRow
 
 
@@ -49,12 +50,14 @@ class CaseResult:
         )
 
 
-def _point(lesions: list[dict[str, Any]], slice_spacing: float) -> TimePoint:
+def _point(
+    lesions: list[dict[str, Any]], slice_spacing: float, slice_thickness: float | None
+) -> TimePoint:
     found = (
         Lesion(**x | {"centre": tuple(x["centre"]), "ends": tuple(map(tuple, x["ends"]))})
         for x in lesions
     )
-    return TimePoint(tuple(found), slice_spacing)
+    return TimePoint(tuple(found), slice_spacing, slice_thickness)
 
 
 @dataclass
@@ -115,7 +118,8 @@ class Measurement:
         self.tumour.add(masks["prediction"], reference, volume.spacing)
         for who in READERS:
             found = measured.lesions[who]
-            self.points[who].append(TimePoint(tuple(found), volume.spacing[0]))
+            point = TimePoint(tuple(found), volume.spacing[0], slice_thickness(volume))
+            self.points[who].append(point)
             self.lesions += [
                 self._lesion_row(image, who, number, lesion, measured.partners[who].get(number))
                 for number, lesion in enumerate(found, start=1)

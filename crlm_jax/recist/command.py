@@ -10,6 +10,7 @@ One line each for NIfTI masks, and for DICOM-SEG masks with the series that they
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from crlm_jax.recist.rules import (
     largest_first,
     measure_time_point,
 )
+from crlm_jax.recist.thickness import slice_thickness
 from crlm_jax.system.console import local_path, print_stderr, print_table
 from crlm_jax.system.files import write_whole
 from crlm_jax.system.text import to_csv
@@ -38,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     if args.out and not args.out.parent.is_dir():
         raise VolumeError(f"--out {args.out}: there is no folder {args.out.parent}; make it")
-    pre = _read_scan(args.pre, args.pre_image, args.label, args.b_value)
-    post = _read_scan(args.post, args.post_image, args.label, args.b_value)
+    pre = _read_scan(args.pre, args.pre_image, args)
+    post = _read_scan(args.post, args.post_image, args)
     for scan in (pre, post):
         for doubt in scan.doubts:
             print_stderr(f"warning: {scan.mask}: {doubt}")
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     match = match_lesions(pre.bodies, post.bodies) if same_frame else None
     response = compare(pre.point, post.point, match)
     print_table(_lesion_table(pre.point, post.point, response), width=120)
-    print("\n".join(_summary_lines(response)))
+    print("\n".join(_summary_lines(pre.point, response)))
     if args.out:
         _write(args.out, pre, post, response)
     return 0
@@ -75,6 +77,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--pre-image", type=local_path, metavar="IMAGE", help=image)
     add("--post-image", type=local_path, metavar="IMAGE", help=image)
     add("--b-value", type=float, metavar="B", help="s/mm², of DICOM diffusion series with several")
+    add(
+        "--slice-thickness",
+        type=float,
+        metavar="MM",
+        help="of images that do not say it, as DICOM does; otherwise the slice spacing counts",
+    )
     add("--label", help="of tumour: a number, or a pattern of DICOM-SEG labels (default: Tumor*)")
     add("--same-frame", action="store_true", help="registered: pair lesions by position")
     add(
@@ -86,6 +94,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.out and args.out.suffix not in (".json", ".csv"):
         parser.error(f"--out {args.out}: choose the ending .json or .csv")
+    thickness = args.slice_thickness
+    if thickness is not None and not (math.isfinite(thickness) and thickness > 0):
+        parser.error(f"--slice-thickness {thickness:g}: give a positive number of mm")
     return args
 
 
@@ -100,11 +111,17 @@ class _Scan:
     doubts: list[str]  # warnings for the user
 
 
-def _read_scan(
-    mask_path: Path, image_path: Path | None, label: str | None, b_value: float | None
-) -> _Scan:
-    image = volumes.read_image(image_path, b_value=b_value) if image_path else None
-    frame = None
+def _read_scan(mask_path: Path, image_path: Path | None, args: argparse.Namespace) -> _Scan:
+    image = volumes.read_image(image_path, b_value=args.b_value) if image_path else None
+    frame, label = None, args.label
+    thickness = None if image is None else slice_thickness(image)
+    if thickness is None:
+        thickness = args.slice_thickness
+    elif args.slice_thickness not in (None, thickness):
+        print_stderr(
+            f"warning: {image_path}: its slice thickness is {thickness:g} mm, which counts, not "
+            "--slice-thickness"
+        )
     if image is not None and image.series is not None:
         frame = image.series.headers[0].get("FrameOfReferenceUID") or None
     if not files.is_dicom(mask_path):
@@ -112,21 +129,16 @@ def _read_scan(
         if image is not None:
             between = f"the mask {mask_path} and the image {image_path}"
             check_same_grid(between, geometry, image.geometry)
-        return _measured(mask_path, mask, geometry, frame, doubts)
+        point = measure_time_point(mask, geometry, thickness)
+        return _Scan(mask_path, point, locate_lesions(mask, geometry), frame, doubts)
     if image is None:
         raise VolumeError(
             f"{mask_path}: a DICOM-SEG needs its images; give their folder by --pre-image or "
             "--post-image"
         )
     mask = volumes.read_mask(mask_path, label, image)
-    return _measured(mask_path, mask, image.geometry, frame, [])
-
-
-def _measured(
-    path: Path, mask: np.ndarray, geometry: Geometry, frame: str | None, doubts: list[str]
-) -> _Scan:
-    point = measure_time_point(mask, geometry)
-    return _Scan(path, point, locate_lesions(mask, geometry), frame, doubts)
+    point = measure_time_point(mask, image.geometry, thickness)
+    return _Scan(mask_path, point, locate_lesions(mask, image.geometry), frame, [])
 
 
 def _read_label_map(path: Path, label: str | None) -> tuple[np.ndarray, Geometry, list[str]]:
@@ -174,7 +186,7 @@ def _cells(point: TimePoint, index: int | None) -> list[str]:
     return [*map(str, numbers), f"{own.volume:.0f}"]
 
 
-def _summary_lines(response: Response) -> list[str]:
+def _summary_lines(pre: TimePoint, response: Response) -> list[str]:
     def change(before: float, after: float, percent: float | None, unit: str) -> str:
         share = "" if percent is None else f", {percent:+.1f} %"
         return f"{before:.1f} → {after:.1f} {unit} ({after - before:+.1f} {unit}{share})"
@@ -182,12 +194,22 @@ def _summary_lines(response: Response) -> list[str]:
     r = response
     volume = change(r.volume_baseline, r.volume_follow_up, r.volume_change_percent, "mm³")
     return [
+        _measurable_line(pre),
         f"sum of diameters: {change(r.baseline_sum, r.follow_up_sum, r.change_percent, 'mm')}",
         f"tumour volume: {volume}",
         f"response (RECIST 1.1): {r.category}; paired: {r.paired}",
         *(f"note: {note}" for note in r.notes),
         DISCLAIMER,
     ]
+
+
+def _measurable_line(point: TimePoint) -> str:
+    size = point.slice_spacing if point.slice_thickness is None else point.slice_thickness
+    unknown = "; the thickness is not known" if point.slice_thickness is None else ""
+    return (
+        f"measurable: from {point.measurable_from:.1f} mm, by the {point.measurable_by} of "
+        f"{size:g} mm{unknown}"
+    )
 
 
 def _write(path: Path, pre: _Scan, post: _Scan, response: Response) -> None:
@@ -197,6 +219,10 @@ def _write(path: Path, pre: _Scan, post: _Scan, response: Response) -> None:
     values = dataclasses.asdict(response)
     content: dict[str, object] = {"pre": str(pre.mask), "post": str(post.mask)}
     content |= {k + units.get(k, ""): v for k, v in values.items() if not isinstance(v, tuple)}
+    content |= {
+        "measurable_by": pre.point.measurable_by,
+        "measurable_from_mm": pre.point.measurable_from,
+    }
     if path.suffix == ".csv":
         row = {name: f"{x:.2f}" if isinstance(x, float) else x for name, x in content.items()}
         row |= {"notes": "; ".join(response.notes), "disclaimer": DISCLAIMER}

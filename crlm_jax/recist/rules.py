@@ -3,9 +3,9 @@
 Rules and section numbers are those of Eisenhauer et al., "New response evaluation criteria in solid
 tumours: revised RECIST guideline (version 1.1)", Eur J Cancer 45:228, 2009, for the liver alone:
 
-- Measurable lesions (3.1): longest diameter ≥ 10 mm and ≥ 2 × slice spacing. RECIST asks for twice
-  the slice thickness only beyond 5 mm; up to 5 mm both rules are the same. The slice spacing
-  stands for the thickness, which most image formats do not state.
+- Measurable lesions (3.1): longest diameter ≥ 10 mm and ≥ 2 × slice thickness. RECIST asks for
+  twice the slice thickness only beyond 5 mm; up to 5 mm both rules are the same. The slice spacing
+  stands for a thickness that is not known, since most image formats do not state it.
 - Target lesions (4.2): the two largest measurable lesions at baseline, the most that RECIST allows
   in one organ.
 - Sum of the targets at follow-up (4.3.2): diameters as measured, however small, and 0 for a lesion
@@ -38,7 +38,7 @@ NON_TARGET = "non-CR/non-PD"  # without them: lesions are left, and none is new
 NOT_EVALUABLE = "NE"  # no lesion at all
 CATEGORIES = ("CR", "PR", NON_TARGET, "SD", "PD", NOT_EVALUABLE)
 MEASURABLE = 10.0  # mm, the least diameter of a measurable lesion
-SLICES = 2  # slice spacings, the least diameter of a measurable lesion
+SLICES = 2  # slice thicknesses, the least diameter of a measurable lesion
 TARGETS = 2  # the most target lesions in one organ
 SMALLER, LARGER, LARGER_BY = 0.30, 0.20, 5.0  # PR: share; PD: share, and mm as well
 TOLERANCE = 1e-4  # mm by which a limit may be missed; float32 spacings have errors of 1e-7
@@ -47,10 +47,22 @@ DISCLAIMER = "A measurement on masks, not a diagnosis; crlm_jax is not a medical
 
 @dataclasses.dataclass(frozen=True)
 class TimePoint:
-    """The lesions of a patient's liver in one scan; `slice_spacing` in mm."""
+    """The lesions of a patient's liver in one scan; slice spacing and thickness in mm."""
 
     lesions: tuple[Lesion, ...]
     slice_spacing: float
+    slice_thickness: float | None = None  # None: not known
+
+    @property
+    def measurable_by(self) -> str:
+        """What decides which lesions are measurable: "slice thickness" or "slice spacing"."""
+        return "slice spacing" if self.slice_thickness is None else "slice thickness"
+
+    @property
+    def measurable_from(self) -> float:
+        """The least diameter of a measurable lesion, in mm (3.1)."""
+        slices = self.slice_spacing if self.slice_thickness is None else self.slice_thickness
+        return max(MEASURABLE, SLICES * slices)
 
     @property
     def patient_volume(self) -> float:
@@ -83,17 +95,26 @@ class Response:
     notes: tuple[str, ...]  # for the reader; they number lesions from 1
 
 
-def measure_time_point(mask: np.ndarray, geometry: Geometry) -> TimePoint:
-    """Measures the lesions of a mask, bool (Z, H, W), on the grid of `geometry` (mm)."""
+def measure_time_point(
+    mask: np.ndarray, geometry: Geometry, slice_thickness: float | None = None
+) -> TimePoint:
+    """Measures the lesions of a mask.
+
+    Args:
+      mask: bool (Z, H, W).
+      geometry: the grid of the mask, in mm.
+      slice_thickness: of the image, in mm; None: not known.
+    """
     if mask.shape != geometry.axial_size:
         raise ValueError(f"a mask of {mask.shape} on a grid of {geometry.axial_size} voxels")
     labels, _ = label_lesions(mask)
-    return TimePoint(tuple(measure_lesions(labels, geometry)), geometry.axial_spacing[0])
+    lesions = tuple(measure_lesions(labels, geometry))
+    return TimePoint(lesions, geometry.axial_spacing[0], slice_thickness)
 
 
-def is_measurable(lesion: Lesion, slice_spacing: float) -> bool:
-    """Whether the diameter is ≥ 10 mm and ≥ 2 × `slice_spacing` (mm), within `TOLERANCE` (3.1)."""
-    return lesion.diameter >= max(MEASURABLE, SLICES * slice_spacing) - TOLERANCE
+def is_measurable(lesion: Lesion, point: TimePoint) -> bool:
+    """Whether a lesion of a time point is long enough to be measured, within `TOLERANCE` (3.1)."""
+    return lesion.diameter >= point.measurable_from - TOLERANCE
 
 
 def choose_targets(point: TimePoint) -> list[int]:
@@ -101,9 +122,7 @@ def choose_targets(point: TimePoint) -> list[int]:
 
     RECIST also asks that targets can be measured repeatedly, which a reader must judge.
     """
-    return [
-        i for i in largest_first(point) if is_measurable(point.lesions[i], point.slice_spacing)
-    ][:TARGETS]
+    return [i for i in largest_first(point) if is_measurable(point.lesions[i], point)][:TARGETS]
 
 
 def sum_of_diameters(point: TimePoint) -> float:

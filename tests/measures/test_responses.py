@@ -1,5 +1,8 @@
 """The model's responses beside the reference's: categories, their table and κ."""
 
+import dataclasses
+import json
+
 import pytest
 
 from crlm_jax.config.schema import Config
@@ -66,6 +69,12 @@ def test_the_scale_of_kappa_is_the_old_one_where_all_have_measurable_lesions():
     )
     assert found.kappa["kappa"] == pytest.approx(expected["kappa"])
     assert summarise(PR + PR, SMALL + SMALL).kappa["kappa"] == 1
+
+
+def test_a_case_keeps_its_slice_thickness_on_the_way_to_another_process():
+    result = case("1", "pre_dwi", (30,), (15,))
+    result.points["reference"] = [dataclasses.replace(point(30), slice_thickness=7.5)]
+    assert CaseResult.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
 def test_results_of_an_older_version_are_read():

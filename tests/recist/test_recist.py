@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from crlm_jax.recist import command as recist_command
 from crlm_jax.recist import rules
 from crlm_jax.recist.matching import match_lesions
 from crlm_jax.recist.rules import Response, TimePoint
+from crlm_jax.recist.thickness import slice_thickness
 from tests.imaging.dicom.dicoms import write_series
 from tests.imaging.test_lesions import grid
 from tests.recist.bodies import ball
@@ -50,7 +52,7 @@ def bodies(at):
 
 
 @pytest.mark.parametrize(
-    ("diameter", "spacing", "expected"),
+    ("diameter", "slices", "expected"),
     [
         (10.0, 5.0, True),
         (9.99, 5.0, False),
@@ -62,8 +64,17 @@ def bodies(at):
         (3 * 4.2, 6.3, True),  # 12.600000000000001 and 12.6
     ],
 )
-def test_measurable_from_10_mm_and_from_twice_the_slice_spacing(diameter, spacing, expected):
-    assert rules.is_measurable(lesion(diameter), spacing) is expected
+def test_measurable_from_10_mm_and_from_twice_the_slice_thickness(diameter, slices, expected):
+    known, unknown = TimePoint((), 3.0, slices), TimePoint((), slices)
+    assert rules.is_measurable(lesion(diameter), known) is expected
+    assert (known.measurable_by, unknown.measurable_by) == ("slice thickness", "slice spacing")
+    # The spacing stands for a thickness that is not known.
+    assert rules.is_measurable(lesion(diameter), unknown) is expected
+
+
+def test_the_thickness_decides_also_where_slices_overlap_or_lie_apart():
+    for thickness, spacing, targets in ((8.0, 4.0, []), (4.0, 8.0, [0]), (None, 8.0, [])):
+        assert rules.choose_targets(TimePoint((lesion(12.0),), spacing, thickness)) == targets
 
 
 def test_targets_are_the_two_largest_measurable_lesions():
@@ -322,9 +333,12 @@ def test_command_takes_one_label_and_warns_of_doubtful_ones(masks, tmp_path, cap
 
 
 def test_command_reads_segmentations_and_their_frame_of_reference(masks, tmp_path, capsys):
+    def thin(_, header):
+        header.SliceThickness = 2.5
+
     argv = []
     for when, length in (("pre", 15), ("post", 9)):
-        write_series(tmp_path / when)
+        write_series(tmp_path / when, change=thin)
         _, geometry, series = read_series(tmp_path / when)
         mask = np.zeros(geometry.size[::-1], bool)
         mask[2, 4, :length] = True  # of 0.8 mm
@@ -349,6 +363,63 @@ def test_command_reads_segmentations_and_their_frame_of_reference(masks, tmp_pat
         recist_command.main([*argv[:2], *masks[2:]])
     with pytest.raises(UserError, match="no segment is labelled 'liver'"):
         recist_command.main([*argv, "--label", "liver"])
+
+
+def test_command_says_by_what_lesions_are_measurable(masks, tmp_path, capsys):
+    for name in ("r.json", "r.csv"):
+        out = run([*masks, "--out", str(tmp_path / name)], capsys).out
+        assert "from 10.0 mm, by the slice spacing of 5 mm; the thickness is not known" in out
+        argv = [*masks, "--slice-thickness", "11.5", "--out", str(tmp_path / f"t{name}")]
+        out = run(argv, capsys).out
+        assert "measurable: from 23.0 mm, by the slice thickness of 11.5 mm\n" in out
+        assert "sum of diameters: 40.0 →" in out  # the lesion of 20 mm is no target
+    told = json.loads((tmp_path / "tr.json").read_text())
+    assert (told["measurable_by"], told["measurable_from_mm"]) == ("slice thickness", 23)
+    assert told["time_point_post"]["slice_thickness"] == 11.5
+    assert json.loads((tmp_path / "r.json").read_text())["measurable_by"] == "slice spacing"
+    with (tmp_path / "tr.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["measurable_by"], row["measurable_from_mm"]) == ("slice thickness", "23.00")
+    for wrong in ("0", "nan"):
+        with pytest.raises(SystemExit):
+            run([*masks, "--slice-thickness", wrong], capsys)
+
+
+@pytest.mark.parametrize(
+    ("written", "thickness"),
+    [(["5", "6"], 6.0), ([None, "thick", "nan", "-1", "0"], None), (["thick", "5"], 5.0)],
+)
+def test_the_thickest_slice_counts_and_what_is_no_thickness_does_not(written, thickness):
+    headers = tuple({"SliceThickness": value} for value in written)
+    assert slice_thickness(SimpleNamespace(series=SimpleNamespace(headers=headers))) == thickness
+    assert slice_thickness(SimpleNamespace(series=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "option", "expected"),
+    [
+        ("6.5", [], "from 13.0 mm, by the slice thickness of 6.5 mm"),
+        ("6.5", ["--slice-thickness", "4"], "by the slice thickness of 6.5 mm"),
+        ("0", [], "by the slice spacing of 2.5 mm"),
+        ("", [], "by the slice spacing of 2.5 mm"),
+        (None, ["--slice-thickness", "4"], "by the slice thickness of 4 mm"),
+    ],
+)
+def test_command_reads_the_slice_thickness_of_dicom(written, option, expected, tmp_path, capsys):
+    def change(_, header):
+        del header.SliceThickness
+        if written is not None:
+            header.SliceThickness = written
+
+    write_series(tmp_path / "series", change=change)
+    _, geometry, series = read_series(tmp_path / "series")
+    mask = np.zeros(geometry.size[::-1], bool)
+    mask[2, 4, :15] = True  # of 0.8 mm
+    write_segmentation(tmp_path / "mask.dcm", mask, series, **RUN)
+    argv = ["--pre", str(tmp_path / "mask.dcm"), "--pre-image", str(tmp_path / "series")]
+    told = run([*argv, "--post", argv[1], "--post-image", argv[3], *option], capsys)
+    assert expected in told.out
+    assert ("not --slice-thickness" in told.err) == (written == "6.5" and bool(option))
 
 
 @pytest.mark.parametrize(

@@ -152,9 +152,14 @@ def read_scan(
     network = load_best(segmenter.config, checkpoints, parallel.make_mesh(1)).in_float32()
     condition = segmenter.windowed_as(condition or scan.condition)
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
+    for text in volume.doubts:
+        print_stderr(f"warning: {scan.path}: {text}")
     if doubt := modality_doubt(volume, condition):
         print_stderr(f"warning: {scan.path}: looks like another modality than {condition}: {doubt}")
-    reference = volumes.read_mask(mask, mask_label, volume) if mask else None
+    of_mask: list[str] = []
+    reference = volumes.read_mask(mask, mask_label, volume, of_mask) if mask else None
+    for text in of_mask:
+        print_stderr(f"warning: {mask}: {text}")
     grey = segmenter.grey(volume, condition)
     slices = segmenter.slices(grey)
     probability = segmenter.probability(slices)

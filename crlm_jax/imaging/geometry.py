@@ -10,11 +10,16 @@ import numpy as np
 
 from crlm_jax.errors import UserError
 
+SLIGHT_SHEAR = 0.01  # of a direction cosine, off the nearest rotation
 GEOMETRY_TOLERANCE = 1e-3  # of a voxel's size (spacing, origin); absolute for direction cosines
 MOST_VOXELS = 2**30  # of one image: 1024 slices of 1024 × 1024, 4 GiB as float32
 NOT_FINITE = (
     "it has voxels that are NaN or infinite; replace them (for example by the background's value) "
     "and save the file again"
+)
+COMPLEX = (
+    "its voxels are complex numbers; save their magnitude as an image of its own, for example with "
+    "numpy.abs"
 )
 
 
@@ -102,6 +107,35 @@ def check_size(path: Path, size: Sequence[int]) -> None:
             f"{path}: its header claims {' × '.join(map(str, size))} voxels, not 1 to "
             f"{MOST_VOXELS:,}; export it again, or crop it to the liver"
         )
+
+
+def nearest_rotation(path: Path, direction: Sequence[float]) -> tuple[np.ndarray, float]:
+    """Returns the rotation (with or without a flip) nearest to axes, and the distance to it.
+
+    Args:
+      path: of the image.
+      direction: 9 numbers, whose columns are the axes of the file, of any length.
+
+    Returns:
+      The rotation (3, 3), and the largest difference of a direction cosine.
+
+    Raises:
+      VolumeError: the axes are too far off being perpendicular (`SLIGHT_SHEAR`), or not valid.
+    """
+    axes = np.reshape(np.asarray(direction, float), (3, 3))
+    lengths = np.linalg.norm(axes, axis=0)
+    if not (np.isfinite(axes).all() and lengths.min() > 0):
+        raise VolumeError(f"{path}: its header has no valid direction of the axes; export it again")
+    axes = axes / lengths
+    left, _, right = np.linalg.svd(axes)
+    off = float(np.abs(axes - left @ right).max())
+    if off > SLIGHT_SHEAR:
+        raise VolumeError(
+            f"{path}: its axes are not perpendicular (direction cosines are off the nearest "
+            f"rotation by {off:.2g}), as of a gantry tilt or a shear; resample it and its mask "
+            "onto an upright grid, for example with dcm2niix from the DICOM series"
+        )
+    return left @ right, off
 
 
 def check_same_grid(between: str, mask: Geometry, image: Geometry) -> None:

@@ -13,14 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from crlm_jax.imaging.geometry import NOT_FINITE, VolumeError, check_size
+from crlm_jax.imaging.geometry import COMPLEX, NOT_FINITE, VolumeError, check_size, format_point
 
 _CUT_OFF = "the file is cut off or damaged ({}); copy or export it again"
+_NO_SPACING = (
+    "its header says a spacing of 0 mm ({} along the file's axes), so that no volume can be "
+    "measured; export it again with the spacing of the scan"
+)
 _FLOATS = {16: "f4", 64: "f8"}
 _BYTES = {  # of a voxel, by datatype code; not every reader looks at the header's own bit count
     2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8,
     2304: 4,
 }  # fmt: skip
+_GZIP = b"\x1f\x8b"
+_COMPLEX = (32, 1792, 2048)  # datatype codes
 _FURTHEST = 2**31  # bytes before the voxels, where a file may have extensions
 
 
@@ -30,7 +36,10 @@ def check_nifti(path: Path) -> None:
     Raises:
       VolumeError: the file is cut off or damaged, a voxel is not finite, or the header is invalid.
     """
-    zipped = path.name.lower().endswith(".gz")
+    with path.open("rb") as file:
+        zipped = file.read(2) == _GZIP  # whatever its name: some programs unpack and keep the name
+    if zipped and not path.name.lower().endswith(".gz"):
+        raise VolumeError(f"{path}: is compressed (gzip); rename it to {path.name}.gz")
     try:
         with gzip.open(path, "rb") if zipped else path.open("rb") as stream:
             order, size, datatype, start = _read_header(path, stream.read(544))
@@ -57,18 +66,24 @@ def _read_header(path: Path, head: bytes) -> tuple[str, tuple[int, ...], int, in
     if not length or len(head) < length:
         raise VolumeError(f"{path}: not a NIfTI file, despite its name; export it again as .nii.gz")
     if length == 348:
+        steps = struct.unpack_from(f"{order}8f", head, 76)
         dims = struct.unpack_from(f"{order}8h", head, 40)
         (datatype,) = struct.unpack_from(f"{order}h", head, 70)
         (start,) = struct.unpack_from(f"{order}f", head, 108)
     else:
+        steps = struct.unpack_from(f"{order}8d", head, 104)
         (datatype,) = struct.unpack_from(f"{order}h", head, 12)
         dims = struct.unpack_from(f"{order}8q", head, 16)
         (start,) = struct.unpack_from(f"{order}q", head, 168)
+    if datatype in _COMPLEX:
+        raise VolumeError(f"{path}: {COMPLEX}")
     if datatype not in _BYTES or not 1 <= dims[0] <= 7 or not 0 <= start < _FURTHEST:  # also of NaN
         reason = "its header is invalid: {} axes, datatype {}, voxels from byte {:g}"
         reason = reason.format(dims[0], datatype, start)
         raise VolumeError(f"{path}: {_CUT_OFF.format(reason)}")
     size = tuple(max(1, n) for n in dims[1 : 1 + dims[0]])
+    if len(size) >= 3 and 0 in steps[1:4]:  # ITK would take 1 mm
+        raise VolumeError(f"{path}: {_NO_SPACING.format(format_point(np.array(steps[1:4])))}")
     return order, size, datatype, max(int(start), length)
 
 

@@ -9,6 +9,7 @@ Files that ITK would misread without an error are checked beforehand, by `header
 """
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,18 @@ import SimpleITK as sitk
 
 from crlm_jax.imaging.dicom import files, segmentation
 from crlm_jax.imaging.dicom.series import Series, read_series
-from crlm_jax.imaging.geometry import NOT_FINITE, Geometry, VolumeError, check_same_grid, check_size
+from crlm_jax.imaging.geometry import (
+    COMPLEX,
+    GEOMETRY_TOLERANCE,
+    NOT_FINITE,
+    Geometry,
+    VolumeError,
+    check_same_grid,
+    check_size,
+    nearest_rotation,
+)
 from crlm_jax.imaging.headers import check_deflated, check_text_header
+from crlm_jax.imaging.label_maps import as_label_map, check_lossless
 from crlm_jax.imaging.nifti import check_nifti
 from crlm_jax.imaging.padding import corner_padding
 from crlm_jax.system.files import whole_file
@@ -36,6 +47,7 @@ class Volume:
     path: Path
     series: Series | None = None  # None if the image is not DICOM
     padding: np.ndarray | None = None  # (Z, H, W) bool, True where nothing was measured; None: none
+    doubts: tuple[str, ...] = ()  # what the user should know of how it was read, a sentence each
 
     @property
     def measured(self) -> np.ndarray:
@@ -64,7 +76,7 @@ def read_image(
     path = Path(path)
     if files.is_dicom(path):
         array, geometry, about = read_series(path, series=series, b_value=b_value)
-        return _volume(array, geometry, path, about)
+        return _volume(array, geometry, (), path, about)
     if series is not None or b_value is not None:
         what = "series" if series is not None else "b-value"
         raise VolumeError(f"{path}: not DICOM, so it has no {what} to choose; leave the {what} out")
@@ -80,7 +92,11 @@ def from_image(image: sitk.Image, source: str | Path = "image") -> Volume:
 
 
 def _volume(
-    array: np.ndarray, geometry: Geometry, path: Path, series: Series | None = None
+    array: np.ndarray,
+    geometry: Geometry,
+    doubts: tuple[str, ...],
+    path: Path,
+    series: Series | None = None,
 ) -> Volume:
     voxels = geometry.to_axial(array).astype(np.float32, copy=False)
     low, high = voxels.min(), voxels.max()
@@ -91,7 +107,7 @@ def _volume(
         padding = geometry.to_axial(series.padding)
     elif not eight_bit and (series is None or series.modality != "CT"):
         padding = corner_padding(voxels, is_mr=series is not None and series.modality == "MR")
-    volume = Volume(voxels, geometry, eight_bit, path, series, padding)
+    volume = Volume(voxels, geometry, eight_bit, path, series, padding, doubts)
     if padding is not None and volume.measured.size:
         low, high = volume.measured.min(), volume.measured.max()
     if low == high or (padding is not None and padding.all()):
@@ -103,7 +119,9 @@ def _volume(
     return volume
 
 
-def read_mask(path: str | Path, label: int | str | None, like: Volume) -> np.ndarray:
+def read_mask(
+    path: str | Path, label: int | str | None, like: Volume, doubts: list[str] | None = None
+) -> np.ndarray:
     """Reads the mask of an image as bool (Z, H, W).
 
     Args:
@@ -115,6 +133,7 @@ def read_mask(path: str | Path, label: int | str | None, like: Volume) -> np.nda
       like: the image. The mask must have its size, and its geometry within
         `geometry.GEOMETRY_TOLERANCE`. A DICOM-SEG may have fewer frames than the image has slices,
         since each frame has its own position.
+      doubts: receives what the user should know of how the mask was read, a sentence each.
 
     Raises:
       VolumeError: the mask cannot be used, or does not belong to the image.
@@ -125,28 +144,34 @@ def read_mask(path: str | Path, label: int | str | None, like: Volume) -> np.nda
         return like.geometry.to_axial(
             segmentation.read_segmentation(path, like.geometry, like.series, labels)
         )
-    array, geometry = read_label_map(path)
+    array, geometry = read_label_map(path, doubts)
     check_same_grid(f"the mask {path} and the image {like.path}", geometry, like.geometry)
+    if doubts is not None and label is None and path.name.lower().endswith(_PICTURES):
+        values = np.unique(array[array != 0])
+        if len(values) > 1:
+            shown = ", ".join(f"{value:g}" for value in values[:8])
+            shown += ", …" * (len(values) > 8)
+            doubts.append(f"its grey values {shown} all count as tumour; choose with mask_label")
     return geometry.to_axial(array != 0 if label is None else array == label)
 
 
-def read_label_map(path: Path) -> tuple[np.ndarray, Geometry]:
+def read_label_map(path: Path, doubts: list[str] | None = None) -> tuple[np.ndarray, Geometry]:
     """Reads a label map (Z, H, W) in the file's own axis order, and its geometry.
 
+    Args:
+      path: of the file.
+      doubts: receives what the user should know of how it was read, a sentence each.
+
     Raises:
-      VolumeError: the file cannot be used, or holds values that are not whole numbers.
+      VolumeError: the file cannot be used, or its values are not those of a label map.
     """
-    array, geometry = _read(path)
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise VolumeError(f"{path}: {NOT_FINITE}")
-        if (array != np.round(array)).any():
-            off = array[array != np.round(array)].flat[0]
-            raise VolumeError(
-                f"{path}: a mask holds whole numbers, but this file has {off:g}; export it as a "
-                "label map, without smoothing or interpolation"
-            )
-    return array, geometry
+    array, geometry, noted = _read(path)
+    check_lossless(path)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise VolumeError(f"{path}: {NOT_FINITE}")
+    doubts = [] if doubts is None else doubts
+    doubts += noted
+    return as_label_map(path, array, doubts), geometry
 
 
 def to_original_grid(array: np.ndarray, geometry: Geometry) -> sitk.Image:
@@ -201,8 +226,8 @@ def _is_written(image: sitk.Image, path: Path) -> bool:
     )
 
 
-def _read(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Returns the grey voxels in the file's own order, (Z, H, W), and their geometry."""
+def _read(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
+    """Returns the grey voxels in the file's own order, (Z, H, W), their geometry, and doubts."""
     if path.is_dir():
         raise VolumeError(f"{path}: a folder without a DICOM file; give an image file")
     if not path.is_file():
@@ -214,6 +239,9 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         check_nifti(path)
     check_text_header(path)
     check_deflated([path])  # ITK recognises DICOM that `is_dicom` does not
+    # ITK then takes the nearest rotation of any sheared NIfTI; `_unpack` decides if that is right.
+    os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = "1"
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # else ITK prints its own words about it
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -221,6 +249,11 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()))
         image = reader.Execute()
     except RuntimeError as error:
+        if "Zero-valued spacing" in str(error):
+            raise VolumeError(
+                f"{path}: its header says a spacing of 0 mm, so that no volume can be measured; "
+                "export it again with the spacing of the scan"
+            ) from error
         raise VolumeError(
             f"{path}: not a readable image, or cut off; copy it again, or export it as NIfTI, "
             "NRRD, MHA or PNG"
@@ -228,7 +261,9 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     return _unpack(image, path)
 
 
-def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry]:
+def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise VolumeError(f"{path}: {COMPLEX}")
     array = sitk.GetArrayViewFromImage(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = _grey(path, array)
@@ -240,11 +275,40 @@ def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry]:
             f"{path}: has {len(size)} dimensions ({' × '.join(map(str, size))}); save the one 3D "
             "volume that is to be segmented (for DWI: one b-value) as its own file"
         )
-    geometry = Geometry(size, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    doubts: tuple[str, ...] = ()
+    direction = image.GetDirection()
+    if len(size) == 3:
+        direction, doubts = _upright(image, path)
+    geometry = Geometry(size, image.GetSpacing(), image.GetOrigin(), direction)
     if len(size) == 2 and path.name.lower().endswith(_PICTURES):  # dots per inch are no spacing
         geometry = Geometry(size, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
     array = array.copy()  # the view is valid only as long as the image
-    return (array[None] if len(size) == 2 else array), geometry
+    return (array[None] if len(size) == 2 else array), geometry, doubts
+
+
+def _upright(image: sitk.Image, path: Path) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """Returns the direction of a 3D image, made a rotation if it is slightly off, and doubts.
+
+    Raises:
+      VolumeError: the axes are clearly not perpendicular.
+    """
+    own = image.GetDirection()
+    corrected = image.HasMetaDataKey(_CORRECTED) and image.GetMetaData(_CORRECTED) == "YES"
+    stated = own
+    if corrected:  # ITK has taken the nearest rotation; the file's own axes are in these rows
+        rows = [image.GetMetaData(f"srow_{axis}").split()[:3] for axis in "xyz"]
+        stated = tuple(float(value) for row in rows for value in row)
+    rotation, off = nearest_rotation(path, stated)
+    if off <= GEOMETRY_TOLERANCE:
+        return own, ()
+    doubt = (
+        f"its axes are not quite perpendicular (direction cosines are off by {off:.2g}), as after "
+        "a registration; the nearest rotation is taken"
+    )
+    return own if corrected else tuple(rotation.ravel().tolist()), (doubt,)
+
+
+_CORRECTED = "ITK_sform_corrected"
 
 
 def _grey(path: Path, array: np.ndarray) -> np.ndarray:

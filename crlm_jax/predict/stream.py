@@ -113,7 +113,7 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
         raise VolumeError(f"{scan.path}: a PNG holds one slice; choose the ending .nii.gz")
     condition = segmenter.windowed_as(scan.condition)
     own = segmenter.config.data.conditions
-    doubts = []
+    doubts = list(volume.doubts)
     if is_ct(condition) not in {is_ct(name) for name in own}:
         doubts.append(f"is {condition}, but the run was trained on {', '.join(own)}")
     if reason := modality_doubt(volume, condition):

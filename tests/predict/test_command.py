@@ -265,7 +265,7 @@ def test_the_next_scan_is_read_while_the_network_works(tmp_path, monkeypatch):
         (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/none.nii.gz"], ["none.nii.gz: file not"]),
         (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/empty"], ["empty", "no image"]),
         (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/two"], ["m.nii.gz", "2 scans", "{{name}}"]),
-        (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/text.nii.gz"], ["cut off"]),
+        (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/text.nii.gz"], ["not a NIfTI file"]),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_error(tmp_path, run, capsys, words, parts):

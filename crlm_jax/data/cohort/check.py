@@ -8,6 +8,7 @@ in several pictures of a patient counts once in each.
 
 import collections
 import dataclasses
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,8 +34,8 @@ from crlm_jax.stats.patient_table import has_phantoms
 class ImageCheck:
     """The measurements of one image and its mask.
 
-    `volumes` of the lesions in mm³, `spacing` (z, y, x) in mm; a 2D image has neither. `warning` is
-    empty if nothing looks wrong.
+    `volumes` of the lesions in mm³, `spacing` (z, y, x) in mm; a 2D image has neither. `warnings`
+    begin with the file that looks wrong.
     """
 
     row: Row
@@ -43,7 +44,7 @@ class ImageCheck:
     lesions: int
     volumes: tuple[float, ...]
     spacing: tuple[float, float, float] | None
-    warning: str
+    warnings: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +93,7 @@ def check_cohort(path: str | Path, *, workers: int = 2, progress: bool = False) 
             problems += str(error).splitlines()
     # Only if all rows could be read is it known which images a patient lacks.
     warnings = [] if problems else _case_warnings(path, images, split)
-    warnings += [
-        f"{path}, row {i.row.row}: {i.row.image}: {i.warning}" for i in images if i.warning
-    ]
+    warnings += _image_warnings(path, images)
     drawn = not any(row.split for row in rows)
     return Report(path, tuple(problems), tuple(warnings), tuple(images), split, drawn)
 
@@ -123,16 +122,20 @@ def _try_image(row: Row) -> ImageCheck | str:
 def _check_image(row: Row) -> ImageCheck:
     pair = row.pair
     volume = read_image(pair.image, b_value=pair.b_value)
-    mask = read_mask(pair.mask, pair.mask_label, volume)
+    of_mask: list[str] = []
+    mask = read_mask(pair.mask, pair.mask_label, volume, of_mask)
     labels, _ = label_lesions(mask)
     sizes = np.bincount(labels.ravel())[1:].tolist()
     flat = len(volume.geometry.size) == 2
     voxel = float(np.prod(volume.spacing))
-    doubt = grey.modality_doubt(volume, row.condition)
-    warning = (
-        f"looks like another modality than {row.condition}: {doubt}; correct the condition, or "
-        "export it again with its rescale slope and intercept"
-    )
+    of_image = list(volume.doubts)
+    if doubt := grey.modality_doubt(volume, row.condition):
+        of_image.append(
+            f"looks like another modality than {row.condition}: {doubt}; correct the condition, or "
+            "export it again with its rescale slope and intercept"
+        )
+    warnings = [f"{row.image}: {doubt}" for doubt in of_image]
+    warnings += (f"{row.mask}: {doubt}" for doubt in of_mask)
     return ImageCheck(
         row,
         slices=len(mask),
@@ -140,7 +143,7 @@ def _check_image(row: Row) -> ImageCheck:
         lesions=len(sizes),
         volumes=() if flat else tuple(size * voxel for size in sizes),
         spacing=None if flat else volume.spacing,
-        warning=warning if doubt else "",
+        warnings=tuple(warnings),
     )
 
 
@@ -173,6 +176,27 @@ def _case_warnings(
                     "cannot be an experiment by itself"
                 )
     return warnings
+
+
+def _image_warnings(path: Path, images: Sequence[ImageCheck]) -> list[str]:
+    """Returns the warnings of single images; more than `_ALIKE` that differ in numbers are one."""
+    alike: dict[str, list[tuple[int, str]]] = {}
+    for image in images:
+        for warning in image.warnings:
+            _, _, text = warning.partition(": ")
+            alike.setdefault(_NUMBER.sub("0", text), []).append((image.row.row, warning))
+    warnings = []
+    for found in alike.values():
+        if len(found) <= _ALIKE:
+            warnings += [f"{path}, row {row}: {warning}" for row, warning in found]
+            continue
+        rows = _some([str(row) for row, _ in found])
+        warnings.append(f"{path}: {len(found):,} like warnings, rows {rows}; first: {found[0][1]}")
+    return warnings
+
+
+_ALIKE = 5
+_NUMBER = re.compile(r"-?\d[\d.,]*(?:e[+-]?\d+)?")
 
 
 def _some(names: Sequence[str]) -> str:

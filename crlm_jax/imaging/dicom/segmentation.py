@@ -18,9 +18,9 @@ import highdicom as hd
 import numpy as np
 import pydicom
 from pydicom.sr.codedict import codes
-from pydicom.uid import generate_uid
+from pydicom.uid import RTStructureSetStorage, generate_uid
 
-from crlm_jax.imaging.dicom.files import is_dicom, read_file
+from crlm_jax.imaging.dicom.files import identify, is_dicom, read_file
 from crlm_jax.imaging.dicom.series import OFF_GRID, Series
 from crlm_jax.imaging.geometry import Geometry, VolumeError, format_point
 from crlm_jax.imaging.headers import check_deflated
@@ -249,9 +249,18 @@ def _open(path: Path) -> hd.seg.Segmentation:
         raise VolumeError(f"{path}: file not found; correct the path")
     check_deflated([path])
     try:
-        return hd.seg.segread(path)
+        file = identify(path)
+        # Where no series is named, the kind may be cut off too.
+        if "Segmentation" in file.kind or not file.series or file.kind[:1].isdigit():
+            return hd.seg.segread(path)
     except Exception as error:  # damage causes any kind of error
         raise VolumeError(_UNREADABLE.format(path)) from error
+    if file.kind == RTStructureSetStorage.name:
+        raise VolumeError(
+            f"{path}: contours of radiotherapy (RTSTRUCT), which are not read; convert them to a "
+            "DICOM-SEG or NIfTI mask on the grid of the image, for example in 3D Slicer"
+        )
+    raise VolumeError(f"{path}: {file.kind}, not a segmentation; give the DICOM-SEG of the image")
 
 
 def _labels(segmentation: hd.seg.Segmentation) -> dict[int, str]:

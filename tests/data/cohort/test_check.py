@@ -106,6 +106,34 @@ def test_images_that_look_like_another_modality(tmp_path, condition, low, high, 
     assert part is None or part in report.warnings[0]
 
 
+def test_doubts_of_a_mask_name_the_mask(tmp_path):
+    lines = ["patient,condition,image,mask"]
+    soft = np.zeros((24, 24), np.uint8)
+    soft[8:16, 8:16], soft[7, 8:16] = 255, 99
+    for name in "ab":
+        noise = np.random.default_rng(0).integers(0, 255, (24, 24)).astype(np.uint8)
+        sitk.WriteImage(sitk.GetImageFromArray(noise), str(tmp_path / f"{name}.png"))
+        sitk.WriteImage(sitk.GetImageFromArray(soft), str(tmp_path / f"{name}_roi.png"))
+        lines.append(f"{name},pre_dwi,{name}.png,{name}_roi.png")
+    path = tmp_path / "cohort.csv"
+    path.write_text("\n".join(lines) + "\n")
+    warnings = check_cohort(path).warnings
+    assert len(warnings) == 2
+    assert f"row 2: {tmp_path / 'a_roi.png'}: a mask with soft edges" in warnings[0]
+
+
+def test_many_like_warnings_are_one_line_with_a_count(tmp_path):
+    lines = ["patient,condition,image,mask"]
+    for number in range(12):
+        cells = write_pair(tmp_path, f"p{number}", a_mask(ONE), low=number, high=900)
+        lines.append(f"p{number},ct,{cells}")
+    path = tmp_path / "cohort.csv"
+    path.write_text("\n".join(lines) + "\n")
+    (warning,) = check_cohort(path).warnings
+    assert warning.startswith(f"{path}: 12 like warnings, rows 2, 3, 4, 5, 6, 7, 8, 9, … (12 in")
+    assert f"; first: {tmp_path / 'p0.nii.gz'}: looks like another modality than ct" in warning
+
+
 def test_every_problem_of_rows_images_and_masks_at_once(cohort, capsys):
     folder = cohort.parent
     whole = (folder / "a.nii.gz").read_bytes()

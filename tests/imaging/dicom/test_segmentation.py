@@ -422,11 +422,11 @@ def test_no_segmentation(tmp_path, scan):
     for path in (absent, text, files[0], tmp_path):
         assert not is_segmentation(path)
     refuse(lambda: read_segmentation(absent, geometry, series), f"{absent}: file not found")
-    for path in (text, files[0]):
-        refuse(
-            lambda path=path: read_segmentation(path, geometry, series),
-            f"{path}: not a readable DICOM segmentation",
-        )
+    for path, part in (
+        (text, "not a readable DICOM segmentation"),
+        (files[0], "CT Image Storage, not a segmentation"),
+    ):
+        refuse(lambda path=path: read_segmentation(path, geometry, series), f"{path}: {part}")
 
 
 def test_failed_writing_leaves_no_file(tmp_path, scan):

@@ -1,4 +1,4 @@
-"""The command that compares the lesions of two masks by RECIST 1.1.
+"""The command that compares the lesions of two or more masks by RECIST 1.1.
 
 One line each for NIfTI masks, and for DICOM-SEG masks with the series that they were drawn on:
 
@@ -9,30 +9,20 @@ One line each for NIfTI masks, and for DICOM-SEG masks with the series that they
 
 import argparse
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.dicom import files
 from crlm_jax.imaging.geometry import Geometry, VolumeError, check_same_grid
-from crlm_jax.recist.matching import Body, locate_lesions, match_lesions
-from crlm_jax.recist.rules import (
-    DISCLAIMER,
-    Response,
-    TimePoint,
-    compare,
-    largest_first,
-    measure_time_point,
-)
+from crlm_jax.recist.matching import Body, Match, locate_lesions, match_lesions
+from crlm_jax.recist.output import FollowUp, course_table, lesion_table, summary_lines, write
+from crlm_jax.recist.rules import DISCLAIMER, TimePoint, compare, measure_time_point
 from crlm_jax.recist.thickness import slice_thickness
 from crlm_jax.system.console import local_path, print_stderr, print_table
-from crlm_jax.system.files import write_whole
-from crlm_jax.system.text import to_csv
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,24 +31,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out and not args.out.parent.is_dir():
         raise VolumeError(f"--out {args.out}: there is no folder {args.out.parent}; make it")
     pre = _read_scan(args.pre, args.pre_image, args)
-    post = _read_scan(args.post, args.post_image, args)
-    for scan in (pre, post):
+    posts = [_read_scan(*scan, args) for scan in zip(args.post, args.post_image, strict=True)]
+    for scan in (pre, *posts):
         for doubt in scan.doubts:
             print_stderr(f"warning: {scan.mask}: {doubt}")
-    differ = bool(pre.frame and post.frame and pre.frame != post.frame)
-    if args.same_frame and differ:
+    follow_ups: list[FollowUp] = []
+    for post in posts:
+        earlier = [each.response for each in follow_ups]
+        response = compare(pre.point, post.point, _match(pre, post, args.same_frame), earlier)
+        follow_ups.append(FollowUp(post.mask, post.point, response))
+    for number, each in enumerate(follow_ups, start=1):
+        if len(follow_ups) > 1:
+            print(f"follow-up {number}: {each.mask}")
+        print_table(lesion_table(pre.point, each.point, each.response), width=120)
+        print("\n".join(summary_lines(pre.point, each.response)))
+    if len(follow_ups) > 1:
+        print_table(course_table(follow_ups), width=120)
+    print(DISCLAIMER)
+    if args.out:
+        write(args.out, args.pre, pre.point, follow_ups)
+    return 0
+
+
+def _match(pre: "_Scan", post: "_Scan", same_frame: bool) -> Match | None:
+    """Pairs the lesions of scans that share a frame; None for other scans."""
+    if pre.frame is not None and pre.frame == post.frame:
+        same_frame = True
+    elif same_frame and pre.frame and post.frame:
         print_stderr(
             f"warning: {post.mask}: its frame of reference is not the other's; paired by position "
             "because of --same-frame"
         )
-    same_frame = args.same_frame or (pre.frame is not None and pre.frame == post.frame)
-    match = match_lesions(pre.bodies, post.bodies) if same_frame else None
-    response = compare(pre.point, post.point, match)
-    print_table(_lesion_table(pre.point, post.point, response), width=120)
-    print("\n".join(_summary_lines(pre.point, response)))
-    if args.out:
-        _write(args.out, pre, post, response)
-    return 0
+    return match_lesions(pre.bodies, post.bodies) if same_frame else None
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -72,10 +76,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--pre", type=local_path, required=True, metavar="MASK", help=f"before chemotherapy: {mask}"
     )
     add(
-        "--post", type=local_path, required=True, metavar="MASK", help=f"after chemotherapy: {mask}"
+        "--post",
+        type=local_path,
+        required=True,
+        action="append",
+        metavar="MASK",
+        help=f"after chemotherapy: {mask}; several follow-ups: repeat it, in the order of time",
     )
     add("--pre-image", type=local_path, metavar="IMAGE", help=image)
-    add("--post-image", type=local_path, metavar="IMAGE", help=image)
+    several = f"{image}; as many as --post, in the same order"
+    add("--post-image", type=local_path, action="append", metavar="IMAGE", help=several)
     add("--b-value", type=float, metavar="B", help="s/mm², of DICOM diffusion series with several")
     add(
         "--slice-thickness",
@@ -89,11 +99,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out",
         type=local_path,
         metavar="FILE",
-        help="also write .json (all lesions) or .csv (one row)",
+        help="also write .json (all lesions) or .csv (a row per follow-up)",
     )
     args = parser.parse_args(argv)
     if args.out and args.out.suffix not in (".json", ".csv"):
         parser.error(f"--out {args.out}: choose the ending .json or .csv")
+    args.post_image = args.post_image or [None] * len(args.post)
+    if len(args.post_image) != len(args.post):
+        parser.error(
+            f"{len(args.post)} --post, but {len(args.post_image)} --post-image; give one for each, "
+            "in the same order"
+        )
     thickness = args.slice_thickness
     if thickness is not None and not (math.isfinite(thickness) and thickness > 0):
         parser.error(f"--slice-thickness {thickness:g}: give a positive number of mm")
@@ -156,82 +172,3 @@ def _read_label_map(path: Path, label: str | None) -> tuple[np.ndarray, Geometry
     elif label is not None and not mask.any():
         doubts.append(f"no voxel is labelled {label}; it has {', '.join(values[:8]) or 'none'}")
     return mask, geometry, doubts
-
-
-def _lesion_table(pre: TimePoint, post: TimePoint, response: Response) -> Table:
-    """A row per lesion, with paired lesions side by side; diameters in mm."""
-    table = Table(box=None, header_style="bold")
-    table.add_column("lesion")
-    for when in ("pre", "post"):
-        for name in (when, "mm", "across", "slice", "mm³"):
-            table.add_column(name, justify="right", no_wrap=True)
-    partners = dict(response.pairs)
-    for before in largest_first(pre):
-        role = "target" if before in response.targets else "non-target"
-        table.add_row(role, *_cells(pre, before), *_cells(post, partners.get(before)))
-    unpaired = "fragment" if response.paired == "by position" else ""
-    for after in largest_first(post):
-        if after not in partners.values():
-            role = "new" if after in response.new else unpaired
-            role += " in sum" * (after in response.counted)
-            table.add_row(role.strip(), *_cells(pre, None), *_cells(post, after))
-    return table
-
-
-def _cells(point: TimePoint, index: int | None) -> list[str]:
-    if index is None:
-        return ["–", *[""] * 4]
-    own = point.lesions[index]
-    numbers = index + 1, f"{own.diameter:.1f}", f"{own.short_axis:.1f}", own.slice
-    return [*map(str, numbers), f"{own.volume:.0f}"]
-
-
-def _summary_lines(pre: TimePoint, response: Response) -> list[str]:
-    def change(before: float, after: float, percent: float | None, unit: str) -> str:
-        share = "" if percent is None else f", {percent:+.1f} %"
-        return f"{before:.1f} → {after:.1f} {unit} ({after - before:+.1f} {unit}{share})"
-
-    r = response
-    volume = change(r.volume_baseline, r.volume_follow_up, r.volume_change_percent, "mm³")
-    return [
-        _measurable_line(pre),
-        f"sum of diameters: {change(r.baseline_sum, r.follow_up_sum, r.change_percent, 'mm')}",
-        f"tumour volume: {volume}",
-        f"response (RECIST 1.1): {r.category}; paired: {r.paired}",
-        *(f"note: {note}" for note in r.notes),
-        DISCLAIMER,
-    ]
-
-
-def _measurable_line(point: TimePoint) -> str:
-    size = point.slice_spacing if point.slice_thickness is None else point.slice_thickness
-    unknown = "; the thickness is not known" if point.slice_thickness is None else ""
-    return (
-        f"measurable: from {point.measurable_from:.1f} mm, by the {point.measurable_by} of "
-        f"{size:g} mm{unknown}"
-    )
-
-
-def _write(path: Path, pre: _Scan, post: _Scan, response: Response) -> None:
-    """Writes JSON with every lesion, or CSV with one row to be joined with other patients' rows."""
-    units = dict.fromkeys(("baseline_sum", "follow_up_sum"), "_mm")
-    units |= dict.fromkeys(("volume_baseline", "volume_follow_up"), "_mm3")
-    values = dataclasses.asdict(response)
-    content: dict[str, object] = {"pre": str(pre.mask), "post": str(post.mask)}
-    content |= {k + units.get(k, ""): v for k, v in values.items() if not isinstance(v, tuple)}
-    content |= {
-        "measurable_by": pre.point.measurable_by,
-        "measurable_from_mm": pre.point.measurable_from,
-    }
-    if path.suffix == ".csv":
-        row = {name: f"{x:.2f}" if isinstance(x, float) else x for name, x in content.items()}
-        row |= {"notes": "; ".join(response.notes), "disclaimer": DISCLAIMER}
-        write_whole(path, to_csv([row.keys(), row.values()]))
-        return
-    for name in ("targets", "counted", "pairs", "fragments", "new"):
-        content[name] = (np.array(values[name], int) + 1).tolist()
-    content |= {"notes": response.notes, "disclaimer": DISCLAIMER}
-    content["units"] = "mm, mm³; lesions are numbered from 1, slices, rows and columns from 0"
-    for when, scan in (("pre", pre), ("post", post)):
-        content[f"time_point_{when}"] = dataclasses.asdict(scan.point)
-    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

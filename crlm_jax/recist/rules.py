@@ -1,4 +1,4 @@
-"""The rules of RECIST 1.1: target lesions, their sums, and the response between two time points.
+"""The rules of RECIST 1.1: target lesions, their sums, and the response at each follow-up.
 
 Rules and section numbers are those of Eisenhauer et al., "New response evaluation criteria in solid
 tumours: revised RECIST guideline (version 1.1)", Eur J Cancer 45:228, 2009, for the liver alone:
@@ -12,12 +12,14 @@ tumours: revised RECIST guideline (version 1.1)", Eur J Cancer 45:228, 2009, for
   that vanished. The fragments of a lesion that split count together. Lesions that merged count as
   the one lesion that they became.
 - With targets (4.4, table 1): CR: no lesion is left, target or not. PD: the sum is ≥ 20 % and
-  ≥ 5 mm larger, or there is a new lesion. PR: the sum is ≥ 30 % smaller; also −100 % while a
-  non-target lesion is left. SD: none of these. With two time points the baseline is the smallest
-  sum before the follow-up.
+  ≥ 5 mm larger than the smallest sum so far, which may be the baseline's, or there is a new lesion.
+  PR: the sum is ≥ 30 % smaller than the baseline's; also −100 % while a non-target lesion is left.
+  SD: none of these. PD comes before PR.
 - With lesions at baseline, none of which is measurable (4.4, table 2): CR: no lesion is left. PD:
   there is a new lesion. Non-CR/non-PD: neither. There is no PR and no SD.
 - Without any lesion at baseline: PD if there is one now, otherwise NE (not evaluable).
+- A lesion after a complete response is PD, also where one was before (frequently asked questions
+  in the appendix).
 
 Three judgements are left to a reader: whether a new lesion is unequivocal (here any new lesion
 counts), whether non-target lesions progress unequivocally (here that never counts), and disease
@@ -26,6 +28,7 @@ outside the masks.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -83,6 +86,9 @@ class Response:
     follow_up_sum: float
     change_mm: float
     change_percent: float | None
+    smallest_sum: float  # of the baseline and the earlier follow-ups
+    change_from_smallest_mm: float
+    change_from_smallest_percent: float | None  # None if the smallest sum is 0
     volume_baseline: float
     volume_follow_up: float
     volume_change_percent: float | None
@@ -130,53 +136,52 @@ def sum_of_diameters(point: TimePoint) -> float:
     return _sum(point, choose_targets(point))
 
 
-def compare(baseline: TimePoint, follow_up: TimePoint, match: Match | None) -> Response:
-    """Compares two time points by the rules at the top of this module.
+def compare(
+    baseline: TimePoint, follow_up: TimePoint, match: Match | None, earlier: Sequence[Response] = ()
+) -> Response:
+    """Compares a follow-up with its baseline by the rules at the top of this module.
 
     With a match, the sum at follow-up is that of the lesions that were targets, and new lesions are
-    known.
-
-    Without one only sums are compared. The follow-up's sum is that of its largest lesions, of any
-    size, as many as there were targets. Unless a target split, this sum is never less than what is
-    left of the targets. New lesions cannot be recognised.
+    known. Without one only sums are compared. The follow-up's sum is that of its largest lesions,
+    of any size, as many as there were targets. Unless a target split, this sum is never less than
+    what is left of the targets. New lesions cannot be recognised.
 
     Args:
       baseline: before chemotherapy.
       follow_up: after chemotherapy.
       match: which lesions are the same, by `matching.match_lesions`; None if the scans do not share
         patient coordinates.
+      earlier: the responses at the earlier follow-ups of the same baseline.
     """
     chosen = choose_targets(baseline)
     found = match or Match()
-    notes: list[str] = []
     if not baseline.lesions:
         found = Match(new=tuple(range(len(follow_up.lesions))))
-    elif match is None:
-        notes.append("the scans share no frame: new lesions cannot be told from old ones")
-    else:
-        notes += _pairing_notes(found, baseline, follow_up)
-    if match is None:
-        counted = largest_first(follow_up)[: len(chosen)]
-    else:
-        same = found.pairs + found.fragments + found.merged
-        counted = sorted({after for i, after in same if i in chosen})
+    counted = _counted(chosen, follow_up, match)
     before, after = _sum(baseline, chosen), _sum(follow_up, counted)
+    smallest = min([before, *(response.follow_up_sum for response in earlier)])
     if chosen:
-        without_new = _category(before, after, lesions_left=bool(follow_up.lesions))
+        without_new = _category(before, smallest, after, lesions_left=bool(follow_up.lesions))
     else:
         without_new = _category_without_targets(baseline, follow_up)
-        notes.append(_no_target_note(baseline))
-    category = "PD" if found.new else without_new
+    reappeared = bool(follow_up.lesions) and any(response.category == "CR" for response in earlier)
+    category = "PD" if found.new or reappeared else without_new
+    notes = _pairing_notes(match, baseline, follow_up)
+    notes += [] if chosen else [_no_target_note(baseline)]
+    notes += _response_notes(category, without_new, (before, smallest, after))
     if found.new:
         notes.append(_new_lesions_note(found, follow_up, without_new))
-    elif category == "PR" and not after:
-        notes.append("all targets vanished, but a non-target lesion is left: PR, not CR")
+    if reappeared:
+        notes.append("a lesion after a complete response is progression")
     return Response(
         category=category,
         baseline_sum=before,
         follow_up_sum=after,
         change_mm=after - before,
         change_percent=_percent(before, after),
+        smallest_sum=smallest,
+        change_from_smallest_mm=after - smallest,
+        change_from_smallest_percent=_percent(smallest, after),
         volume_baseline=baseline.patient_volume,
         volume_follow_up=follow_up.patient_volume,
         volume_change_percent=_percent(baseline.patient_volume, follow_up.patient_volume),
@@ -190,14 +195,22 @@ def compare(baseline: TimePoint, follow_up: TimePoint, match: Match | None) -> R
     )
 
 
-def _category(before: float, after: float, *, lesions_left: bool) -> str:
+def _counted(chosen: list[int], follow_up: TimePoint, match: Match | None) -> list[int]:
+    """Returns the lesions in the follow-up's sum, where `chosen` are the targets at baseline."""
+    if match is None:
+        return largest_first(follow_up)[: len(chosen)]
+    same = match.pairs + match.fragments + match.merged
+    return sorted({after for i, after in same if i in chosen})
+
+
+def _category(before: float, smallest: float, after: float, *, lesions_left: bool) -> str:
     """Returns the response by sums in mm; limits hold within `TOLERANCE` (4.3.1)."""
     if not lesions_left:
         return "CR"
+    if after >= max(smallest * (1 + LARGER), smallest + LARGER_BY) - TOLERANCE:
+        return "PD"
     if after <= before * (1 - SMALLER) + TOLERANCE:
         return "PR"
-    if after >= max(before * (1 + LARGER), before + LARGER_BY) - TOLERANCE:
-        return "PD"
     return "SD"
 
 
@@ -228,6 +241,16 @@ def _no_target_note(baseline: TimePoint) -> str:
     return "no lesion is measurable at baseline: the response is that of non-target lesions"
 
 
+def _response_notes(category: str, without_new: str, sums: tuple[float, float, float]) -> list[str]:
+    """`sums` are those of the baseline, the smallest so far, and that of the follow-up, in mm."""
+    before, smallest, after = sums
+    if without_new == "PD" and smallest < before:
+        return [f"the smallest sum so far was {smallest:.1f} mm; PD is relative to it"]
+    if category == "PR" and not after:
+        return ["all targets vanished, but a non-target lesion is left: PR, not CR"]
+    return []
+
+
 def _new_lesions_note(found: Match, follow_up: TimePoint, without_new: str) -> str:
     sizes = [f"{i + 1} ({follow_up.lesions[i].diameter:.1f} mm)" for i in found.new]
     return (
@@ -236,9 +259,13 @@ def _new_lesions_note(found: Match, follow_up: TimePoint, without_new: str) -> s
     )
 
 
-def _pairing_notes(found: Match, baseline: TimePoint, follow_up: TimePoint) -> list[str]:
-    if baseline.lesions and follow_up.lesions and not found.pairs:
+def _pairing_notes(match: Match | None, baseline: TimePoint, follow_up: TimePoint) -> list[str]:
+    if not baseline.lesions:
+        return []
+    if match is None:
+        return ["the scans share no frame: new lesions cannot be told from old ones"]
+    if follow_up.lesions and not match.pairs:
         return ["no lesion lies where one was: check that the scans truly share a frame"]
     split, merged = "lesion {} split, into lesion {} too", "lesion {} merged into lesion {}"
-    said = [(split, *pair) for pair in found.fragments] + [(merged, *p) for p in found.merged]
+    said = [(split, *pair) for pair in match.fragments] + [(merged, *p) for p in match.merged]
     return [text.format(i + 1, j + 1) + " of the follow-up" for text, i, j in said]

@@ -1,30 +1,16 @@
-"""RECIST 1.1 on lesions of known diameters: targets, each response at its limits, the command."""
-
-import csv
-import json
-import subprocess
-import sys
-from types import SimpleNamespace
+"""RECIST 1.1 on lesions of known diameters: targets, each response at its limits."""
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
-from crlm_jax.errors import UserError
-from crlm_jax.imaging.dicom.segmentation import write_segmentation
-from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.imaging.lesions import Lesion
-from crlm_jax.recist import command as recist_command
 from crlm_jax.recist import rules
 from crlm_jax.recist.matching import match_lesions
 from crlm_jax.recist.rules import Response, TimePoint
-from crlm_jax.recist.thickness import slice_thickness
-from tests.imaging.dicom.dicoms import write_series
 from tests.imaging.test_lesions import grid
 from tests.recist.bodies import ball
 
 BASELINE = (30.0, 20.0)  # mm
-RUN = {"algorithm": "CRLM-GAN", "version": "1.2.3", "fingerprint": "0123abcd"}
 
 
 def lesion(diameter, place=0.0, volume=100.0) -> Lesion:
@@ -236,6 +222,57 @@ def test_a_new_lesion_beside_a_vanished_target_is_progression():
     assert (response.category, response.follow_up_sum) == ("PD", 0)
 
 
+# More than one follow-up
+
+
+def course_of(*points, same_frame=True) -> list[Response]:
+    responses = []
+    for after in points[1:]:
+        match = match_lesions(bodies(points[0]), bodies(after)) if same_frame else None
+        responses.append(rules.compare(points[0], after, match, responses))
+    return responses
+
+
+@pytest.mark.parametrize(
+    ("sums", "categories"),
+    [
+        ((100, 60, 72), ["PR", "PD"]),  # +20 % and 12 mm over the smallest sum, −28 % in all
+        ((100, 60, 71.9), ["PR", "SD"]),  # +19.8 % over it; −28.1 % in all
+        ((100, 50, 65), ["PR", "PD"]),  # still −35 %: PD comes before PR
+        ((100, 50, 59), ["PR", "PR"]),
+        ((30, 12, 16.9), ["PR", "PR"]),  # +41 %, but less than 5 mm
+        ((30, 12, 17), ["PR", "PD"]),
+        ((50, 55, 61), ["SD", "PD"]),  # the baseline is the smallest
+        ((50, 40, 45, 48), ["SD", "SD", "PD"]),  # over the first follow-up, not the last
+    ],
+)
+def test_progression_is_over_the_smallest_sum_and_response_under_the_baseline(sums, categories):
+    for same_frame in (True, False):
+        found = course_of(*(point(float(size)) for size in sums), same_frame=same_frame)
+        assert [response.category for response in found] == categories
+        for number, response in enumerate(found, start=1):
+            smallest = min(sums[:number])
+            assert response.smallest_sum == smallest
+            assert response.change_from_smallest_mm == pytest.approx(sums[number] - smallest)
+            assert response.change_percent == pytest.approx(100 * (sums[number] / sums[0] - 1))
+
+
+def test_a_lesion_after_a_complete_response_is_progression():
+    for same_frame in (True, False):
+        found = course_of(point(30.0), point(), point(3.0), same_frame=same_frame)
+        assert [response.category for response in found] == ["CR", "PD"]
+        assert any("after a complete response" in note for note in found[1].notes)
+        assert found[1].change_from_smallest_percent is None
+        # Of lesions that were never measurable, too.
+        found = course_of(point(9.0), point(), point(3.0), same_frame=same_frame)
+        assert [response.category for response in found] == ["CR", "PD"]
+
+
+def test_a_target_that_comes_back_while_others_are_left_counts_in_the_sum():
+    found = course_of(point(30.0, 20.0), point(20.0), point(20.0, 3.0))
+    assert [(each.category, each.follow_up_sum) for each in found] == [("PR", 20), ("PR", 23)]
+
+
 # Sums only
 
 
@@ -247,207 +284,3 @@ def test_without_a_shared_frame_the_largest_lesions_stand_for_the_targets():
     assert any("new lesions cannot be told" in note for note in response.notes)
     one = compare(point(30.0), after, same_frame=False)  # as many as there were targets
     assert (one.counted, one.follow_up_sum) == ((1,), 25)
-
-
-# The command
-
-
-def write(path, boxes, spacing=(1.0, 1.0, 5.0), values=None):
-    """A mask with rows of pixels: (slice, row, first column, length)."""
-    array = np.zeros((6, 40, 80), np.uint8)
-    for number, (z, row, column, length) in enumerate(boxes):
-        array[z, row, column : column + length] = values[number] if values else 1
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(spacing)
-    sitk.WriteImage(image, str(path))
-    return str(path)
-
-
-@pytest.fixture
-def masks(tmp_path):
-    pre = write(tmp_path / "pre.nii.gz", [(1, 5, 5, 40), (3, 20, 10, 20), (5, 35, 60, 6)])
-    post = write(tmp_path / "post.nrrd", [(1, 5, 15, 20), (3, 20, 10, 20), (5, 5, 70, 6)])
-    return ["--pre", pre, "--post", post]
-
-
-def run(argv, capsys):
-    recist_command.main(argv)
-    return capsys.readouterr()
-
-
-def test_command_prints_lesions_sums_and_response(masks, capsys):
-    out = run(masks, capsys).out
-    assert "sum of diameters: 60.0 → 40.0 mm (-20.0 mm, -33.3 %)" in out
-    assert "tumour volume: 330.0 → 230.0 mm³ (-100.0 mm³, -30.3 %)" in out
-    assert "response (RECIST 1.1): PR; paired: sums only" in out
-    assert "not a diagnosis" in out
-    assert max(map(len, out.splitlines())) <= 120
-    rows = [line.split() for line in out.splitlines()]
-    assert ["target", "1", "40.0", "1.0", "1", "200", "–"] in rows
-    assert ["in", "sum", "–", "1", "20.0", "1.0", "1", "100"] in rows
-    out = run([*masks, "--same-frame"], capsys).out
-    assert "response (RECIST 1.1): PD; paired: by position" in out
-    rows = [line.split() for line in out.splitlines()]
-    assert ["target", "1", "40.0", "1.0", "1", "200", "1", "20.0", "1.0", "1", "100"] in rows
-    assert ["new", "–", "3", "6.0", "1.0", "5", "30"] in rows
-    assert ["non-target", "3", "6.0", "1.0", "5", "30", "–"] in rows
-
-
-def test_command_writes_json_and_csv(masks, tmp_path, capsys):
-    run([*masks, "--same-frame", "--out", str(tmp_path / "r.json")], capsys)
-    told = json.loads((tmp_path / "r.json").read_text())
-    assert (told["category"], told["paired"], told["new"]) == ("PD", "by position", [3])
-    assert told["pairs"] == [[1, 1], [2, 2]]
-    assert told["baseline_sum_mm"] == pytest.approx(60)
-    found = told["time_point_pre"]["lesions"][0]
-    assert sorted(found["ends"]) == [[5, 4.5], [5, 44.5]]
-    assert (found["diameter"], found["short_axis"]) == pytest.approx((40, 1))
-    assert "not a diagnosis" in told["disclaimer"]
-    run([*masks, "--out", str(tmp_path / "r.csv")], capsys)
-    with (tmp_path / "r.csv").open() as file:
-        (row,) = csv.DictReader(file)
-    assert (row["category"], row["paired"]) == ("PR", "sums only")
-    assert (row["change_mm"], row["volume_baseline_mm3"]) == ("-20.00", "330.00")
-    assert "not a diagnosis" in row["disclaimer"]
-
-
-def test_command_writes_what_has_no_percentage(tmp_path, capsys):
-    empty = write(tmp_path / "empty.mha", [])
-    for name in ("r.json", "r.csv"):
-        out = run(["--pre", empty, "--post", empty, "--out", str(tmp_path / name)], capsys).out
-        assert "response (RECIST 1.1): NE" in out
-    assert json.loads((tmp_path / "r.json").read_text())["change_percent"] is None
-
-
-def test_command_takes_one_label_and_warns_of_doubtful_ones(masks, tmp_path, capsys):
-    boxes = [(1, 5, 5, 70), (1, 25, 5, 20)]
-    pre = write(tmp_path / "two.nii.gz", boxes, values=(1, 2))
-    argv = ["--pre", pre, *masks[2:]]
-    told = run(argv, capsys)
-    assert "90.0 → 40.0 mm" in told.out
-    assert "warning" in told.err
-    assert "its labels 1, 2 all count" in told.err
-    told = run([*argv, "--label", "2"], capsys)
-    assert "20.0 → 0.0 mm" in told.out
-    assert "post.nrrd: no voxel is labelled 2; it has 1" in told.err
-
-
-def test_command_reads_segmentations_and_their_frame_of_reference(masks, tmp_path, capsys):
-    def thin(_, header):
-        header.SliceThickness = 2.5
-
-    argv = []
-    for when, length in (("pre", 15), ("post", 9)):
-        write_series(tmp_path / when, change=thin)
-        _, geometry, series = read_series(tmp_path / when)
-        mask = np.zeros(geometry.size[::-1], bool)
-        mask[2, 4, :length] = True  # of 0.8 mm
-        write_segmentation(tmp_path / f"{when}.dcm", mask, series, **RUN)
-        argv += [f"--{when}", str(tmp_path / f"{when}.dcm"), f"--{when}-image"]
-        argv += [str(tmp_path / when)]
-    out = run(argv, capsys).out
-    assert "sum of diameters: 12.0 → 7.2 mm (-4.8 mm, -40.0 %)" in out
-    assert "PR; paired: by position" in out
-
-    def other(_, header):
-        header.FrameOfReferenceUID = "1.2.3.4"
-
-    write_series(tmp_path / "post", change=other)
-    _, _, series = read_series(tmp_path / "post")
-    write_segmentation(tmp_path / "post.dcm", mask, series, **RUN)
-    assert "paired: sums only" in run(argv, capsys).out
-    told = run([*argv, "--same-frame"], capsys)
-    assert "paired: by position" in told.out
-    assert "frame of reference is not the other's" in told.err
-    with pytest.raises(UserError, match="give their folder by --pre-image"):
-        recist_command.main([*argv[:2], *masks[2:]])
-    with pytest.raises(UserError, match="no segment is labelled 'liver'"):
-        recist_command.main([*argv, "--label", "liver"])
-
-
-def test_command_says_by_what_lesions_are_measurable(masks, tmp_path, capsys):
-    for name in ("r.json", "r.csv"):
-        out = run([*masks, "--out", str(tmp_path / name)], capsys).out
-        assert "from 10.0 mm, by the slice spacing of 5 mm; the thickness is not known" in out
-        argv = [*masks, "--slice-thickness", "11.5", "--out", str(tmp_path / f"t{name}")]
-        out = run(argv, capsys).out
-        assert "measurable: from 23.0 mm, by the slice thickness of 11.5 mm\n" in out
-        assert "sum of diameters: 40.0 →" in out  # the lesion of 20 mm is no target
-    told = json.loads((tmp_path / "tr.json").read_text())
-    assert (told["measurable_by"], told["measurable_from_mm"]) == ("slice thickness", 23)
-    assert told["time_point_post"]["slice_thickness"] == 11.5
-    assert json.loads((tmp_path / "r.json").read_text())["measurable_by"] == "slice spacing"
-    with (tmp_path / "tr.csv").open() as file:
-        (row,) = csv.DictReader(file)
-    assert (row["measurable_by"], row["measurable_from_mm"]) == ("slice thickness", "23.00")
-    for wrong in ("0", "nan"):
-        with pytest.raises(SystemExit):
-            run([*masks, "--slice-thickness", wrong], capsys)
-
-
-@pytest.mark.parametrize(
-    ("written", "thickness"),
-    [(["5", "6"], 6.0), ([None, "thick", "nan", "-1", "0"], None), (["thick", "5"], 5.0)],
-)
-def test_the_thickest_slice_counts_and_what_is_no_thickness_does_not(written, thickness):
-    headers = tuple({"SliceThickness": value} for value in written)
-    assert slice_thickness(SimpleNamespace(series=SimpleNamespace(headers=headers))) == thickness
-    assert slice_thickness(SimpleNamespace(series=None)) is None
-
-
-@pytest.mark.parametrize(
-    ("written", "option", "expected"),
-    [
-        ("6.5", [], "from 13.0 mm, by the slice thickness of 6.5 mm"),
-        ("6.5", ["--slice-thickness", "4"], "by the slice thickness of 6.5 mm"),
-        ("0", [], "by the slice spacing of 2.5 mm"),
-        ("", [], "by the slice spacing of 2.5 mm"),
-        (None, ["--slice-thickness", "4"], "by the slice thickness of 4 mm"),
-    ],
-)
-def test_command_reads_the_slice_thickness_of_dicom(written, option, expected, tmp_path, capsys):
-    def change(_, header):
-        del header.SliceThickness
-        if written is not None:
-            header.SliceThickness = written
-
-    write_series(tmp_path / "series", change=change)
-    _, geometry, series = read_series(tmp_path / "series")
-    mask = np.zeros(geometry.size[::-1], bool)
-    mask[2, 4, :15] = True  # of 0.8 mm
-    write_segmentation(tmp_path / "mask.dcm", mask, series, **RUN)
-    argv = ["--pre", str(tmp_path / "mask.dcm"), "--pre-image", str(tmp_path / "series")]
-    told = run([*argv, "--post", argv[1], "--post-image", argv[3], *option], capsys)
-    assert expected in told.out
-    assert ("not --slice-thickness" in told.err) == (written == "6.5" and bool(option))
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (["--post", "absent.nii.gz"], "absent.nii.gz: file not found"),
-        (["--label", "Tumor*"], "must be a whole number"),
-        (["--out", "no/such/folder/r.json"], "there is no folder"),
-        (["--post", "{folder}/picture.png"], "a picture"),
-        (["--post", "{folder}/soft.nii.gz"], "whole numbers"),
-        (["--post-image", "{folder}/other.nii.gz"], "differ in spacing"),
-    ],
-)
-def test_command_says_in_one_line_what_is_wrong(masks, tmp_path, change, said):
-    sitk.WriteImage(sitk.Image(8, 8, sitk.sitkUInt8), str(tmp_path / "picture.png"))
-    soft = sitk.Image((4, 4, 4), sitk.sitkFloat32) + 0.5
-    sitk.WriteImage(soft, str(tmp_path / "soft.nii.gz"))
-    write(tmp_path / "other.nii.gz", [(1, 1, 1, 1)], spacing=(1.0, 1.0, 6.0))
-    change = [part.format(folder=tmp_path) for part in change]
-    with pytest.raises((UserError, OSError), match=said) as stop:
-        recist_command.main([*masks, *change])
-    assert "\n" not in str(stop.value)
-
-
-def test_command_refuses_an_ending_and_runs_as_a_module(masks):
-    command = [sys.executable, "-m", "crlm_jax.recist", *masks]
-    refused = subprocess.run([*command, "--out", "r.txt"], capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert ".json or .csv" in refused.stderr
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "PR; paired: sums only" in done.stdout

@@ -1,0 +1,269 @@
+"""The command: what it reads, prints and writes."""
+
+import csv
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from crlm_jax.errors import UserError
+from crlm_jax.imaging.dicom.segmentation import write_segmentation
+from crlm_jax.imaging.dicom.series import read_series
+from crlm_jax.recist import command as recist_command
+from crlm_jax.recist.thickness import slice_thickness
+from tests.imaging.dicom.dicoms import write_series
+
+RUN = {"algorithm": "CRLM-GAN", "version": "1.2.3", "fingerprint": "0123abcd"}
+
+
+def write(path, boxes, spacing=(1.0, 1.0, 5.0), values=None):
+    """A mask with rows of pixels: (slice, row, first column, length)."""
+    array = np.zeros((6, 40, 80), np.uint8)
+    for number, (z, row, column, length) in enumerate(boxes):
+        array[z, row, column : column + length] = values[number] if values else 1
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    sitk.WriteImage(image, str(path))
+    return str(path)
+
+
+@pytest.fixture
+def masks(tmp_path):
+    pre = write(tmp_path / "pre.nii.gz", [(1, 5, 5, 40), (3, 20, 10, 20), (5, 35, 60, 6)])
+    post = write(tmp_path / "post.nrrd", [(1, 5, 15, 20), (3, 20, 10, 20), (5, 5, 70, 6)])
+    return ["--pre", pre, "--post", post]
+
+
+def run(argv, capsys):
+    recist_command.main(argv)
+    return capsys.readouterr()
+
+
+def test_command_prints_lesions_sums_and_response(masks, capsys):
+    out = run(masks, capsys).out
+    assert "sum of diameters: 60.0 → 40.0 mm (-20.0 mm, -33.3 %)" in out
+    assert "tumour volume: 330.0 → 230.0 mm³ (-100.0 mm³, -30.3 %)" in out
+    assert "response (RECIST 1.1): PR; paired: sums only" in out
+    assert "not a diagnosis" in out
+    assert max(map(len, out.splitlines())) <= 120
+    rows = [line.split() for line in out.splitlines()]
+    assert ["target", "1", "40.0", "1.0", "1", "200", "–"] in rows
+    assert ["in", "sum", "–", "1", "20.0", "1.0", "1", "100"] in rows
+    out = run([*masks, "--same-frame"], capsys).out
+    assert "response (RECIST 1.1): PD; paired: by position" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["target", "1", "40.0", "1.0", "1", "200", "1", "20.0", "1.0", "1", "100"] in rows
+    assert ["new", "–", "3", "6.0", "1.0", "5", "30"] in rows
+    assert ["non-target", "3", "6.0", "1.0", "5", "30", "–"] in rows
+
+
+def test_command_writes_json_and_csv(masks, tmp_path, capsys):
+    run([*masks, "--same-frame", "--out", str(tmp_path / "r.json")], capsys)
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert (told["category"], told["paired"], told["new"]) == ("PD", "by position", [3])
+    assert told["pairs"] == [[1, 1], [2, 2]]
+    assert told["baseline_sum_mm"] == pytest.approx(60)
+    found = told["time_point_pre"]["lesions"][0]
+    assert sorted(found["ends"]) == [[5, 4.5], [5, 44.5]]
+    assert (found["diameter"], found["short_axis"]) == pytest.approx((40, 1))
+    assert "not a diagnosis" in told["disclaimer"]
+    run([*masks, "--out", str(tmp_path / "r.csv")], capsys)
+    with (tmp_path / "r.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["category"], row["paired"]) == ("PR", "sums only")
+    assert (row["change_mm"], row["volume_baseline_mm3"]) == ("-20.00", "330.00")
+    assert "not a diagnosis" in row["disclaimer"]
+
+
+def test_command_writes_what_has_no_percentage(tmp_path, capsys):
+    empty = write(tmp_path / "empty.mha", [])
+    for name in ("r.json", "r.csv"):
+        out = run(["--pre", empty, "--post", empty, "--out", str(tmp_path / name)], capsys).out
+        assert "response (RECIST 1.1): NE" in out
+    assert json.loads((tmp_path / "r.json").read_text())["change_percent"] is None
+
+
+def test_command_takes_one_label_and_warns_of_doubtful_ones(masks, tmp_path, capsys):
+    boxes = [(1, 5, 5, 70), (1, 25, 5, 20)]
+    pre = write(tmp_path / "two.nii.gz", boxes, values=(1, 2))
+    argv = ["--pre", pre, *masks[2:]]
+    told = run(argv, capsys)
+    assert "90.0 → 40.0 mm" in told.out
+    assert "warning" in told.err
+    assert "its labels 1, 2 all count" in told.err
+    told = run([*argv, "--label", "2"], capsys)
+    assert "20.0 → 0.0 mm" in told.out
+    assert "post.nrrd: no voxel is labelled 2; it has 1" in told.err
+
+
+def test_command_reads_segmentations_and_their_frame_of_reference(masks, tmp_path, capsys):
+    def thin(_, header):
+        header.SliceThickness = 2.5
+
+    argv = []
+    for when, length in (("pre", 15), ("post", 9)):
+        write_series(tmp_path / when, change=thin)
+        _, geometry, series = read_series(tmp_path / when)
+        mask = np.zeros(geometry.size[::-1], bool)
+        mask[2, 4, :length] = True  # of 0.8 mm
+        write_segmentation(tmp_path / f"{when}.dcm", mask, series, **RUN)
+        argv += [f"--{when}", str(tmp_path / f"{when}.dcm"), f"--{when}-image"]
+        argv += [str(tmp_path / when)]
+    out = run(argv, capsys).out
+    assert "sum of diameters: 12.0 → 7.2 mm (-4.8 mm, -40.0 %)" in out
+    assert "PR; paired: by position" in out
+
+    def other(_, header):
+        header.FrameOfReferenceUID = "1.2.3.4"
+
+    write_series(tmp_path / "post", change=other)
+    _, _, series = read_series(tmp_path / "post")
+    write_segmentation(tmp_path / "post.dcm", mask, series, **RUN)
+    assert "paired: sums only" in run(argv, capsys).out
+    told = run([*argv, "--same-frame"], capsys)
+    assert "paired: by position" in told.out
+    assert "frame of reference is not the other's" in told.err
+    with pytest.raises(UserError, match="give their folder by --pre-image"):
+        recist_command.main([*argv[:2], *masks[2:]])
+    with pytest.raises(UserError, match="no segment is labelled 'liver'"):
+        recist_command.main([*argv, "--label", "liver"])
+
+
+def test_command_says_by_what_lesions_are_measurable(masks, tmp_path, capsys):
+    for name in ("r.json", "r.csv"):
+        out = run([*masks, "--out", str(tmp_path / name)], capsys).out
+        assert "from 10.0 mm, by the slice spacing of 5 mm; the thickness is not known" in out
+        argv = [*masks, "--slice-thickness", "11.5", "--out", str(tmp_path / f"t{name}")]
+        out = run(argv, capsys).out
+        assert "measurable: from 23.0 mm, by the slice thickness of 11.5 mm\n" in out
+        assert "sum of diameters: 40.0 →" in out  # the lesion of 20 mm is no target
+    told = json.loads((tmp_path / "tr.json").read_text())
+    assert (told["measurable_by"], told["measurable_from_mm"]) == ("slice thickness", 23)
+    assert told["time_point_post"]["slice_thickness"] == 11.5
+    assert json.loads((tmp_path / "r.json").read_text())["measurable_by"] == "slice spacing"
+    with (tmp_path / "tr.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["measurable_by"], row["measurable_from_mm"]) == ("slice thickness", "23.00")
+    for wrong in ("0", "nan"):
+        with pytest.raises(SystemExit):
+            run([*masks, "--slice-thickness", wrong], capsys)
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A lesion of 50 mm before, and 20, 24 and 26 mm at three follow-ups; all in one place."""
+    argv = ["--same-frame"]
+    for flag, length in (("--pre", 50), ("--post", 20), ("--post", 24), ("--post", 26)):
+        argv += [flag, write(tmp_path / f"{length}.nii.gz", [(1, 5, 5, length)])]
+    return argv
+
+
+def test_command_lists_all_follow_ups(course, capsys):
+    out = run(course, capsys).out
+    assert [line.split("RECIST 1.1): ")[1][:2] for line in out.splitlines() if "1.1" in line] == [
+        "PR", "PR", "PD"
+    ]  # fmt: skip
+    assert "over the smallest sum: 20.0 → 26.0 mm (+6.0 mm, +30.0 %)" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["baseline", "50.0", "250"] in rows
+    assert ["follow-up", "1", "20.0", "-60.0", "%", "-60.0", "%", "100", "PR"] in rows
+    assert ["follow-up", "3", "26.0", "-48.0", "%", "+30.0", "%", "130", "PD"] in rows
+    assert max(map(len, out.splitlines())) <= 120
+    assert out.count("not a diagnosis") == 1
+
+
+def test_command_writes_a_row_for_each_follow_up(course, tmp_path, capsys):
+    run([*course, "--out", str(tmp_path / "r.csv")], capsys)
+    with (tmp_path / "r.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["follow_up"], row["category"]) for row in rows] == [
+        ("1", "PR"), ("2", "PR"), ("3", "PD")
+    ]  # fmt: skip
+    assert [row["smallest_sum_mm"] for row in rows] == ["50.00", "20.00", "20.00"]
+    assert rows[2]["change_from_smallest_percent"] == "30.00"
+    run([*course, "--out", str(tmp_path / "r.json")], capsys)
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert [each["category"] for each in told["follow_ups"]] == ["PR", "PR", "PD"]
+    assert [each["post"][-9:] for each in told["follow_ups"]] == [
+        "20.nii.gz", "24.nii.gz", "26.nii.gz"
+    ]  # fmt: skip
+    assert told["follow_ups"][2]["time_point_post"]["lesions"][0]["diameter"] == 26
+    assert told["time_point_pre"]["lesions"][0]["diameter"] == 50
+
+
+def test_every_follow_up_needs_its_image(course, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run([*course, "--post-image", str(tmp_path)], capsys)
+    assert "3 --post, but 1 --post-image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "thickness"),
+    [(["5", "6"], 6.0), ([None, "thick", "nan", "-1", "0"], None), (["thick", "5"], 5.0)],
+)
+def test_the_thickest_slice_counts_and_what_is_no_thickness_does_not(written, thickness):
+    headers = tuple({"SliceThickness": value} for value in written)
+    assert slice_thickness(SimpleNamespace(series=SimpleNamespace(headers=headers))) == thickness
+    assert slice_thickness(SimpleNamespace(series=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "option", "expected"),
+    [
+        ("6.5", [], "from 13.0 mm, by the slice thickness of 6.5 mm"),
+        ("6.5", ["--slice-thickness", "4"], "by the slice thickness of 6.5 mm"),
+        ("0", [], "by the slice spacing of 2.5 mm"),
+        ("", [], "by the slice spacing of 2.5 mm"),
+        (None, ["--slice-thickness", "4"], "by the slice thickness of 4 mm"),
+    ],
+)
+def test_command_reads_the_slice_thickness_of_dicom(written, option, expected, tmp_path, capsys):
+    def change(_, header):
+        del header.SliceThickness
+        if written is not None:
+            header.SliceThickness = written
+
+    write_series(tmp_path / "series", change=change)
+    _, geometry, series = read_series(tmp_path / "series")
+    mask = np.zeros(geometry.size[::-1], bool)
+    mask[2, 4, :15] = True  # of 0.8 mm
+    write_segmentation(tmp_path / "mask.dcm", mask, series, **RUN)
+    argv = ["--pre", str(tmp_path / "mask.dcm"), "--pre-image", str(tmp_path / "series")]
+    told = run([*argv, "--post", argv[1], "--post-image", argv[3], *option], capsys)
+    assert expected in told.out
+    assert ("not --slice-thickness" in told.err) == (written == "6.5" and bool(option))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--post", "absent.nii.gz"], "absent.nii.gz: file not found"),
+        (["--label", "Tumor*"], "must be a whole number"),
+        (["--out", "no/such/folder/r.json"], "there is no folder"),
+        (["--post", "{folder}/picture.png"], "a picture"),
+        (["--post", "{folder}/soft.nii.gz"], "whole numbers"),
+        (["--post-image", "{folder}/other.nii.gz"], "differ in spacing"),
+    ],
+)
+def test_command_says_in_one_line_what_is_wrong(masks, tmp_path, change, said):
+    sitk.WriteImage(sitk.Image(8, 8, sitk.sitkUInt8), str(tmp_path / "picture.png"))
+    soft = sitk.Image((4, 4, 4), sitk.sitkFloat32) + 0.5
+    sitk.WriteImage(soft, str(tmp_path / "soft.nii.gz"))
+    write(tmp_path / "other.nii.gz", [(1, 1, 1, 1)], spacing=(1.0, 1.0, 6.0))
+    change = [part.format(folder=tmp_path) for part in change]
+    with pytest.raises((UserError, OSError), match=said) as stop:
+        recist_command.main([*masks, *change])
+    assert "\n" not in str(stop.value)
+
+
+def test_command_refuses_an_ending_and_runs_as_a_module(masks):
+    command = [sys.executable, "-m", "crlm_jax.recist", *masks]
+    refused = subprocess.run([*command, "--out", "r.txt"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert ".json or .csv" in refused.stderr
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "PR; paired: sums only" in done.stdout

@@ -144,7 +144,8 @@ def read_scan(
       VolumeError: the image is not one scan, or cannot be used.
       ConfigError: the folder holds no run, or the condition must be given.
     """
-    scans = find_scans(image, series=series, b_value=b_value)
+    warn = lambda text: print_stderr(f"warning: {text}")  # noqa: E731
+    scans = find_scans(image, series=series, b_value=b_value, warn=warn)
     if len(scans) != 1:
         raise VolumeError(f"{image}: {len(scans)} scans; name one of them, or its --series")
     segmenter, scan = load(run), scans[0]

@@ -97,7 +97,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 1 if a scan failed."""
     args = _parse(argv)
-    scans = find_scans(args.image, series=args.series, b_value=args.b_value)
+    scans = find_scans(args.image, series=args.series, b_value=args.b_value, warn=_warn)
     if args.condition:
         scans = [dataclasses.replace(scan, condition=args.condition) for scan in scans]
     outputs = Outputs(args.out, args.probability, args.overlay, args.lesions, args.one_segment)
@@ -113,9 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_stderr(
             "warning: PHANTOM: the run was trained on digital images; its masks are no finding"
         )
-    found, failed = predict_scans(
-        segmenter, jobs, warn=lambda text: print_stderr(f"warning: {text}")
-    )
+    found, failed = predict_scans(segmenter, jobs, warn=_warn)
     done = len(jobs) - len(failed)
     if done:
         where = jobs[0].mask if len(jobs) == 1 else jobs[0].mask.parent
@@ -124,6 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{where}: {done} mask(s), {len(found)} lesion(s), listed in {path}")
     _print_failures(failed, len(jobs))
     return 1 if failed else 0
+
+
+def _warn(text: str) -> None:
+    print_stderr(f"warning: {text}")
 
 
 def _print_failures(failed: Sequence[tuple[Scan, str]], jobs: int) -> None:

@@ -5,16 +5,18 @@ Also the arguments with which the commands describe a scan.
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from crlm_jax.data.cohort import cases
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import CONDITION
-from crlm_jax.imaging.dicom.files import find_series, is_dicom
+from crlm_jax.imaging.dicom.files import find_series, is_dicom, is_directory_file, is_hidden
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.system.files import own_names
 
 _PICTURES = (".jpg", ".jpeg", ".bmp")
+_NAMED = 8  # files that a warning names
 _READ = (*volumes.ENDINGS, *_PICTURES)
 
 
@@ -36,16 +38,22 @@ def ending(path: Path) -> str:
 
 
 def find_scans(
-    image: Path, *, series: str | None = None, b_value: float | None = None
+    image: Path,
+    *,
+    series: str | None = None,
+    b_value: float | None = None,
+    warn: Callable[[str], object] = lambda text: None,
 ) -> list[Scan]:
     """Lists the scans that a path stands for.
 
     Args:
       image: an image file, a DICOM file or the folder of its series, a folder of images (NIfTI,
-        NRRD, MetaImage, PNG; subfolders are not searched), a tree of DICOM series, or a cohort
-        file (`.csv`; columns patient, condition, image, and optionally b_value).
+        NRRD, MetaImage, PNG; subfolders are not searched), a tree of DICOM series or its DICOMDIR,
+        or a cohort file (`.csv`; columns patient, condition, image, and optionally b_value).
       series: UID of the one series to take.
       b_value: s/mm², for every DICOM diffusion series with several b-values.
+      warn: called with one line about the files of a folder that look like images but are left out:
+        hidden ones, and pictures where DICOM series lie below.
 
     Raises:
       VolumeError: the folder holds no image.
@@ -58,10 +66,12 @@ def find_scans(
                  b_value if row.b_value is None else row.b_value)
             for row in rows
         ]  # fmt: skip
+    elif is_directory_file(image):
+        found = _in_folder(image.parent, series, b_value, warn)
     elif not image.is_dir() or is_dicom(image):
         found = [Scan(image, _stem(image), series=series, b_value=b_value)]
     else:
-        found = _in_folder(image, series, b_value)
+        found = _in_folder(image, series, b_value, warn)
     names = own_names(scan.name or "scan" for scan in found)
     return [dataclasses.replace(scan, name=own) for scan, own in zip(found, names, strict=True)]
 
@@ -71,12 +81,25 @@ def _stem(path: Path) -> str:
     return name[: len(name) - len(ending(path))]
 
 
-def _in_folder(folder: Path, series: str | None, b_value: float | None) -> list[Scan]:
+def _in_folder(
+    folder: Path, series: str | None, b_value: float | None, warn: Callable[[str], object]
+) -> list[Scan]:
     files = sorted(file for file in folder.iterdir() if file.is_file() and ending(file) in _READ)
-    if files:
-        return [Scan(file, _stem(file)) for file in files]
+    hidden = [file for file in files if is_hidden(file.name)]
+    files = [file for file in files if file not in hidden]
+    pictures = [file for file in files if ending(file) in (".png", *_PICTURES)]
     broken: list[Path] = []
-    by_uid = find_series(folder, broken)
+    by_uid = find_series(folder, broken) if files == pictures else {}
+    beside = pictures if by_uid or broken else []
+    if hidden or beside:
+        names = sorted(file.name for file in (*hidden, *beside))
+        more = ", …" * (len(names) > _NAMED)
+        warn(
+            f"{folder}: left out {len(names)} file(s) that are no scans (hidden files, or pictures "
+            f"beside DICOM series): {', '.join(names[:_NAMED])}{more}"
+        )
+    if files and not beside:
+        return [Scan(file, _stem(file)) for file in files]
     # A broken file becomes a scan of its own, whose reading fails and is reported.
     found = [] if series else [Scan(file, _stem(file)) for file in broken]
     for uid, parts in sorted(by_uid.items(), key=lambda item: item[1][0]):

@@ -38,8 +38,25 @@ def is_dicom(path: Path) -> bool:
 
 
 def find_files(folder: Path) -> list[Path]:
-    """Lists the DICOM files below a folder, sorted, at any depth and with any name."""
-    return sorted(file for file in folder.rglob("*") if _is_dicom_file(file))
+    """Lists the DICOM files below a folder, sorted, at any depth and with any name.
+
+    Hidden folders, and those that macOS adds to its archives, are left out.
+    """
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if _is_dicom_file(file) and not any(map(is_hidden, file.relative_to(folder).parts))
+    )
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is the system's by its name, never a scan: `._a.nii`, `.git`."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def is_directory_file(path: Path) -> bool:
+    """Whether this is the DICOMDIR of a CD: a list of the series in the folders below."""
+    return path.name.upper() == "DICOMDIR" and path.is_file()
 
 
 def find_series(folder: Path, unreadable: list[Path] | None = None) -> dict[str, list[Path]]:
@@ -165,8 +182,8 @@ def as_volume_error(what: object) -> Iterator[None]:
 
 
 def _is_dicom_file(path: Path) -> bool:
-    """Looks at the preamble. A name that begins with a dot is the system's, never an image."""
-    if path.name.startswith(".") or not path.is_file():
+    """Looks at the preamble. Hidden files and a DICOMDIR are no images."""
+    if is_hidden(path.name) or not path.is_file() or is_directory_file(path):
         return False
     if path.suffix.lower() == ".dcm":
         return True

@@ -111,6 +111,21 @@ def test_every_module_and_file_that_a_page_names_is_there():
             assert there, f"{page.name}: {name}"
 
 
+def test_names_that_a_page_places_in_a_file_stand_there():
+    """As in "one line in `MEASURES` of `crlm_jax/measures/table.py`"."""
+    found = 0
+    for page in PAGES:
+        text = " ".join(text_of(page).split())
+        for name, file in re.findall(
+            r"`([A-Za-z_][\w.]*)` (?:of|in) `(crlm_jax/[\w/]+\.py)`", text
+        ):
+            code = text_of(ROOT / file)
+            for part in name.split("."):
+                assert re.search(rf"\b{part}\b", code), f"{page.name}: {name} is not in {file}"
+            found += 1
+    assert found > 8
+
+
 def test_files_that_the_architecture_names_are_there():
     table = text_of(DOCS / "explanation" / "architecture.md").split("## Where is …?")[1]
     table = table.split("\n## ")[0]

@@ -109,20 +109,24 @@ def _shares(before: Sequence[Body], after: Sequence[Body]) -> tuple[np.ndarray, 
     """
     inside, within = np.zeros((2, len(before), len(after)))
     trees = [[KDTree(body.points) for body in bodies] for bodies in (before, after)]
-    for i, earlier in enumerate(trees[0]):
-        for j, later in enumerate(trees[1]):
-            length = max(before[i].length, after[j].length)
-            margin = float(np.clip(MARGIN * length, LEAST_MARGIN, MOST_MARGIN))
-            inside[i, j] = _share(later, earlier, margin)
-            within[i, j] = _share(earlier, later, margin)
+    low = [np.array([tree.mins for tree in each]) for each in trees]
+    high = [np.array([tree.maxes for tree in each]) for each in trees]
+    # Only lesions whose boxes are close are looked at: noisy masks have thousands of specks.
+    close = (low[0][:, None] <= high[1] + MOST_MARGIN) & (low[1] <= high[0][:, None] + MOST_MARGIN)
+    for i, j in np.argwhere(close.all(axis=2)):
+        earlier, later = trees[0][i], trees[1][j]
+        length = max(before[i].length, after[j].length)
+        margin = float(np.clip(MARGIN * length, LEAST_MARGIN, MOST_MARGIN))
+        inside[i, j] = _share(later, earlier, margin)
+        within[i, j] = _share(earlier, later, margin)
     return inside, within
 
 
 def _share(part: KDTree, whole: KDTree, margin: float) -> float:
     """Returns the share of the points of `part` that are at most `margin` mm from `whole`."""
     low, high = whole.mins - margin, whole.maxes + margin
-    if (part.mins > high).any() or (part.maxes < low).any():
-        return 0.0
     near = part.data[((part.data >= low) & (part.data <= high)).all(axis=1)]
+    if not len(near):
+        return 0.0
     distances, _ = whole.query(near, distance_upper_bound=margin)
     return float(np.isfinite(distances).sum() / part.n)

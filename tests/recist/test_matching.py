@@ -1,10 +1,12 @@
 """Lesions of two time points, matched by the places that they take up."""
 
+import time
+
 import numpy as np
 import pytest
 
 from crlm_jax.imaging.geometry import Geometry
-from crlm_jax.recist.matching import Match, locate_lesions, match_lesions
+from crlm_jax.recist.matching import Body, Match, locate_lesions, match_lesions
 from tests.imaging.test_lesions import grid
 from tests.recist.bodies import ball
 
@@ -84,6 +86,17 @@ def test_grids_may_differ():
         inside = np.linalg.norm(places - np.array((30, 30, 30)), axis=1) <= 9
         bodies.append(locate_lesions(inside.reshape(geometry.axial_size), geometry))
     assert match_lesions(*bodies) == PAIR
+
+
+def test_thousands_of_specks_are_matched_in_seconds():
+    rng = np.random.default_rng(0)
+    specks = [
+        Body(place + rng.uniform(0, 1, (4, 3)), 1.0) for place in rng.uniform(0, 400, (2000, 3))
+    ]
+    start = time.perf_counter()
+    found = match_lesions(specks, specks)
+    assert time.perf_counter() - start < 30
+    assert found.pairs == tuple((i, i) for i in range(2000))
 
 
 @pytest.mark.parametrize("length", [12, 20, 40])

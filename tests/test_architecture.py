@@ -147,7 +147,8 @@ def write(package: Path, files: dict[str, str]) -> Path:
     ("name", "text", "said"),
     [
         ("data/slices.py", "from crlm_jax.report import page", "data.slices imports report.page"),
-        ("stats/x.py", "def f():\n    import crlm_jax.config.schema", "stats.x imports config.schema"),
+        ("stats/x.py", "def f():\n    import crlm_jax.config.schema",
+         "stats.x imports config.schema"),
         ("method/x.py", "from crlm_jax.imaging.resize import resize",
          "method.x imports imaging.resize"),
         ("models/x.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"

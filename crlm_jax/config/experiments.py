@@ -42,12 +42,11 @@ def find(flag: str, name: str) -> Path:
     for path in (Path(name), Path("configs") / file, project_folder() / file):
         if path.is_file():
             return path
-    own = ", ".join(
-        str(path.relative_to(project_folder()).with_suffix(""))
-        for path in sorted(project_folder().rglob("*.py"))
-        if path.name not in ("common.py", "methods.py")
-    )
-    raise ConfigError(f"{flag} {name}: no such file, nor an experiment of the project ({own})")
+    folder = project_folder()
+    files = folder.glob("studies/*.py" if flag == "--study" else "*.py")
+    names = (str(path.relative_to(folder).with_suffix("")) for path in files)
+    own = ", ".join(sorted(n for n in names if not n.endswith(("common", "methods"))))
+    raise ConfigError(f"{flag} {name}: no such file, nor one of the project's own ({own})")
 
 
 def provide_package(file: Path) -> None:

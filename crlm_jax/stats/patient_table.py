@@ -37,6 +37,8 @@ def read_patients(path: str | Path) -> Patients:
       TableError: the file is missing, is not such a CSV, or has wrong rows.
     """
     path = Path(path)
+    if path.is_dir():
+        raise TableError(f"{path}: is a folder; give the CSV file in it")
     if not path.is_file():
         raise TableError(f"{path}: patient table not found; correct its path")
     try:

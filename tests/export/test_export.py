@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -335,6 +336,17 @@ def test_the_example_segments_a_scan_without_the_package(run, request, tmp_path,
     probability = imaging_resize.resize(probability, volume.voxels.shape[1:])
     assert 0.05 < found.mean() < 0.95
     assert ((found == expected) | (np.abs(probability - 0.5) < to_onnx.TOLERANCE)).all()
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_the_example_refuses_a_truncated_scan(exported, tmp_path, ending):
+    scan, mask = tmp_path / f"scan{ending}", tmp_path / "mask.nii.gz"
+    write_oblique_scan(scan)
+    os.truncate(scan, scan.stat().st_size * 2 // 3)  # SimpleITK would fill it up with zeros
+    done = run_example(exported, "onnxruntime", scan, mask, bundle.STABLEHLO)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {scan}: the file is cut off")
+    assert not mask.exists()
 
 
 def test_a_second_export_replaces_the_first(run, exported, tmp_path):

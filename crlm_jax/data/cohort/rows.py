@@ -127,6 +127,8 @@ def _read(
 
 def _read_table(path: Path) -> list[tuple[int, list[str]]]:
     """Returns (row number, cells) of every row that is not blank, the header first."""
+    if path.is_dir():
+        raise CohortError(f"{path}: is a folder; give the cohort.csv in it")
     if not path.is_file():
         raise CohortError(f"{path}: cohort file not found; correct the path of the cohort file")
     remedy = "save it as UTF-8 text with commas (in a spreadsheet: 'CSV UTF-8')"

@@ -9,9 +9,13 @@ segmenter was trained.
 """
 
 import argparse
+import gzip
 import json
+import math
 import os
+import struct
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +45,25 @@ def load(name: str) -> Network:
 
     call = jax.jit(export.deserialize(bytearray(model)).call)
     return lambda grey: np.asarray(call(grey))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a NIfTI-1 file has all its voxels; SimpleITK fills up a truncated one with zeros."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return True
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+        order = next((o for o in "<>" if content[:4] == struct.pack(f"{o}i", 348)), "")
+        if not order:  # NIfTI-2, or no NIfTI
+            return True
+        axes, *sizes = struct.unpack_from(f"{order}8h", content, 40)
+        (bits,) = struct.unpack_from(f"{order}h", content, 72)
+        (start,) = struct.unpack_from(f"{order}f", content, 108)
+    except (EOFError, gzip.BadGzipFile, struct.error, zlib.error):
+        return False
+    return len(content) >= start + math.prod(max(n, 1) for n in sizes[:axes]) * bits // 8
 
 
 def find_window(voxels: np.ndarray, eight_bit: bool, rule: dict) -> tuple[float, float]:
@@ -133,6 +156,8 @@ def main() -> None:
     for warning in SETTINGS["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     try:
+        if args.scan.is_file() and not is_whole(args.scan):
+            sys.exit(f"error: {args.scan}: the file is cut off or damaged; copy it again")
         scan = sitk.ReadImage(str(args.scan))
     except RuntimeError:
         sys.exit(f"error: {args.scan}: not an image that can be read; correct the path")

@@ -13,7 +13,6 @@ from tests.fixtures import recipe
 from tests.models.parity import (
     GRADIENT_TOLERANCE,
     assert_close,
-    compiled,
     count,
     fill,
     nchw,
@@ -82,7 +81,7 @@ def measured(model, dtype):
 
             return jax.value_and_grad(loss, has_aux=True)(params)
 
-        (loss, heads), grads = compiled(train, dtype)(params, x)
+        (loss, heads), grads = jax.jit(train)(params, x)
         return loss, heads, parameters(grads)
 
 

@@ -204,6 +204,7 @@ def test_dropout_is_a_function_of_seed_and_step():
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.slow
 def test_segans_critic_is_kept_within_its_limits():
     config, mesh = small_config("segan"), parallel.make_mesh()
     structure, state = create_state(config, mesh)

@@ -57,6 +57,7 @@ def distance(critic):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("concatenated", "value_name", "grad_name"),
     [(False, "feat_sum", "grad_feat_sum"), (True, "feat_concat_l1", "grad_feat_concat")],

@@ -159,6 +159,7 @@ def test_eight_devices_train_the_same_model_as_one(update):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_frozen_critic_stays_and_the_adversarial_one_climbs():
     changes = {}
     for update in ("frozen", "adversarial"):

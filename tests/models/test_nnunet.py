@@ -44,7 +44,10 @@ def model():
     return fill(NNUNet(rngs=nnx.Rngs(0)), "nnunet")
 
 
-@pytest.fixture(scope="module", params=["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "float64")],
+)
 def dtype(request):
     return request.param
 

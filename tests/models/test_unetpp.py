@@ -26,7 +26,10 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=["unetpp", "unetpp_ds"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) for name in ("unetpp", "unetpp_ds")],
+)
 def case(request, dtype, fixtures):
     """(deep supervision, fixture, keys, what the model gives)."""
     deep = request.param == "unetpp_ds"

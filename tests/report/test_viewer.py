@@ -360,6 +360,7 @@ def test_a_narrow_window_has_no_sideways_scroll(show):
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 420
 
 
+@pytest.mark.slow
 def test_forty_five_cases_stay_small_and_open_fast(open_page, tmp_path):
     shape = (24, 288, 288)
     grain = np.random.default_rng(0).standard_normal(shape, np.float32)

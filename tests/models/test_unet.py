@@ -25,7 +25,10 @@ def expected(fixtures):
     return dict(np.load(fixtures / "unet.npz"))
 
 
-@pytest.fixture(scope="module", params=["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "float64")],
+)
 def dtype(request):
     return request.param
 

@@ -3,11 +3,11 @@
 import contextlib
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from crlm_jax.errors import UserError
+from crlm_jax.system.files import make_writable
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no EDQUOT
 
@@ -33,9 +33,7 @@ def writing_to(cache: str | Path, folder: Path) -> Iterator[None]:
         block stay as they are.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass  # a folder may exist on a disk that is mounted read-only
+        make_writable(folder)
     except OSError as error:
         raise _error(cache, f"{folder} cannot be written ({error.strerror})") from error
     try:

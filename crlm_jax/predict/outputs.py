@@ -1,13 +1,12 @@
 """Where the results of every scan go, and the list of lesions."""
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.predict.scans import Scan, ending
-from crlm_jax.system.files import write_whole
+from crlm_jax.system.files import make_writable, write_whole
 from crlm_jax.system.text import to_csv
 
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")  # formats of a probability map
@@ -87,7 +86,7 @@ def plan_jobs(scans: Sequence[Scan], outputs: Outputs) -> list[Job]:
         jobs.append(Job(scan, mask, probability, outputs.overlay, outputs.one_segment))
     folders = {path.parent for job in jobs for path in (job.mask, job.probability) if path}
     for folder in folders | ({outputs.overlay} if outputs.overlay else set()):
-        _make_writable(folder)
+        _check_writable(folder)
     return jobs
 
 
@@ -108,11 +107,9 @@ def _place(path: Path, scan: Scan, scans: int, suffix: str, allowed: tuple[str, 
     return path
 
 
-def _make_writable(folder: Path) -> None:
+def _check_writable(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        make_writable(folder)
     except OSError as error:
         raise OSError(
             f"{folder}: no file can be written in this folder ({error.strerror}); choose another, "

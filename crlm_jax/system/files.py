@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import shutil
+import tempfile
 import time
 import unicodedata
 import uuid
@@ -153,6 +154,17 @@ def check_folder(out: Path, ours: str, mark: str) -> None:
     if others or (names and mark not in names):
         found = ", ".join((others or names)[:3])
         raise UserError(f"{out} holds something else ({found}); give another --out")
+
+
+def make_writable(folder: Path) -> None:
+    """Makes a folder if it is absent, and writes to it once: its disk may be mounted read-only.
+
+    Raises:
+      OSError: the folder cannot be made, or no file can be written in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 @contextlib.contextmanager

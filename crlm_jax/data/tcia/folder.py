@@ -10,7 +10,6 @@ import csv
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
@@ -21,7 +20,7 @@ from crlm_jax.data.cohort.cells import REQUIRED
 from crlm_jax.data.tcia.collection import ImportFailed
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.system.files import DEVICE, clear_partial, whole_folder, write_whole
+from crlm_jax.system.files import DEVICE, clear_partial, make_writable, whole_folder, write_whole
 from crlm_jax.system.text import to_csv
 
 COHORT, LOG = "cohort.csv", "import_log.csv"
@@ -57,9 +56,7 @@ class ImportFolder:
     def __init__(self, out: Path):
         self._out = out
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=out):
-                pass
+            make_writable(out)
         except OSError as error:
             raise ImportFailed(
                 f"--out {out}: cannot be written ({error.strerror}); name another folder"

@@ -30,8 +30,8 @@ from crlm_jax.method.attribution import (
 )
 from crlm_jax.method.segment import TrainedSegmenter, load_best
 from crlm_jax.predict.scans import find_scans
-from crlm_jax.predict.segmenter import Prediction, ScanSegmenter, load
-from crlm_jax.runs.folder import RunFolder
+from crlm_jax.predict.segmenter import Prediction, ScanSegmenter, for_scans
+from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
 from crlm_jax.system.console import print_stderr
 from crlm_jax.system.files import locate
@@ -148,9 +148,9 @@ def read_scan(
     scans = find_scans(image, series=series, b_value=b_value, warn=warn)
     if len(scans) != 1:
         raise VolumeError(f"{image}: {len(scans)} scans; name one of them, or its --series")
-    segmenter, scan = load(run), scans[0]
-    checkpoints = RunFolder(locate(run)).checkpoints
-    network = load_best(segmenter.config, checkpoints, parallel.make_mesh(1)).in_float32()
+    run, scan = locate(run), scans[0]
+    trained = load_best(read_run(run), RunFolder(run).checkpoints, parallel.make_mesh(1))
+    segmenter, network = for_scans(trained, run.resolve().name), trained.in_float32()
     condition = segmenter.windowed_as(condition or scan.condition)
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
     for text in volume.doubts:

@@ -17,7 +17,7 @@ from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.imaging.lesions import Lesion, drop_small, label_lesions, measure_lesions
 from crlm_jax.imaging.resize import resize
-from crlm_jax.method.segment import Variables, load_best, slices_at_once
+from crlm_jax.method.segment import TrainedSegmenter, Variables, load_best, slices_at_once
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
 from crlm_jax.system.files import locate
@@ -34,7 +34,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class ScanSegmenter:
-    """A function from a SimpleITK image to a SimpleITK mask, made by `load`."""
+    """A function from a SimpleITK image to a SimpleITK mask, made by `load` or `for_scans`."""
 
     config: Config  # of the run
     name: str  # of the run
@@ -156,18 +156,33 @@ def load(
       FileNotFoundError: the run has no checkpoint.
     """
     run = locate(run)
-    config = read_run(run)
     mesh = parallel.make_mesh([device] if device else 1)
-    trained = load_best(config, RunFolder(run).checkpoints, mesh)
+    trained = load_best(read_run(run), RunFolder(run).checkpoints, mesh)
+    name = run.resolve().name
+    return for_scans(trained, name, tta=tta, threshold=threshold, min_lesion_mm3=min_lesion_mm3)
+
+
+def for_scans(
+    trained: TrainedSegmenter,
+    name: str,
+    *,
+    tta: bool = False,
+    threshold: float | None = None,
+    min_lesion_mm3: float = 0.0,
+) -> ScanSegmenter:
+    """Makes a function on scans of a segmenter on slices; `name` is that of its run.
+
+    The other arguments are those of `load`.
+    """
     return ScanSegmenter(
-        config=config,
-        name=run.resolve().name,
+        config=trained.config,
+        name=name,
         step=trained.step,
-        fingerprint=_fingerprint(config, trained.variables),
+        fingerprint=_fingerprint(trained.config, trained.variables),
         tta=tta,
-        threshold=config.evaluation.threshold if threshold is None else threshold,
+        threshold=trained.config.evaluation.threshold if threshold is None else threshold,
         min_lesion_mm3=min_lesion_mm3,
-        batch=slices_at_once(mesh.devices.flat[0].platform),
+        batch=slices_at_once(trained.mesh.devices.flat[0].platform),
         network=lambda batch: np.asarray(trained.probability(batch)),
     )
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ from flax import nnx
 
 from crlm_jax.config.storage import to_json
 from crlm_jax.explain import command as explain_command
-from crlm_jax.explain import scan as explain_scan
 from crlm_jax.explain.figure import Figure
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.grey import to_uint8
@@ -25,7 +24,6 @@ from crlm_jax.method.step import create_state, make_update
 from crlm_jax.models.inputs import network_input
 from crlm_jax.models.resnet import ResNet50
 from crlm_jax.models.torch_weights import WeightsError
-from crlm_jax.predict import segmenter
 from crlm_jax.system import parallel
 from crlm_jax.system.console import exit_code
 from crlm_jax.training.loop import segmenter_part
@@ -97,13 +95,9 @@ def scan(tmp_path):
     )
 
 
-load_once = cache(segmenter.load)  # the command compiles a run's network at every start
-
-
 @pytest.fixture
-def command(trained, capsys, monkeypatch):
+def command(trained, capsys):
     """Calls the command; returns its exit code, or the error, and what it said."""
-    monkeypatch.setattr(explain_scan, "load", load_once)
 
     def call(*words, run=None):
         words = ("--run", run or trained[0], "--steps", 32, *words)

@@ -26,7 +26,13 @@ class Data:
     cohort: str = "phantom"  # path of a cohort.csv, or "phantom": the embedded digital cohort
     conditions: tuple[str, ...] = ("pre_dwi",)  # trained on together, evaluated one by one
     image_size: int = 224  # pixels, side of the square slice that the network sees
+    # Slices are averaged where they shrink to that size, and every lesion keeps a pixel. False: as
+    # in 0.1.0, pixels between are skipped, and small lesions with them.
+    antialias: bool = True
     ct_window: tuple[float, ...] = (-150.0, 250.0)  # HU, shown as black and white
+    # White on MRI: 1.5 times the body's 99 percentile, or the 99.5 percentile of all voxels, which
+    # clips bright lesions (0.1.0).
+    mr_window: Literal["body", "percentiles"] = "body"
     # Slices to train on: those with a lesion (the paper's choice), or all.
     train_slices: Literal["tumour", "all"] = "tumour"
     test_fraction: float = 0.4  # of the patients, where the cohort has no split column

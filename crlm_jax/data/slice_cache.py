@@ -17,7 +17,7 @@ from crlm_jax.data.slices import INDEX_DTYPE, INDEX_FILE, Slices
 from crlm_jax.imaging.dicom import files
 from crlm_jax.system.files import clear_partial, whole_folder
 
-_SCHEMA = 3  # raise it when the content of records changes: older slices are then not used
+_SCHEMA = 4  # raise it when the content of records changes: older slices are then not used
 _STALE_SECONDS = 24 * 3600
 
 
@@ -30,7 +30,7 @@ def prepare(cases: Sequence[Case], data: Data, *, workers: int = 2) -> Slices:
 
     Args:
       cases: as from `read_cohort`.
-      data: `cache`, `image_size`, `ct_window` and `train_slices` are read.
+      data: `cache` and what the builder reads.
       workers: images that are read at once, each in memory as a whole.
 
     Raises:
@@ -66,7 +66,9 @@ def _is_finished(folder: Path) -> bool:
 def _fingerprint(cases: Sequence[Case], data: Data) -> str:
     """SHA-256 over all that the records depend on; files count by path, size and time of change."""
     window = [float(limit) for limit in data.ct_window]
-    content: list = [_SCHEMA, data.image_size, window, data.train_slices]
+    content: list = [
+        _SCHEMA, data.image_size, data.antialias, window, data.mr_window, data.train_slices,
+    ]  # fmt: skip
     problems = []
     for case in cases:
         content.append([case.patient, case.condition, case.split])

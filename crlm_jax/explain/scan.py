@@ -15,7 +15,7 @@ from crlm_jax.config.schema import ConfigError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
-from crlm_jax.imaging.resize import resize
+from crlm_jax.imaging.resize import resize, resize_mask, stretch_doubt
 from crlm_jax.method import networks
 from crlm_jax.method.attribution import (
     MOST_DOUBLINGS,
@@ -157,6 +157,8 @@ def read_scan(
         print_stderr(f"warning: {scan.path}: {text}")
     if doubt := modality_doubt(volume, condition):
         print_stderr(f"warning: {scan.path}: looks like another modality than {condition}: {doubt}")
+    if doubt := stretch_doubt(volume.voxels.shape, volume.spacing):
+        print_stderr(f"warning: {scan.path}: {doubt}")
     of_mask: list[str] = []
     reference = volumes.read_mask(mask, mask_label, volume, of_mask) if mask else None
     for text in of_mask:
@@ -173,11 +175,8 @@ def read_scan(
 
 def _region(mask: np.ndarray, size: int) -> np.ndarray:
     """Resamples a lesion (H, W) to the network's grid, where it keeps at least one pixel."""
-    small = resize(mask[None], size, nearest=True)[0]
-    if not small.any():
-        row, column = np.nonzero(mask)
-        small[row * size // mask.shape[0], column * size // mask.shape[1]] = True
-    return small
+    masks, _ = resize_mask(mask[None], size)
+    return masks[0]
 
 
 def explain_lesion(
@@ -275,7 +274,7 @@ def explain_stages(explained: ExplainedScan, reference: np.ndarray) -> dict[int,
         )
     critic = networks.create_critic(config)
     assert critic is not None  # the loss has stages
-    masks = resize(reference, explained.side, nearest=True)
+    masks, _ = resize_mask(reference, explained.side, antialias=config.data.antialias)
     maps: dict[int, Maps] = {stage: {} for stage in config.loss.stages}
     lesions = explained.prediction.mask | reference
     for z in np.flatnonzero(lesions.any(axis=(1, 2))).tolist():

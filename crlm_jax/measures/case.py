@@ -1,13 +1,13 @@
 """The measures of one test case: its images are measured one by one and pooled."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crlm_jax.config.schema import Config
 from crlm_jax.data.cohort.cases import Case
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
@@ -84,14 +84,13 @@ class Measurement:
         self.slices += 1
         if tumour:
             self.tumour_slices += 1
-            self.paper.add(prediction, reference)
+            self.paper.add_tumour_slice(prediction, reference)
 
     def add_image(
         self,
         image: int,
         probability: np.ndarray,
-        threshold: float,
-        ct_window: Sequence[float],
+        config: Config,
         attribution: SliceAttribution | None = None,
         view: Path | None = None,
     ) -> None:
@@ -100,18 +99,18 @@ class Measurement:
         Args:
           image: its index within the case.
           probability: (Z, S, S) float32, of tumour, at the size that the network sees.
-          threshold: above which a voxel is tumour.
-          ct_window: HU, shown as black and white.
+          config: of the run: threshold, windows and resampling.
           attribution: where the segmenter looked.
           view: file for the viewer; None: no file is written.
         """
         pair = self.case.images[image]
         volume = volumes.read_image(pair.image, b_value=pair.b_value)
         reference = volumes.read_mask(pair.mask, pair.mask_label, volume)
-        probability = resize(probability, volume.voxels.shape[1:])
+        shape = volume.voxels.shape[1:]
+        probability = resize(probability, shape, antialias=config.data.antialias)
         if volume.padding is not None:
             probability[volume.padding] = 0
-        masks = {"reference": reference, "prediction": probability > threshold}
+        masks = {"reference": reference, "prediction": probability > config.evaluation.threshold}
         measured = self._measure(volume, masks)
         self.clinical.pool(measured.counts)
         self.surfaces.pool(measured.surfaces)
@@ -125,7 +124,7 @@ class Measurement:
                 for number, lesion in enumerate(found, start=1)
             ]
         if view is not None:
-            show_image(self.case, image, measured, probability, attribution, ct_window).save(view)
+            show_image(self.case, image, measured, probability, attribution, config.data).save(view)
 
     def _measure(self, volume: Volume, masks: dict[str, np.ndarray]) -> MeasuredImage:
         """Measures one image, whose lesions are added to the scores of the case."""

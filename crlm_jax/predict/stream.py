@@ -16,7 +16,7 @@ from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
-from crlm_jax.imaging.resize import resize
+from crlm_jax.imaging.resize import stretch_doubt
 from crlm_jax.predict.outputs import Job, LesionRow
 from crlm_jax.predict.scans import Scan
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter
@@ -118,6 +118,8 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
         doubts.append(f"is {condition}, but the run was trained on {', '.join(own)}")
     if reason := modality_doubt(volume, condition):
         doubts.append(f"looks like another modality than {condition}: {reason}")
+    if reason := stretch_doubt(volume.voxels.shape, volume.spacing):
+        doubts.append(reason)
     grey = segmenter.grey(volume, condition)
     without = dataclasses.replace(volume, voxels=np.empty((0, 0, 0), np.float32))
     return _Ready(without, condition, segmenter.slices(grey), grey if job.overlay else None, doubts)
@@ -131,7 +133,7 @@ def _write(
     padding = ready.volume.padding
     prediction = segmenter.finish(probability, geometry, padding)
     if job.probability:
-        own_size = resize(probability, geometry.axial_size[1:])
+        own_size = segmenter.own_size(probability, geometry.axial_size[1:])
         if padding is not None:
             own_size[padding] = 0
         volumes.write_image(volumes.to_original_grid(own_size, geometry), job.probability)

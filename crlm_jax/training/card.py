@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from rich.box import SIMPLE_HEAD
 from rich.panel import Panel
@@ -12,6 +13,8 @@ from rich.table import Table
 from crlm_jax import __version__
 from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import Config
+from crlm_jax.data.cohort.cases import SPLITS
+from crlm_jax.data.slices import Slices
 from crlm_jax.method.step import TrainState
 from crlm_jax.report.tables import HEADER, result_rows
 from crlm_jax.runs.folder import RunFolder
@@ -68,6 +71,24 @@ def describe_run(
                      f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"),
         ("files", f"{folder.path}: {folder.listing()}"),
     ]  # fmt: skip
+
+
+def describe_small_lesions(config: Config, slices: Slices) -> list[tuple[str, str]]:
+    """Returns the card's line about lesions that are smaller than a pixel; none if all are larger.
+
+    A lesion counts once in each slice.
+    """
+    found = []
+    for split in SPLITS:
+        too_small = slices.index(split)["too_small"]
+        if lesions := int(too_small.sum()):
+            found.append(f"{split} {lesions:,} in {np.count_nonzero(too_small):,} slices")
+    if not found:
+        return []
+    fate = "lost, and counted as missed in a slice without another"
+    if config.data.antialias:
+        fate = "one pixel each"
+    return [("small lesions", f"below a pixel of the network, {fate}: {'; '.join(found)}")]
 
 
 def show_card(config: Config, card: list[tuple[str, str]]) -> None:

@@ -26,7 +26,7 @@ from crlm_jax.system import parallel
 from crlm_jax.system.console import console
 from crlm_jax.system.files import locate
 from crlm_jax.system.parallel import chosen_numbers
-from crlm_jax.training.card import describe_run, show_card, show_results
+from crlm_jax.training.card import describe_run, describe_small_lesions, show_card, show_results
 from crlm_jax.training.loop import Experiment, fit
 
 
@@ -111,6 +111,7 @@ def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "")
     keep_records(config, folder, data, prepared.digest)
     steps = total_steps(config, data["train"]["slices"])
     card = describe_run(config, folder, data, state, steps)
+    card += describe_small_lesions(config, prepared)
     if source:
         card.insert(1, ("config file", source))
     if parallel.is_main():

@@ -23,7 +23,7 @@ from crlm_jax.data.slice_cache import prepare
 from crlm_jax.data.slices import Slices
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.grey import to_uint8
-from crlm_jax.imaging.resize import resize
+from crlm_jax.imaging.resize import resize, resize_mask
 from tests.imaging.dicom import dicoms
 
 SIZE = 32
@@ -68,7 +68,7 @@ def slices(cases, tmp_path_factory):
 
 
 def names(table: np.ndarray) -> list[tuple[int, int, int, bool]]:
-    return [tuple(row) for row in table.tolist()]
+    return [tuple(row)[:4] for row in table.tolist()]
 
 
 def test_training_takes_tumour_slices_and_the_others_take_all(slices):
@@ -98,12 +98,29 @@ def test_records_are_the_resampled_slices(slices, split):
         pair = slices.cases[case].images[image]
         volume = volumes.read_image(pair.image)
         mask = volumes.read_mask(pair.mask, 2, volume)
-        grey = to_uint8(volume, slices.cases[case].condition, ct_window=(-150.0, 250.0))
+        grey = to_uint8(volume, slices.cases[case].condition, Data())
         np.testing.assert_array_equal(grey_levels[..., 0], resize(grey, SIZE)[z])
-        np.testing.assert_array_equal(tumour_pixels[..., 0], resize(mask, SIZE, nearest=True)[z])
+        np.testing.assert_array_equal(tumour_pixels[..., 0], resize_mask(mask, SIZE)[0][z])
         assert grey_levels.dtype == tumour_pixels.dtype == np.uint8
         assert grey_levels.shape == tumour_pixels.shape == (SIZE, SIZE, 1)
         assert tumour_pixels.any() == tumour
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_a_lesion_below_a_pixel_is_counted_and_kept(tmp_path, antialias):
+    """A slice that was drawn with tumour has tumour in its record; before, it could be empty."""
+    pair = make_pair(tmp_path, "small", 2)
+    mask = np.zeros((6, 20, 16), np.uint8)
+    mask[0, 8, 8] = mask[1, 8, 8] = 2
+    mask[1, 2:12, 1:6] = 2
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(pair.mask))
+    cases = Case("a", "ct", (pair,), "train"), Case("b", "ct", (pair,), "test")
+    slices = cut(cases, tmp_path / "cache", image_size=5, antialias=antialias)
+    table = slices.index("test")
+    assert table["too_small"].tolist() == [1, 1, 0, 0, 0, 0]
+    found = [bool(slices.source("test")[z][1].any()) for z in range(3)]
+    assert found == [antialias, True, False]
+    assert len(slices.index("train")) == 2
 
 
 def test_a_mask_whose_pixels_do_not_fill_bytes(tmp_path):
@@ -153,6 +170,8 @@ def test_found_again_and_made_anew_where_something_changed(tmp_path):
     changed = [
         cut(cases, cache, image_size=33),
         cut(cases, cache, ct_window=(0, 100)),
+        cut(cases, cache, mr_window="percentiles"),
+        cut(cases, cache, antialias=False),
         cut(cases, cache, train_slices="all"),
         cut(cases[:3], cache),
         cut((*cases[:3], dataclasses.replace(cases[3], split="test")), cache),
@@ -160,7 +179,7 @@ def test_found_again_and_made_anew_where_something_changed(tmp_path):
     ]
     os.utime(cases[0].images[0].mask, ns=(1, 1))
     changed.append(cut(cases, cache))
-    assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 8
+    assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 10
 
 
 def test_the_digest_follows_the_content_not_the_place(slices, tmp_path):

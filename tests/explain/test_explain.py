@@ -421,7 +421,7 @@ def test_a_phantom_is_marked_and_logits_are_taken_as_trained(trained, scan, tmp_
         load_best(config, run / "checkpoints", parallel.make_mesh(1)),
     )
     _, mask = blob((20, 22))
-    grey = to_uint8(volumes.read_image(scan[0]), "pre_dwi", ct_window=config.data.ct_window)[3]
+    grey = to_uint8(volumes.read_image(scan[0]), "pre_dwi", config.data)[3]
     # The scan's rows and columns run against the patient's.
     maps = method_attribution.stage_differences(
         networks.create_critic(config), grey, task_logits(grey), mask[::-1, ::-1], (1,)

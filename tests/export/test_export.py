@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from crlm_jax.config.schema import ConfigError
+from crlm_jax.config.schema import ConfigError, Data
 from crlm_jax.config.storage import to_json
 from crlm_jax.errors import UserError
 from crlm_jax.export import bundle, to_onnx
@@ -174,10 +174,13 @@ def test_the_example_windows_as_the_package_does(example, eight_bit):
     rules = {
         "ct": {"kind": "fixed", "low": 20, "high": 180},
         "pre_dwi": {"kind": "percentiles", "low": 0.5, "high": 99.5},
+        "post_dwi": {"kind": "body", "low": 0.5, "high": 99, "headroom": 1.5},
     }
     for condition, rule in rules.items():
         window = example.find_window(voxels, eight_bit, rule)
-        expected = to_uint8(volume, condition, ct_window=(20.0, 180.0))
+        mr_window = "body" if rule["kind"] == "body" else "percentiles"
+        data = Data(ct_window=(20.0, 180.0), mr_window=mr_window)
+        expected = to_uint8(volume, condition, data)
         np.testing.assert_array_equal(example.to_grey(voxels, window), expected)
 
 
@@ -238,7 +241,9 @@ def test_preprocessing_says_what_a_user_must_know(tmp_path):
     assert contents(run) == before
     found = json.loads((tmp_path / "out" / bundle.PREPROCESSING).read_text())
     assert found["windows"]["ct"] == {"kind": "fixed", "unit": "HU", "low": -100, "high": 200}
-    assert found["windows"]["pre_dwi"]["kind"] == "percentiles"
+    assert found["windows"]["pre_dwi"]["kind"] == "body"
+    assert found["windows"]["pre_dwi"]["headroom"] == 1.5
+    assert found["antialias"] is True
     assert (found["run"], found["step"], found["threshold"]) == ("mixed", 7, 0.5)
     assert found["image_size"] == 32
     assert [warning.split(":")[0] for warning in found["warnings"]] == ["PHANTOM", "RANDOM CRITIC"]

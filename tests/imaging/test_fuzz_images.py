@@ -13,6 +13,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
+from crlm_jax.config.schema import Data
 from crlm_jax.imaging import grey, volumes
 from crlm_jax.imaging.geometry import VolumeError
 from tests.fuzzing import fuzz, mutated, taken_or_refused
@@ -47,7 +48,7 @@ def check_image(path: Path) -> None:
     def read():
         nonlocal volume
         volume = volumes.read_image(path)
-        grey.to_uint8(volume, "ct", ct_window=(-150.0, 250.0))
+        grey.to_uint8(volume, "ct", Data())
 
     if taken_or_refused(read, VolumeError, path.parent, str(path)):
         taken_or_refused(

@@ -47,6 +47,31 @@ def test_both_protocols_of_known_cases(measured):
     assert rows["clean"]["dsc_paper"] is None
 
 
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("pixels", [1, 2, 3])
+def test_a_missed_lesion_never_scores_however_small(tmp_path, pixels, antialias):
+    """At 32 pixels of 256, the nearest pixel holds nothing of the lesion."""
+    rows = []
+    for name, split in (("teach", "train"), ("missed", "test"), ("beside", "test")):
+        image, mask = np.zeros((3, 256, 256), np.int16), np.zeros((3, 256, 256), np.uint8)
+        image[:, :4, :4] = 255
+        mask[1, 129 : 129 + pixels, 129 : 129 + pixels] = 1
+        if name == "beside":  # another lesion, which is found
+            mask[1, 160:224, 160:224] = 1
+            image[1, 160:224, 160:224] = 200
+        write_volume(tmp_path / f"{name}.nii.gz", image)
+        write_volume(tmp_path / f"{name}_mask.nii.gz", mask)
+        rows.append(f"{name},ct,{name}.nii.gz,{name}_mask.nii.gz,{split}")
+    config, slices = prepare(tmp_path, rows, ("ct",), antialias=antialias)
+    assert slices.index("test")["too_small"].sum() == 2
+    measures = {r.row.patient: r.row.measures for r in evaluate_bright(config, slices)}
+    for suffix in ("", "_paper"):
+        assert measures["missed"]["dsc" + suffix] == 0
+        assert measures["missed"]["recall" + suffix] == 0
+    if antialias:
+        assert measures["beside"]["recall_paper"] < 1
+
+
 def test_empty_masks_are_counted(known, measured):
     config, _ = known
     ct = summary.summarise(config, measured).conditions["ct"]

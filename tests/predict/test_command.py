@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from crlm_jax.config.schema import Data
 from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.dicom import segmentation
@@ -125,7 +126,7 @@ def test_probability_threshold_and_small_lesions(tmp_path, run):
     words = ["--image", scan, "--out", tmp_path / "mask.nii.gz"]
     assert run(*words, "--probability", tmp_path / "p.nii.gz") == 0
     image, probability = ball()[0], sitk.ReadImage(str(tmp_path / "p.nii.gz"))
-    grey = to_uint8(volumes.from_image(image), "ct", ct_window=(-150.0, 250.0))
+    grey = to_uint8(volumes.from_image(image), "ct", Data())
     np.testing.assert_allclose(sitk.GetArrayFromImage(probability), grey / 255, atol=1e-6)
     assert probability.GetOrigin() == pytest.approx(image.GetOrigin())
 
@@ -242,10 +243,13 @@ def test_the_next_scan_is_read_while_the_network_works(tmp_path, monkeypatch):
         outputs.Job(Scan(scan_file(tmp_path / f"{i}.nii.gz"), str(i)), tmp_path / f"m{i}.nii")
         for i in (1, 2)
     ]
-    found, failed = stream.predict_scans(segmenter, jobs, warn=pytest.fail)
+    warned: list[str] = []
+    found, failed = stream.predict_scans(segmenter, jobs, warn=warned.append)
     assert not failed
     assert [row.scan for row in found] == ["1", "2"]
     assert all(waited)
+    assert all("32 mm wide and 38 mm high" in text for text in warned)
+    assert len(warned) == 2
 
 
 # What is refused, with one clear line
@@ -328,7 +332,7 @@ def test_another_modality_is_a_warning(tmp_path, run, capsys):
     assert "looks like another modality than ct: no voxel is below 0 HU" in capsys.readouterr().err
     mri = identity(conditions=("pre_dwi",))
     assert run(*words, segmenter=mri) == 0
-    assert "modality" not in capsys.readouterr().err
+    assert "another modality than" not in capsys.readouterr().err
     sitk.WriteImage(ball()[0] - 300, str(tmp_path / "mr.nii.gz"))
     assert run(*words, segmenter=mri) == 0
     assert "as in CT" in capsys.readouterr().err

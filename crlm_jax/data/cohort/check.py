@@ -26,6 +26,7 @@ from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
 from crlm_jax.imaging import grey
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.lesions import label_lesions
+from crlm_jax.imaging.resize import resize_mask, stretch_doubt
 from crlm_jax.imaging.volumes import read_image, read_mask
 from crlm_jax.stats.patient_table import has_phantoms
 
@@ -41,6 +42,8 @@ class ImageCheck:
     row: Row
     slices: int
     tumour_slices: int
+    too_small: int  # lesions of slices that are smaller than a pixel of the network
+    too_small_slices: int
     lesions: int
     volumes: tuple[float, ...]
     spacing: tuple[float, float, float] | None
@@ -63,21 +66,24 @@ class Report:
     drawn: bool = False
 
 
-def check_cohort(path: str | Path, *, workers: int = 2, progress: bool = False) -> Report:
+def check_cohort(
+    path: str | Path, *, data: Data | None = None, workers: int = 2, progress: bool = False
+) -> Report:
     """Reads a whole cohort; reports its content, all problems, and what looks wrong.
 
     Args:
       path: the cohort file.
+      data: how an experiment will cut it into slices; None: as by default.
       workers: images that are read at once, each in memory as a whole.
       progress: show a progress bar on stderr if stderr is a terminal, one step an image.
     """
-    path = Path(path)
+    path, data = Path(path), Data() if data is None else data
     try:
         rows, problems = read_rows(path)
     except CohortError as error:
         return Report(path, tuple(str(error).splitlines()))
     images: list[ImageCheck] = []
-    for row, result in _check_images(rows, workers, progress):
+    for row, result in _check_images(rows, data, workers, progress):
         if isinstance(result, ImageCheck):
             images.append(result)
         else:
@@ -93,33 +99,33 @@ def check_cohort(path: str | Path, *, workers: int = 2, progress: bool = False) 
             problems += str(error).splitlines()
     # Only if all rows could be read is it known which images a patient lacks.
     warnings = [] if problems else _case_warnings(path, images, split)
-    warnings += _image_warnings(path, images)
+    warnings += _image_warnings(path, images) + _size_warnings(path, images, data)
     drawn = not any(row.split for row in rows)
     return Report(path, tuple(problems), tuple(warnings), tuple(images), split, drawn)
 
 
 def _check_images(
-    rows: Sequence[Row], workers: int, progress: bool
+    rows: Sequence[Row], data: Data, workers: int, progress: bool
 ) -> Iterable[tuple[Row, ImageCheck | str]]:
     """Yields every row with its check, or with its problem, in the order of the file."""
     pool = ThreadPoolExecutor(workers)
     try:
         # A worker returns a few numbers only, so each worker has at most one volume in memory.
-        results = zip(rows, pool.map(_try_image, rows), strict=True)
+        results = zip(rows, pool.map(lambda row: _try_image(row, data), rows), strict=True)
         silent = None if progress else True  # None: a bar in a terminal, none in a log file
         yield from tqdm(results, "checking", len(rows), unit="image", disable=silent)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _try_image(row: Row) -> ImageCheck | str:
+def _try_image(row: Row, data: Data) -> ImageCheck | str:
     try:
-        return _check_image(row)
+        return _check_image(row, data)
     except (VolumeError, OSError) as error:
         return str(error)
 
 
-def _check_image(row: Row) -> ImageCheck:
+def _check_image(row: Row, data: Data) -> ImageCheck:
     pair = row.pair
     volume = read_image(pair.image, b_value=pair.b_value)
     of_mask: list[str] = []
@@ -134,12 +140,19 @@ def _check_image(row: Row) -> ImageCheck:
             f"looks like another modality than {row.condition}: {doubt}; correct the condition, or "
             "export it again with its rescale slope and intercept"
         )
+    if doubt := stretch_doubt(volume.voxels.shape, volume.spacing):
+        of_image.append(doubt)
+    if doubt := grey.clipping_doubt(volume, mask, row.condition, data):
+        of_image.append(doubt)
+    _, too_small = resize_mask(mask, data.image_size)
     warnings = [f"{row.image}: {doubt}" for doubt in of_image]
     warnings += (f"{row.mask}: {doubt}" for doubt in of_mask)
     return ImageCheck(
         row,
         slices=len(mask),
         tumour_slices=int(mask.any(axis=(1, 2)).sum()),
+        too_small=int(too_small.sum()),
+        too_small_slices=int(np.count_nonzero(too_small)),
         lesions=len(sizes),
         volumes=() if flat else tuple(size * voxel for size in sizes),
         spacing=None if flat else volume.spacing,
@@ -193,6 +206,20 @@ def _image_warnings(path: Path, images: Sequence[ImageCheck]) -> list[str]:
         rows = _some([str(row) for row, _ in found])
         warnings.append(f"{path}: {len(found):,} like warnings, rows {rows}; first: {found[0][1]}")
     return warnings
+
+
+def _size_warnings(path: Path, images: Sequence[ImageCheck], data: Data) -> list[str]:
+    """Says how many lesions are smaller than a pixel at the network's size."""
+    lesions = sum(image.too_small for image in images)
+    if not lesions:
+        return []
+    slices = sum(image.too_small_slices for image in images)
+    rows = _some([str(image.row.row) for image in images if image.too_small])
+    return [
+        f"{path}: at {data.image_size} × {data.image_size} pixels {lesions:,} lesions in "
+        f"{slices:,} slices (rows {rows}) are smaller than a pixel; each counts as one pixel, in "
+        "training and in the paper's protocol; a larger data.image_size shows them better"
+    ]
 
 
 _ALIKE = 5

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
+from crlm_jax.config.schema import Data
 from crlm_jax.data.cohort import check
 from crlm_jax.data.cohort.check import check_cohort, summary_rows
 from crlm_jax.data.cohort.command import main
@@ -101,9 +102,10 @@ def test_images_that_look_like_another_modality(tmp_path, condition, low, high, 
     path.write_text("\n".join(lines) + "\n")
     report = check_cohort(path)
     assert report.problems == ()
-    assert len(report.warnings) == (0 if part is None else 2)
-    assert part is None or f"row 2: {tmp_path / 'a.nii.gz'}: " in report.warnings[0]
-    assert part is None or part in report.warnings[0]
+    doubts = [warning for warning in report.warnings if "looks like" in warning]
+    assert len(doubts) == (0 if part is None else 2)
+    assert part is None or f"row 2: {tmp_path / 'a.nii.gz'}: " in doubts[0]
+    assert part is None or part in doubts[0]
 
 
 def test_doubts_of_a_mask_name_the_mask(tmp_path):
@@ -122,10 +124,42 @@ def test_doubts_of_a_mask_name_the_mask(tmp_path):
     assert f"row 2: {tmp_path / 'a_roi.png'}: a mask with soft edges" in warnings[0]
 
 
+def test_lesions_below_a_pixel_of_the_network_are_counted(tmp_path, capsys):
+    mask = np.zeros((3, 96, 96), bool)
+    mask[0, 40, 40] = mask[1, 40, 40] = mask[1, 70, 70] = mask[2, 10:40, 10:40] = True
+    cells = write_pair(tmp_path, "a", mask, low=-100, high=200)
+    other = write_pair(tmp_path, "b", mask[[2, 2]], low=-100, high=200)
+    path = tmp_path / "cohort.csv"
+    path.write_text(f"patient,condition,image,mask\na,ct,{cells}\nb,ct,{other}\n")
+    assert exit_code(main, ["check", str(path), "--image-size", "32"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "at 32 × 32 pixels 3 lesions in 2 slices (rows 2) are smaller than a pixel" in line
+    assert exit_code(main, ["check", str(path)]) == 0  # 224 pixels: all are larger
+    assert capsys.readouterr().err == ""
+    assert exit_code(main, ["check", str(path), "--image-size", "0"]) == 1
+    assert "--image-size 0" in capsys.readouterr().err
+
+
+def test_a_window_that_clips_and_a_matrix_that_is_stretched(tmp_path):
+    mask = np.zeros((2, 24, 36), bool)
+    mask[0, 4:9, 4:9] = True
+    lines = ["patient,condition,image,mask"]
+    for name in "ab":
+        cells = write_pair(tmp_path, name, mask, low=-400, high=1000)
+        lines.append(f"{name},ct,{cells}")
+    path = tmp_path / "cohort.csv"
+    path.write_text("\n".join(lines) + "\n")
+    first = [warning for warning in check_cohort(path).warnings if "row 2: " in warning]
+    assert f"{tmp_path / 'a.nii.gz'}: its slices are 54 mm wide and 36 mm high" in first[0]
+    assert "% of its tumour voxels are black or white in the window from -150 to 250" in first[1]
+    wide = Data(ct_window=(-500.0, 1100.0))
+    assert not any("black or white" in text for text in check_cohort(path, data=wide).warnings)
+
+
 def test_many_like_warnings_are_one_line_with_a_count(tmp_path):
     lines = ["patient,condition,image,mask"]
     for number in range(12):
-        cells = write_pair(tmp_path, f"p{number}", a_mask(ONE), low=number, high=900)
+        cells = write_pair(tmp_path, f"p{number}", a_mask(ONE), low=number, high=240)
         lines.append(f"p{number},ct,{cells}")
     path = tmp_path / "cohort.csv"
     path.write_text("\n".join(lines) + "\n")

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None and len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; fields are set as --config.field=value")
     config = flagged_config()
+    parallel.use_threads(config.system.threads)
     preemption.exit_when_told()
     given = [f for f in (_COORDINATOR, _PROCESSES, _PROCESS) if f.value != f.default]
     if given and not _DISTRIBUTED.value:

@@ -10,11 +10,19 @@ from crlm_jax.config.schema import Config, ConfigError, flatten, validate
 # Fields that say how a run is carried out, not what it computes.
 _NOT_THE_EXPERIMENT = (
     "name", "data.cache", "data.cache_shared", "data.workers", "train.log_every", "train.keep",
+    "system.threads",
 )  # fmt: skip
 
 
 # Fields that are younger than version 0.1.0, and what a run without them was trained with.
-_BEFORE = {"data.antialias": False, "data.mr_window": "percentiles"}
+_BEFORE = {
+    "data.antialias": False,
+    "data.mr_window": "percentiles",
+    "loss.feature_weight": 1.0,
+    "loss.mask_applied": "after_normalisation",
+    "train.init": "",
+    "train.ema": 0.0,
+}
 
 
 def to_json(config: Config) -> str:

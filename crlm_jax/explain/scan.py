@@ -283,7 +283,12 @@ def explain_stages(explained: ExplainedScan, reference: np.ndarray) -> dict[int,
         if config.loss.mask_with == "probability":
             predicted = jax.nn.sigmoid(predicted)
         found = stage_differences(
-            critic, image, np.asarray(predicted), masks[z], config.loss.stages
+            critic,
+            image,
+            np.asarray(predicted),
+            masks[z],
+            config.loss.stages,
+            config.loss.mask_applied,
         )
         for stage, values in found.items():
             maps[stage][z] = values

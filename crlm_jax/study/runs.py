@@ -52,7 +52,7 @@ class StudyRun:
 
 
 def load_study(file: str, workdir: Path) -> list[StudyRun]:
-    """Reads a study.
+    """Reads a study. A run's `train.init` may be the name of an earlier run of it.
 
     Args:
       file: PATH or PATH:ARGUMENTS of the study file, or its name.
@@ -69,11 +69,12 @@ def load_study(file: str, workdir: Path) -> list[StudyRun]:
     SourceFileLoader(module.__name__, str(path)).exec_module(module)
     if not hasattr(module, "get_study"):
         raise ConfigError(f"--study {path}: has no get_study(arg), so it is no study")
-    runs = [
-        StudyRun(name, validate(config), RunFolder(workdir / name))
-        for name, config in module.get_study(arg or None)
-    ]
-    names = [run.name for run in runs]
+    listed = [(name, validate(config)) for name, config in module.get_study(arg or None)]
+    names = [name for name, _ in listed]
+    for _, config in listed:
+        if config.train.init in names:  # another run of the study, which comes before it
+            config.train.init = str(workdir / config.train.init)
+    runs = [StudyRun(name, config, RunFolder(workdir / name)) for name, config in listed]
     for name in names:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"--study {path}: run {name!r} is not named experiment/system/seedN")

@@ -20,13 +20,20 @@ from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state, total_steps
 from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder, open_workdir
+from crlm_jax.runs.log import read_log
 from crlm_jax.runs.records import check_shared, keep_records
 from crlm_jax.runs.results import Summary
 from crlm_jax.system import parallel
 from crlm_jax.system.console import console
 from crlm_jax.system.files import locate
 from crlm_jax.system.parallel import chosen_numbers
-from crlm_jax.training.card import describe_run, describe_small_lesions, show_card, show_results
+from crlm_jax.training.card import (
+    describe_run,
+    describe_small_lesions,
+    describe_terms,
+    show_card,
+    show_results,
+)
 from crlm_jax.training.loop import Experiment, fit
 
 
@@ -124,6 +131,7 @@ def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "")
     why = "the best on the validation patients"
     if not data["validation"]["tumour_slices"]:
         why = "the last: no validation patient has a tumour slice to choose by"
+    card += describe_terms(read_log(folder.log))
     card.append(("checkpoint", f"step {step}, {why}"))
     summary = summarise(config, measured)
     write_results(folder, measured, summary, card)

@@ -10,7 +10,15 @@ from crlm_jax.config.schema import Config, ConfigError, field_types, flatten, va
 from crlm_jax.config.storage import differences, from_json, to_json
 
 # Fields that 0.1.0 did not have, and what it did.
-YOUNGER = {"data.antialias": False, "data.mr_window": "percentiles"}
+YOUNGER = {
+    "data.antialias": False,
+    "data.mr_window": "percentiles",
+    "loss.feature_weight": 1.0,
+    "loss.mask_applied": "after_normalisation",
+    "train.init": "",
+    "train.ema": 0.0,
+    "system.threads": 0,
+}
 EXPERIMENTS = sorted(
     p.stem for p in Path("configs").glob("*.py") if p.stem not in ("common", "methods")
 )

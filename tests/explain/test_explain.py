@@ -21,7 +21,7 @@ from crlm_jax.method import losses, networks
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state, make_update
-from crlm_jax.models.inputs import network_input
+from crlm_jax.models.inputs import critic_input, network_input
 from crlm_jax.models.resnet import ResNet50
 from crlm_jax.models.torch_weights import WeightsError
 from crlm_jax.system import parallel
@@ -240,7 +240,8 @@ def test_the_mean_of_a_stage_map_is_its_term_of_the_loss():
     maps = method_attribution.stage_differences(critic, image, predicted, mask, (1, 2))
     assert {s: m.shape for s, m in maps.items()} == {1: (8, 8), 2: (4, 4)}
     seen, call = network_input(image[None, ..., None]), nnx.jit(lambda net, x: net(x))
-    features = [call(critic, seen * p[None, ..., None]) for p in (predicted, mask.astype("f4"))]
+    shown = (p[None, ..., None] for p in (predicted, mask.astype("f4")))
+    features = [call(critic, critic_input(seen, p, "before_normalisation")) for p in shown]
     for stage, values in maps.items():
         term = losses.feature_distance(*features, stages=(stage,))
         assert values.mean() == pytest.approx(float(term), rel=1e-4)

@@ -76,7 +76,7 @@ def read_image(
     path = Path(path)
     if files.is_dicom(path):
         array, geometry, about = read_series(path, series=series, b_value=b_value)
-        return _volume(array, geometry, (), path, about)
+        return _volume(array, geometry, about.doubts, path, about)
     if series is not None or b_value is not None:
         what = "series" if series is not None else "b-value"
         raise VolumeError(f"{path}: not DICOM, so it has no {what} to choose; leave the {what} out")

@@ -14,6 +14,7 @@ from crlm_jax.errors import UserError
 from crlm_jax.imaging import overlay, volumes
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.dicom import segmentation
+from crlm_jax.imaging.dicom.sources import check_sources
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
 from crlm_jax.imaging.resize import resize
@@ -109,6 +110,8 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
             f"{scan.path}: a DICOM-SEG can be written of a DICOM series only; choose another "
             f"ending than {job.mask.name}'s, such as .nii.gz"
         )
+    if job.mask.suffix == ".dcm" and volume.series is not None:
+        check_sources(volume.series)
     if job.mask.suffix == ".png" and len(volume.voxels) > 1:
         raise VolumeError(f"{scan.path}: a PNG holds one slice; choose the ending .nii.gz")
     condition = segmenter.windowed_as(scan.condition)

@@ -81,7 +81,7 @@ def _split_mosaic(header: pydicom.Dataset) -> list[pydicom.Dataset]:
     if b_value is None and (stated := csa.get("B_value")):
         with contextlib.suppress(ValueError):
             b_value = float(stated[0])
-    tiles = []
+    tiles: list[pydicom.Dataset] = []
     for index in range(count):
         tile = _tile(header, index, side, rows, columns, first + index * step)
         tile.put("SpacingBetweenSlices", spacing)
@@ -104,7 +104,7 @@ def _split_grid(header: pydicom.Dataset) -> list[pydicom.Dataset]:
         )
     across = math.ceil(math.sqrt(count))
     rows, columns = _tile_size(header, count, math.ceil(count / across), across)
-    tiles = []
+    tiles: list[pydicom.Dataset] = []
     for index, item in enumerate(items):
         item.filename = file
         position = numbers(item, "ImagePositionPatient", 3)

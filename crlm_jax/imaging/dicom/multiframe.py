@@ -54,24 +54,22 @@ def split_frames(header: pydicom.Dataset) -> list[pydicom.Dataset]:
         raise VolumeError(
             f"{file}: holds {count} frames, but describes {len(groups)}; copy or export it again"
         )
-    whole = pydicom.Dataset()
-    whole.update(_elements(header))
-    whole.filename = file
+    whole = _readable(header)
     with as_volume_error(file):
         return [
             _frame(whole, [*shared, group], number) for number, group in enumerate(groups, start=1)
         ]
 
 
-def _elements(header: pydicom.Dataset) -> dict[pydicom.tag.BaseTag, pydicom.DataElement]:
-    """Returns the elements of a header that are readable, without pixels and groups of frames."""
-    left_out = {Tag(_PER_FRAME), Tag(_SHARED)}
-    found = {}
-    for tag in header.keys() - left_out:
+def _readable(header: pydicom.Dataset) -> pydicom.Dataset:
+    """Returns the elements of a header that are valid, without pixels and groups of frames."""
+    whole = pydicom.Dataset()
+    for tag in sorted(header.keys() - {Tag(_PER_FRAME), Tag(_SHARED)}):
         if tag.group != _PIXELS:
             with contextlib.suppress(Exception):  # an invalid value; the reader names what it lacks
-                found[tag] = header[tag]
-    return dict(sorted(found.items()))
+                whole[tag] = header[tag]
+    whole.filename = header.filename
+    return whole
 
 
 def _frame(whole: pydicom.Dataset, groups: Sequence[pydicom.Dataset], number: int) -> Frame:
@@ -83,7 +81,8 @@ def _frame(whole: pydicom.Dataset, groups: Sequence[pydicom.Dataset], number: in
     for group in groups:
         for name in _UNASSIGNED:
             for item in (group.get(name) or ())[:1]:
-                frame.update({tag: item[tag] for tag in item.keys() - frame.keys()})
+                for tag in item.keys() - frame.keys():
+                    frame[tag] = item[tag]
     if kind := frame.get("FrameType"):
         frame.put("ImageType", kind)
     if frame.get("EffectiveEchoTime") is not None:

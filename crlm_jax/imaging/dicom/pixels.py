@@ -64,13 +64,11 @@ def _stored(image: pydicom.FileDataset, slices: Sequence[pydicom.Dataset]) -> It
     frames = [header for header in slices if isinstance(header, Frame)]
     if not frames or frames[0].corner is not None:
         picture = image.pixel_array
-        for header in slices:
-            row, column = header.corner if isinstance(header, Frame) else (0, 0)
-            yield (
-                picture[row : row + header.Rows, column : column + header.Columns]
-                if (frames)
-                else picture
-            )
+        if not frames:
+            yield picture
+        for tile in frames:
+            row, column = tile.corner or (0, 0)
+            yield picture[row : row + tile.Rows, column : column + tile.Columns]
         return
     decoder = get_decoder(image.file_meta.TransferSyntaxUID)
     for stored, _ in decoder.iter_array(image, indices=[frame.number - 1 for frame in frames]):

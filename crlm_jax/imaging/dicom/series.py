@@ -228,7 +228,7 @@ def _axes(name: str, plane: _Plane) -> tuple[np.ndarray, tuple[str, ...]]:
     lengths = np.linalg.norm(across), np.linalg.norm(down)
     normal = np.cross(across, down)
     columns = np.stack([across, down, normal], axis=1)
-    off = max(abs(lengths[0] - 1), abs(lengths[1] - 1))
+    off = float(max(abs(lengths[0] - 1), abs(lengths[1] - 1)))
     with contextlib.suppress(VolumeError):  # the message below fits DICOM better
         if off <= SLIGHT_SHEAR:
             rotation, skew = nearest_rotation(Path(name), columns.ravel().tolist())

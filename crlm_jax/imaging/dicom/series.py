@@ -36,7 +36,7 @@ UNEVEN = 0.1
 OFF_GRID = 0.2  # of a voxel: how far a slice, or a frame of a mask, may lie off the grid in plane
 SAME_DIRECTION = 1e-4  # of a direction cosine; exports keep four digits or more
 SAME_SPACING = 1e-4  # of the pixel spacing; 0.05 of a pixel at the far edge of 512
-ROUNDED = 0.051  # mm off the even grid: positions rounded to a tenth of a millimetre
+ROUNDED = 0.101  # mm off the even grid: positions rounded to a tenth of a millimetre
 
 
 @dataclasses.dataclass(frozen=True)

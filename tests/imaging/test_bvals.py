@@ -12,8 +12,12 @@ from tests.imaging.dicom.enhanced import by_dcm2niix
 from tests.imaging.dicom.test_diffusion import uih, write_diffusion
 
 
+def magnitudes(b: int) -> np.ndarray:
+    return np.abs(voxels(b))
+
+
 def write(folder, b_values=(0, 50, 1000), text=None, name="a.nii.gz"):
-    volumes = np.stack([voxels(int(b)) for b in b_values])
+    volumes = np.stack([magnitudes(int(b)) for b in b_values])
     image = sitk.JoinSeries([sitk.GetImageFromArray(volume) for volume in volumes])
     image.SetSpacing((0.7, 0.8, 5.0, 1.0))
     sitk.WriteImage(image, str(folder / name))
@@ -33,15 +37,17 @@ def refuse(call, *parts):
 def test_b_1000_of_several(tmp_path, name, text):
     path = write(tmp_path, text=text, name=name)
     image = read_image(path)
-    np.testing.assert_array_equal(image.geometry.from_axial(image.voxels), voxels(1000))
+    np.testing.assert_array_equal(image.geometry.from_axial(image.voxels), magnitudes(1000))
     for b in (0, 50):
         image = read_image(path, b_value=b)
-        np.testing.assert_array_equal(image.geometry.from_axial(image.voxels), voxels(b))
+        np.testing.assert_array_equal(image.geometry.from_axial(image.voxels), magnitudes(b))
 
 
 def test_what_dcm2niix_makes_of_a_series(tmp_path):
     def change(index, header, b):
         header.Manufacturer = "UIH"
+        header.AcquisitionNumber = (0, 50, 1000).index(b) + 1
+        header.InstanceNumber = 6 * header.AcquisitionNumber + index
 
     write_diffusion(tmp_path / "in", uih, change=change)
     by_dcm2niix(tmp_path / "in", tmp_path / "out")

@@ -7,16 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage
 
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
 from crlm_jax.imaging.volumes import Volume, read_image, read_mask
 from crlm_jax.predict.scans import find_scans
+from tests.imaging import test_bvals as bvals
 from tests.imaging import test_label_maps as masks
 from tests.imaging import test_odd_grids as grids
 from tests.imaging import test_padding as padding
-from tests.imaging.dicom import dicoms
+from tests.imaging.dicom import dicoms, enhanced
+from tests.imaging.dicom import test_mosaic as mosaics
+from tests.imaging.dicom import test_series as classic
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "what-is-read.md"
 Try = Callable[[Path], list[str]]  # reads an input made in a folder; returns the warnings
@@ -96,6 +100,58 @@ def dicom_mask(kind: str | None) -> Try:
     return read
 
 
+def diffusion_nifti(beside: str | None) -> Try:
+    def read(folder: Path) -> list[str]:
+        path = bvals.write(folder, text=beside)
+        if beside is None:
+            path.with_name("a.bval").unlink()
+        volume, said = image(path)
+        np.testing.assert_array_equal(volume.voxels, bvals.magnitudes(1000))
+        return said
+
+    return read
+
+
+def frames(*volumes: enhanced.Volume) -> Try:
+    def read(folder: Path) -> list[str]:
+        volume, said = image(enhanced.write_enhanced(folder / "a.dcm", volumes))
+        np.testing.assert_array_equal(volume.voxels, magnitudes())
+        return said
+
+    return read
+
+
+def mosaic(**elements) -> Try:
+    def read(folder: Path) -> list[str]:
+        header = enhanced.make_mosaic(magnitudes(), **elements)
+        volume, said = image(dicoms.save(header, folder / "a.dcm"))
+        np.testing.assert_array_equal(volume.voxels, magnitudes())
+        return said
+
+    return read
+
+
+def magnitudes() -> np.ndarray:
+    return np.abs(dicoms.voxels())
+
+
+def with_map(groups: Dataset, index: int) -> None:
+    enhanced.of_type("DERIVED", "PRIMARY", "DIFFUSION", "ADC")(groups, index)
+
+
+def series(change: Callable[[int, Dataset], object]) -> Try:
+    def read(folder: Path) -> list[str]:
+        dicoms.write_series(folder, magnitudes(), modality="MR", change=change)
+        return image(folder)[1]
+
+    return read
+
+
+def rounded(index: int, header: Dataset) -> None:
+    header.ImagePositionPatient = [f"{value:.1f}" for value in header.ImagePositionPatient]
+    header.PixelSpacing = [0.7 + 1e-7 * index, 0.8]
+
+
 def scans(*beside: str, volume: bool) -> Try:
     def read(folder: Path) -> list[str]:
         for name in beside:
@@ -118,10 +174,28 @@ ROWS: dict[str, Try] = {
     "NIfTI whose axes": nifti(grids.SLIGHT),
     "NIfTI with sheared": nifti(grids.SHEAR),
     "NIfTI with a spacing": nifti(**NO_SPACING),
+    "NIfTI of 4 dimensions with": diffusion_nifti("0 50 1000"),
+    "NIfTI of 4 dimensions alone": diffusion_nifti(None),
     "NIfTI of complex": complex_numbers,
     "DICOM with Pixel": padded(padding.padded(-32768)[0], value=("SS", -32768)),
     "DICOM of MR": padded(padding.framed(-32768)),
-    "DICOM whose": misfit,
+    "DICOM of several frames": frames((magnitudes(), None)),
+    "DICOM of several echoes": frames(
+        (magnitudes(), enhanced.echo(4.6)), (magnitudes(), enhanced.echo(9.2))
+    ),
+    "DICOM of magnitude": frames(
+        (magnitudes(), None), (magnitudes(), enhanced.of_type("ORIGINAL", "PRIMARY", "PHASE"))
+    ),
+    "DICOM as a Siemens MOSAIC": mosaic(),
+    "DICOM as a MOSAIC without": mosaic(change=mosaics.without("csa")),
+    "DICOM with an ADC map": frames(
+        (magnitudes(), enhanced.diffusion(1000)), (dicoms.voxels(1), with_map)
+    ),
+    "an ADC map": series(lambda _, header: setattr(header, "SeriesDescription", "dwi_ADC")),
+    "DICOM whose direction cosines are slightly": series(classic.skewed(0.004)),
+    "DICOM whose direction cosines are clearly": series(classic.skewed(0.1)),
+    "DICOM whose positions": series(rounded),
+    "DICOM whose values": misfit,
     "JPEG": mask(255 * masks.disc(), ".jpg"),
     "picture with soft": mask(255 * masks.disc(oversampled=8)),
     "picture with several": mask(127.0 * (masks.disc(15) > 0) + 128 * (masks.disc() > 0)),

@@ -14,6 +14,7 @@ from crlm_jax.data.cohort.cases import Case
 from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.data.slice_builder import LiverSlices
 from crlm_jax.data.slices import INDEX_DTYPE, INDEX_FILE, Slices
+from crlm_jax.imaging.bvals import find_bvals
 from crlm_jax.imaging.dicom import files
 from crlm_jax.system.files import clear_partial, whole_folder
 
@@ -89,7 +90,8 @@ def _fingerprint(cases: Sequence[Case], data: Data) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of an image; for a DICOM image all files of its folder, which hold the series."""
+    """The files of an image; for DICOM all files of its folder, for NIfTI its `.bval` file too."""
     if path.is_dir() or files.is_dicom(path):
         return sorted(path.iterdir() if path.is_dir() else path.parent.iterdir())
-    return [path]
+    beside = find_bvals(path)
+    return [path] if beside is None else [path, beside]

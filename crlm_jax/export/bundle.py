@@ -78,7 +78,7 @@ def _describe_steps(config: Config) -> dict[str, Any]:
         "centres are those of the border. With antialias an axis that shrinks is averaged with a "
         "triangle as wide as two new pixels instead, without pixels beyond the border.",
         "resampling_note": "Grey levels to image_size x image_size, then rounded again; the "
-        "probability back to the slice's own size, not rounded.",
+        "probability back to the slice's own size, neither averaged nor rounded.",
         "input": "grey: float32 (B, S, S), whole grey levels 0 to 255 of B slices, S = image_size",
         "output": "probability: float32 (B, S, S), of tumour",
         "mask": "probability > threshold, after resampling to the slice's own size",

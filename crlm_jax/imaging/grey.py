@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from crlm_jax.imaging.adc import adc_doubt
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.volumes import Volume
 
@@ -32,12 +33,14 @@ def modality_doubt(volume: Volume, condition: str) -> str | None:
 
     A DICOM series states its modality. Every image is also judged by its range without padding: CT
     in HU has voxels of fat or air below zero, and magnitude images of MRI have none far below zero.
-    An 8-bit image gives no evidence, so it raises no doubt.
+    An ADC map is told from an image by `adc_doubt`. An 8-bit image gives no evidence by its range.
     """
     if volume.series is not None:
         modality, expected = volume.series.modality, "CT" if is_ct(condition) else "MR"
         if modality != expected:
             return f"its DICOM modality is {modality}"
+    if not is_ct(condition) and (doubt := adc_doubt(volume, condition)):
+        return doubt
     if volume.eight_bit:
         return None
     if is_ct(condition):

@@ -18,7 +18,8 @@ def resize(
 
     An axis that grows is interpolated between the two nearest pixels. An axis that shrinks is
     averaged with a triangle as wide as two new pixels, so that nothing is skipped between them;
-    without `antialias` it too is interpolated between two pixels.
+    without `antialias` it too is interpolated between two pixels. A probability is asked for at the
+    voxels' centres, so it is not averaged.
 
     Args:
       voxels: uint8, or a float.

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from crlm_jax.imaging.bvals import take_volume
 from crlm_jax.imaging.dicom import files, segmentation
 from crlm_jax.imaging.dicom.series import Series, read_series
 from crlm_jax.imaging.geometry import (
@@ -68,7 +69,8 @@ def read_image(
     Args:
       path: of a file, or of the folder of a DICOM series.
       series: Series Instance UID to read from a DICOM folder with several series.
-      b_value: s/mm², to read from a DICOM diffusion series with several b-values; None: 1000.
+      b_value: s/mm², to read from a diffusion series with several b-values, DICOM or a NIfTI file
+        with a `.bval` file beside it; None: 1000.
 
     Raises:
       VolumeError: the image cannot be used.
@@ -76,11 +78,10 @@ def read_image(
     path = Path(path)
     if files.is_dicom(path):
         array, geometry, about = read_series(path, series=series, b_value=b_value)
-        return _volume(array, geometry, (), path, about)
-    if series is not None or b_value is not None:
-        what = "series" if series is not None else "b-value"
-        raise VolumeError(f"{path}: not DICOM, so it has no {what} to choose; leave the {what} out")
-    return _volume(*_read(path), path)
+        return _volume(array, geometry, about.doubts, path, about)
+    if series is not None:
+        raise VolumeError(f"{path}: not DICOM, so it has no series to choose; leave the series out")
+    return _volume(*_unpack(take_volume(load(path), path, b_value), path), path)
 
 
 def from_image(image: sitk.Image, source: str | Path = "image") -> Volume:
@@ -165,7 +166,7 @@ def read_label_map(path: Path, doubts: list[str] | None = None) -> tuple[np.ndar
     Raises:
       VolumeError: the file cannot be used, or its values are not those of a label map.
     """
-    array, geometry, noted = _read(path)
+    array, geometry, noted = read_voxels(path)
     check_lossless(path)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise VolumeError(f"{path}: {NOT_FINITE}")
@@ -226,8 +227,21 @@ def _is_written(image: sitk.Image, path: Path) -> bool:
     )
 
 
-def _read(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
-    """Returns the grey voxels in the file's own order, (Z, H, W), their geometry, and doubts."""
+def read_voxels(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
+    """Returns the grey voxels in the file's own order, (Z, H, W), their geometry, and doubts.
+
+    Raises:
+      VolumeError: the file cannot be read, or holds no 3D grey image.
+    """
+    return _unpack(load(path), path)
+
+
+def load(path: Path) -> sitk.Image:
+    """Reads an image file as it is.
+
+    Raises:
+      VolumeError: the file cannot be read.
+    """
     if path.is_dir():
         raise VolumeError(f"{path}: a folder without a DICOM file; give an image file")
     if not path.is_file():
@@ -247,7 +261,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
     try:
         reader.ReadImageInformation()
         check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()))
-        image = reader.Execute()
+        return reader.Execute()
     except RuntimeError as error:
         if "Zero-valued spacing" in str(error):
             raise VolumeError(
@@ -258,7 +272,6 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
             f"{path}: not a readable image, or cut off; copy it again, or export it as NIfTI, "
             "NRRD, MHA or PNG"
         ) from error
-    return _unpack(image, path)
 
 
 def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
@@ -273,7 +286,8 @@ def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry, tuple[
     if len(size) > 3:
         raise VolumeError(
             f"{path}: has {len(size)} dimensions ({' × '.join(map(str, size))}); save the one 3D "
-            "volume that is to be segmented (for DWI: one b-value) as its own file"
+            "volume that is to be segmented as its own file, or for DWI put the .bval file of "
+            "dcm2niix beside it"
         )
     doubts: tuple[str, ...] = ()
     direction = image.GetDirection()

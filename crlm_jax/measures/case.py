@@ -99,15 +99,14 @@ class Measurement:
         Args:
           image: its index within the case.
           probability: (Z, S, S) float32, of tumour, at the size that the network sees.
-          config: of the run: threshold, windows and resampling.
+          config: of the run: threshold and windows.
           attribution: where the segmenter looked.
           view: file for the viewer; None: no file is written.
         """
         pair = self.case.images[image]
         volume = volumes.read_image(pair.image, b_value=pair.b_value)
         reference = volumes.read_mask(pair.mask, pair.mask_label, volume)
-        shape = volume.voxels.shape[1:]
-        probability = resize(probability, shape, antialias=config.data.antialias)
+        probability = resize(probability, volume.voxels.shape[1:], antialias=False)
         if volume.padding is not None:
             probability[volume.padding] = 0
         masks = {"reference": reference, "prediction": probability > config.evaluation.threshold}

@@ -89,11 +89,6 @@ class ScanSegmenter:
         data = self.config.data
         return resize(grey, data.image_size, antialias=data.antialias)[..., None]
 
-    def own_size(self, probability: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Resamples a probability (Z, S, S) to the scan's own slices `shape` (H, W)."""
-        height, width = shape
-        return resize(probability, (height, width), antialias=self.config.data.antialias)
-
     def probability(
         self, slices: np.ndarray, progress: Callable[[int], object] = lambda done: None
     ) -> np.ndarray:
@@ -130,7 +125,7 @@ class ScanSegmenter:
         size = (len(probability), *geometry.axial_size[1:])
         mask = np.empty(size, bool)
         for z in range(len(mask)):  # slice by slice: all as float32 may be larger than the scan
-            mask[z] = self.own_size(probability[z : z + 1], size[1:])[0] > self.threshold
+            mask[z] = resize(probability[z : z + 1], size[1:], antialias=False)[0] > self.threshold
         if padding is not None:
             mask[padding] = False
         if self.min_lesion_mm3 > 0:

@@ -14,9 +14,10 @@ from crlm_jax.errors import UserError
 from crlm_jax.imaging import overlay, volumes
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.dicom import segmentation
+from crlm_jax.imaging.dicom.sources import check_sources
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
-from crlm_jax.imaging.resize import stretch_doubt
+from crlm_jax.imaging.resize import resize, stretch_doubt
 from crlm_jax.predict.outputs import Job, LesionRow
 from crlm_jax.predict.scans import Scan
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter
@@ -109,6 +110,8 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
             f"{scan.path}: a DICOM-SEG can be written of a DICOM series only; choose another "
             f"ending than {job.mask.name}'s, such as .nii.gz"
         )
+    if job.mask.suffix == ".dcm" and volume.series is not None:
+        check_sources(volume.series)
     if job.mask.suffix == ".png" and len(volume.voxels) > 1:
         raise VolumeError(f"{scan.path}: a PNG holds one slice; choose the ending .nii.gz")
     condition = segmenter.windowed_as(scan.condition)
@@ -133,7 +136,7 @@ def _write(
     padding = ready.volume.padding
     prediction = segmenter.finish(probability, geometry, padding)
     if job.probability:
-        own_size = segmenter.own_size(probability, geometry.axial_size[1:])
+        own_size = resize(probability, geometry.axial_size[1:], antialias=False)
         if padding is not None:
             own_size[padding] = 0
         volumes.write_image(volumes.to_original_grid(own_size, geometry), job.probability)

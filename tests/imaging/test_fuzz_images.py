@@ -17,7 +17,7 @@ from crlm_jax.config.schema import Data
 from crlm_jax.imaging import grey, volumes
 from crlm_jax.imaging.geometry import VolumeError
 from tests.fuzzing import fuzz, mutated, taken_or_refused
-from tests.imaging.dicom import dicoms
+from tests.imaging.dicom import dicoms, enhanced
 
 
 def make_image(folder: Path, ending: str) -> bytes:
@@ -49,6 +49,7 @@ def check_image(path: Path) -> None:
         nonlocal volume
         volume = volumes.read_image(path)
         grey.to_uint8(volume, "ct", Data())
+        grey.modality_doubt(volume, "pre_dwi")
 
     if taken_or_refused(read, VolumeError, path.parent, str(path)):
         taken_or_refused(
@@ -210,3 +211,109 @@ def test_segmentation_bytes(segmentation, tmp_path, data):
     path.write_bytes(data.draw(mutated(valid)))
     read = lambda: volumes.read_mask(path, None, image)  # noqa: E731
     taken_or_refused(read, VolumeError, tmp_path, str(path))
+
+
+MANY = {
+    "enhanced": lambda: enhanced.make_enhanced(
+        [(dicoms.voxels(b)[:3, :5, :6], enhanced.diffusion(b)) for b in (0, 1000)]
+    ),
+    "mosaic": lambda: enhanced.make_mosaic(dicoms.voxels()[:3, :5, :6], b=1000),
+    "grid": lambda: enhanced.make_grid(dicoms.voxels()[:3, :5, :6]),
+}
+
+
+def of_fixed_name(header: pydicom.Dataset) -> pydicom.Dataset:
+    """The same bytes in every run."""
+    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = dicoms.uid(30)
+    return header
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("several")
+    return {
+        name: dicoms.save(of_fixed_name(make()), folder / name).read_bytes()
+        for name, make in MANY.items()
+    }
+
+
+@pytest.mark.parametrize("kind", MANY)
+@fuzz(400)
+@given(data=st.data())
+def test_bytes_of_several_slices_in_one_file(several, tmp_path, kind, data):
+    check_image(write_series(tmp_path / "mr", [data.draw(mutated(several[kind]))]))
+
+
+OF_FRAMES = """
+    NumberOfFrames SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PixelSpacing
+    PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence FrameContentSequence
+    MRDiffusionSequence PixelValueTransformationSequence ImagePositionPatient StackID
+    ImageOrientationPatient DiffusionBValue RescaleSlope ConcatenationUID InConcatenationNumber
+    InConcatenationTotalNumber Rows ImageType ConceptCodeSequence DerivationCodeSequence
+"""
+OTHER_VALUES = {**VALUES, "UL": [b"", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\1\0"]}
+
+
+def places(header: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """A header and the items of its sequences, at any depth."""
+    found = [header]
+    for element in header:
+        if element.VR == "SQ":
+            found += [place for item in element.value for place in places(item)]
+    return found
+
+
+@fuzz(300)
+@given(keyword=st.sampled_from(OF_FRAMES.split()), data=st.data(), absent=st.booleans())
+def test_header_of_frames(several, tmp_path, keyword, data, absent):
+    folder = write_series(tmp_path / "mr", [several["enhanced"]])
+    header = pydicom.dcmread(folder / "0.dcm")
+    tag, kind = Tag(keyword), dictionary_VR(keyword)
+    where = [place for place in places(header) if tag in place] or [header]
+    place = data.draw(st.sampled_from(where))
+    place.pop(tag, None)
+    if not absent and kind == "SQ":
+        place.add_new(tag, "SQ", data.draw(st.sampled_from([[], [pydicom.Dataset()]])))
+    elif not absent:
+        value = data.draw(st.sampled_from(OTHER_VALUES.get(kind, TEXTS)))
+        place._dict[tag] = RawDataElement(tag, kind, len(value), value, 0, False, True)
+    header.save_as(folder / "0.dcm")
+    check_image(folder)
+
+
+@fuzz(400)
+@given(data=st.data(), place=st.integers(0, 700), number=NUMBERS)
+def test_csa_header(tmp_path, data, place, number):
+    header = of_fixed_name(MANY["mosaic"]())
+    element = header.private_block(0x0029, "SIEMENS CSA HEADER")[0x10]
+    csa = bytearray(element.value)
+    if data.draw(st.booleans()):
+        csa[place : place + 4] = np.int32(number).tobytes()
+    else:
+        csa = bytearray(data.draw(mutated(bytes(csa))))
+    element.value = bytes(csa)
+    folder = write_series(tmp_path / "mr", [])
+    header.save_as(folder / "a.dcm", enforce_file_format=True)
+    check_image(folder)
+
+
+@fuzz(150)
+@given(data=st.data())
+def test_bval_file(tmp_path, data):
+    path = tmp_path / "scan.nii"
+    stack = [sitk.GetImageFromArray(dicoms.voxels(n)[:3, :5, :6]) for n in range(3)]
+    sitk.WriteImage(sitk.JoinSeries(stack), str(path))
+    (tmp_path / "scan.bval").write_bytes(data.draw(mutated(b"0 50 1000\n")))
+    read = lambda: volumes.read_image(path)  # noqa: E731
+    taken_or_refused(read, VolumeError, tmp_path, str(tmp_path / "scan"))
+
+
+@fuzz(100)
+@given(data=st.data())
+def test_json_file_beside_an_image(images, tmp_path, data):
+    path = tmp_path / "scan.nii"
+    path.write_bytes(images[".nii"])
+    about = b'{"ImageType": ["DERIVED", "ADC"], "SeriesDescription": "DWI"}'
+    (tmp_path / "scan.json").write_bytes(data.draw(mutated(about)))
+    doubt = grey.modality_doubt(volumes.read_image(path), "pre_dwi")
+    assert doubt in (None, "it is an ADC map by the JSON file beside it")

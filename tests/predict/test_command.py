@@ -20,7 +20,8 @@ from crlm_jax.predict import outputs, stream
 from crlm_jax.predict import segmenter as predict_segmenter
 from crlm_jax.predict.scans import Scan
 from crlm_jax.system.console import exit_code
-from tests.imaging.dicom import dicoms
+from tests.imaging import test_bvals as bvals
+from tests.imaging.dicom import dicoms, enhanced
 from tests.predict.test_segmenter import ball, identity, tiny_run
 
 __all__ = ["tiny_run"]  # a fixture
@@ -208,6 +209,42 @@ def test_a_tree_of_dicom_series(tmp_path, run):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "lesions.csv", "p1_ct.dcm", "p2.dcm",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", [".dcm", ".nii.gz"])
+def test_an_enhanced_diffusion_image(tmp_path, run, ending):
+    array = np.zeros(dicoms.SHAPE, np.int16)
+    array[2, 3:8, 4:9] = 1000
+    path = enhanced.write_enhanced(
+        tmp_path / "a.dcm",
+        [(array[::-1].copy(), enhanced.diffusion(0)), (array, enhanced.diffusion(1000))],
+    )
+    out = tmp_path / f"mask{ending}"
+    # White is 1500, half as bright again as the body.
+    words = ["--image", path, "--condition", "pre_dwi", "--out", out]
+    assert run(*words, "--threshold", 1 / 3) == 0
+    image = volumes.read_image(path)
+    np.testing.assert_array_equal(volumes.read_mask(out, None, image), array > 0)
+
+
+def test_a_diffusion_nifti_by_b_value(tmp_path, run):
+    path = bvals.write(tmp_path)
+    out = tmp_path / "mask.nii.gz"
+    assert run("--image", path, "--b-value", 50, "--condition", "pre_dwi", "--out", out) == 0
+    mask, image = volumes.read_image(out), volumes.read_image(path, b_value=50)
+    assert mask.geometry == image.geometry
+
+
+def test_a_segmentation_of_a_mosaic_is_refused_before_the_network_runs(tmp_path, run, capsys):
+    path = dicoms.save(enhanced.make_mosaic(dicoms.voxels()), tmp_path / "in" / "a.dcm")
+    network = lambda _: pytest.fail("the network runs")  # noqa: E731
+    job = outputs.Job(Scan(path, "a"), tmp_path / "mask.dcm")
+    segmenter = identity()
+    object.__setattr__(segmenter, "network", network)
+    _, (failed,) = stream.predict_scans(segmenter, [job], warn=pytest.fail)
+    assert "a MOSAIC" in str(failed)
+    assert "write the mask as NIfTI" in str(failed)
+    assert run("--image", path, "--out", tmp_path / "mask.nii.gz") == 0
 
 
 def test_a_broken_file_in_a_tree_does_not_stop_the_series(tmp_path, run, capsys):

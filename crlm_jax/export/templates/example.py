@@ -107,19 +107,20 @@ def triangle(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(index, 0, old - 1), weights.astype(np.float32)
 
 
-def resize_rows(slices: np.ndarray, new: int) -> np.ndarray:
+def resize_rows(slices: np.ndarray, new: int, antialias: bool) -> np.ndarray:
     """Resamples the rows of (B, H, W) float32."""
     old = slices.shape[1]
-    if SETTINGS["antialias"] and new < old:
+    if antialias and new < old:
         index, weights = triangle(old, new)
         return sum(slices[:, i] * w[:, None] for i, w in zip(index.T, weights.T, strict=True))
     before, after, weight = neighbours(old, new)
     return slices[:, before] + (slices[:, after] - slices[:, before]) * weight[:, None]
 
 
-def resize(slices: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def resize(slices: np.ndarray, rows: int, columns: int, antialias: bool) -> np.ndarray:
     """Resamples every slice of (B, H, W) float32: (B, rows, columns) float32."""
-    return resize_rows(resize_rows(slices, rows).swapaxes(1, 2), columns).swapaxes(1, 2)
+    lines = resize_rows(slices, rows, antialias).swapaxes(1, 2)
+    return resize_rows(lines, columns, antialias).swapaxes(1, 2)
 
 
 def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
@@ -136,8 +137,9 @@ def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
     for start in range(0, len(voxels), BATCH):
         start = max(0, min(start, len(voxels) - BATCH))  # all of one size: compiled once
         batch = slice(start, start + BATCH)
-        grey = np.rint(resize(to_grey(voxels[batch], window), side, side))
-        probability = resize(network(grey), *voxels.shape[1:])
+        grey = to_grey(voxels[batch], window)
+        grey = np.rint(resize(grey, side, side, SETTINGS["antialias"]))
+        probability = resize(network(grey), *voxels.shape[1:], antialias=False)
         mask[batch] = probability > SETTINGS["threshold"]
     image = sitk.GetImageFromArray(mask)
     image.CopyInformation(axial)

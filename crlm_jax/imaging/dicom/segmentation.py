@@ -22,6 +22,7 @@ from pydicom.uid import RTStructureSetStorage, generate_uid
 
 from crlm_jax.imaging.dicom.files import identify, is_dicom, read_file
 from crlm_jax.imaging.dicom.series import OFF_GRID, Series
+from crlm_jax.imaging.dicom.sources import as_source_images, put_frame_numbers
 from crlm_jax.imaging.geometry import Geometry, VolumeError, format_point
 from crlm_jax.imaging.headers import check_deflated
 from crlm_jax.system.files import write_whole
@@ -167,7 +168,9 @@ def _encode(
     header = series.headers[0]
     thickness = header.get("SliceThickness") or _distance(series)
     written = hd.seg.Segmentation(
-        source_images=[_source(header, thickness) for header in series.headers],
+        source_images=as_source_images(
+            series, [_source(header, thickness) for header in series.headers]
+        ),
         pixel_array=mask.astype(np.uint8 if lesions < 256 else np.uint16),
         segmentation_type="BINARY",
         segment_descriptions=[_segment(number, algorithm) for number in range(1, lesions + 1)],
@@ -184,6 +187,7 @@ def _encode(
         # For a mask without a marked voxel highdicom would warn and write every frame anyway.
         omit_empty_frames=bool(mask.any()),
     )
+    put_frame_numbers(written, series.headers)
     for keyword in _PATIENT_AND_STUDY.split():
         if keyword in header:
             written[keyword] = header[keyword]

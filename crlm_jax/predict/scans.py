@@ -60,7 +60,10 @@ def find_scans(
       CohortError: rows of the cohort file are wrong; the message lists them.
     """
     if image.name.lower().endswith(".csv"):
-        rows = cases.read_images(image)
+        doubts: list[str] = []
+        rows = cases.read_images(image, doubts)
+        for doubt in doubts:
+            warn(doubt)
         found = [
             Scan(row.image, f"{row.patient}_{row.condition}", row.patient, row.condition, None,
                  b_value if row.b_value is None else row.b_value)

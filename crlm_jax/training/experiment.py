@@ -23,7 +23,7 @@ from crlm_jax.runs.folder import RunFolder, open_workdir
 from crlm_jax.runs.records import check_shared, keep_records
 from crlm_jax.runs.results import Summary
 from crlm_jax.system import parallel
-from crlm_jax.system.console import console
+from crlm_jax.system.console import console, print_stderr
 from crlm_jax.system.files import locate
 from crlm_jax.system.parallel import chosen_numbers
 from crlm_jax.training.card import describe_run, show_card, show_results
@@ -46,13 +46,17 @@ def prepare(config: Config) -> Slices:
         cohort = cached_phantom(config.data.cache, config.phantom.patients, config.phantom.seed)
     else:
         cohort = Path(config.data.cohort).expanduser()
+    doubts: list[str] = []
     cases = read_cohort(
         cohort,
         conditions=config.data.conditions,
         test_fraction=config.data.test_fraction,
         validation_fraction=config.data.validation_fraction,
         seed=config.data.split_seed,
+        doubts=doubts,
     )
+    for doubt in doubts if parallel.is_main() else ():
+        print_stderr(f"warning: {doubt}")
     prepared = slice_cache.prepare(cases, config.data)
     if wait and parallel.is_main():
         multihost_utils.sync_global_devices("prepared")

@@ -67,7 +67,8 @@ def read_image(
 
     Args:
       path: of a file, or of the folder of a DICOM series.
-      series: Series Instance UID to read from a DICOM folder with several series.
+      series: Series Instance UID, or a pattern of `dicom.listing`, to read from a DICOM folder with
+        several series.
       b_value: s/mm², to read from a DICOM diffusion series with several b-values; None: 1000.
 
     Raises:

@@ -20,7 +20,7 @@ _MASK_WORDS = {
     "lesions", "tumor", "tumors", "tumour", "tumours", "annotation", "annotations", "contour",
     "contours", "delineation", "groundtruth", "truth",
 }  # fmt: skip
-_MASK_ENDS = ("mask", "masks", "segmentation", "labels", "labelmap")  # as in liverMask
+_MASK_ENDS = ("mask", "maske", "masks", "seg", "segmentation", "label", "labels", "labelmap", "roi")
 _MAP_WORDS = ("prob", "probs", "probability", "probabilities", "softmax", "heatmap")
 _FEW = 16  # labels of a mask; a scan has many more grey values
 _SAMPLE = 200_000  # voxels that tell a mask from a scan at a glance
@@ -34,25 +34,28 @@ def find_masks(files: Sequence[Path], stem: dict[Path, str]) -> dict[Path, str]:
       files: the images of the folder, any but DICOM.
       stem: the name of each without its ending.
     """
-    found = {}
+    found, stems = {}, {stem[file].lower() for file in files}
     for file in files:
-        own = stem[file].lower()
-        beside = any(_extends(own, stem[other].lower()) for other in files if other != file)
+        beside = _extends(stem[file].lower(), stems)
         words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem[file]).lower())
         named = any(word in _MASK_WORDS or word.endswith(_MASK_ENDS) for word in words)
         mapped = any(word in _MAP_WORDS for word in words)
-        if (named or mapped or beside) and (what := _content(file, named, mapped)):
+        if (named or mapped or beside) and (what := _content(file, mapped)):
             found[file] = what
     return found
 
 
-def _extends(name: str, other: str) -> bool:
+def _extends(name: str, others: set[str]) -> bool:
     """Whether a name is another one with something after it, as `p1_m` is `p1` with `_m`."""
-    return bool(other) and name.startswith(other) and not name[len(other) :][:1].isalnum()
+    signs = (place for place, letter in enumerate(name) if not letter.isalnum())
+    return any(name[:place] in others for place in signs)
 
 
-def _content(file: Path, named: bool, mapped: bool) -> str | None:
-    """Says what a file is by its voxels; None: it may be a scan, or cannot be read."""
+def _content(file: Path, mapped: bool) -> str | None:
+    """Says what a file is by its voxels; None: it may be a scan, or cannot be read.
+
+    With `mapped`, its name is that of a map of probabilities.
+    """
     if file.name.lower().endswith(".nrrd") and _is_slicer_segmentation(file):
         return "a segmentation"
     try:
@@ -61,19 +64,19 @@ def _content(file: Path, named: bool, mapped: bool) -> str | None:
         labels = None
     if labels is not None:
         return "a mask" if _few_values(labels) else None
-    if not (named or mapped):
+    is_jpeg = file.name.lower().endswith((".jpg", ".jpeg"))
+    if not (mapped or is_jpeg):
         return None
     try:
         voxels = volumes.read_image(file).voxels
     except VolumeError:
         return None
-    if mapped and voxels.min() >= 0 and voxels.max() <= 1:
+    low, high = voxels.min(), voxels.max()
+    if mapped and low >= 0 and high <= 1:
         return "a map of probabilities"
-    black, white = voxels.min(), voxels.max()
-    near = (voxels < black + 0.05 * (white - black)) | (voxels > white - 0.05 * (white - black))
-    if named and file.name.lower().endswith((".jpg", ".jpeg")) and near.mean() > _TWO_LEVELS:
-        return "a mask"
-    return None
+    edge = 0.05 * (high - low)
+    share = ((voxels < low + edge) | (voxels > high - edge)).mean()
+    return "a mask" if is_jpeg and share > _TWO_LEVELS else None
 
 
 def _is_slicer_segmentation(file: Path) -> bool:

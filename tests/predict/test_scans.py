@@ -211,6 +211,7 @@ def test_masks_beside_scans_are_left_out_by_name_and_content(tmp_path):
     masks = {
         "p1_mask.nii.gz": mask, "p1_seg.nrrd": mask, "labels.nii.gz": organs, "p1-m.nii.gz": mask,
         "p2LiverMask.mha": mask, "empty_roi.nii": 0 * mask, "GT_p7.nii.gz": 255 * mask,
+        "sub-01_dseg.nii.gz": organs,
     }  # fmt: skip
     for name, array in (contents | masks).items():
         sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / name))
@@ -220,7 +221,7 @@ def test_masks_beside_scans_are_left_out_by_name_and_content(tmp_path):
     found = find_scans(tmp_path, warn=said.append)
     assert {scan.path.name for scan in found} == set(contents)
     (line,) = said
-    assert line.startswith(f"{tmp_path}: left out 8 file(s) that are no scans by name and content")
+    assert line.startswith(f"{tmp_path}: left out 9 file(s) that are no scans by name and content")
     assert all(f"{name} (a mask)" in line for name in masks)
     assert "p1_probability.nii.gz (a map of probabilities)" in line
 
@@ -238,7 +239,13 @@ def test_masks_as_pictures_and_of_slicer(tmp_path):
     rng = np.random.default_rng(0)
     disc = 255 * (np.hypot(*np.indices((64, 64)) - 30.0) < 12).astype(np.uint8)
     grey = rng.integers(0, 255, (64, 64))
-    pictures = {"a.png": grey, "a_m.png": disc, "a_mask.jpg": disc, "roi.jpg": grey}
+    pictures = {
+        "a.png": grey,
+        "a_m.png": disc,
+        "a_mask.jpg": disc,
+        "a-2.jpg": disc,
+        "roi.jpg": grey,
+    }
     for name, array in pictures.items():
         sitk.WriteImage(sitk.GetImageFromArray(array.astype(np.uint8)), str(tmp_path / name))
     layers = sitk.GetImageFromArray(
@@ -250,7 +257,8 @@ def test_masks_as_pictures_and_of_slicer(tmp_path):
     found = find_scans(tmp_path, warn=said.append)
     assert [scan.path.name for scan in found] == ["a.png", "roi.jpg"]
     (line,) = said
-    assert line.endswith("Drawn.seg.nrrd (a segmentation), a_m.png (a mask), a_mask.jpg (a mask)")
+    assert line.endswith("Drawn.seg.nrrd (a segmentation), a-2.jpg (a mask), a_m.png (a mask), "
+                         "a_mask.jpg (a mask)")  # fmt: skip
 
 
 def test_what_else_is_left_out_is_said(tmp_path):

@@ -1,6 +1,7 @@
 """Every row of the page "What is read" is tried on an input that is made for it."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,12 +9,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
-from pydicom.uid import RTStructureSetStorage
+from pydicom.uid import ComprehensiveSRStorage, RTStructureSetStorage
 
-from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.data.cohort.check import check_cohort
+from crlm_jax.data.cohort.rows import CohortError
+from crlm_jax.errors import UserError
 from crlm_jax.imaging.grey import modality_doubt
 from crlm_jax.imaging.volumes import Volume, read_image, read_mask
 from crlm_jax.predict.scans import find_scans
+from tests.data.cohort.test_check import ONE, a_mask, write_pair
 from tests.imaging import test_bvals as bvals
 from tests.imaging import test_label_maps as masks
 from tests.imaging import test_odd_grids as grids
@@ -167,6 +171,66 @@ def scans(*beside: str, volume: bool) -> Try:
     return read
 
 
+def folder_of(write: Callable[[Path], object], found: int = 1) -> Try:
+    def read(folder: Path) -> list[str]:
+        write(folder)
+        said: list[str] = []
+        assert len(find_scans(folder, warn=said.append)) == found
+        return said
+
+    return read
+
+
+def with_masks(folder: Path) -> None:
+    grids.write_nifti(folder / "scan.nii")
+    drawn = np.zeros((4, 8, 8), np.uint8)
+    drawn[1, 2:5, 2:5] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(drawn), str(folder / "scan_roi.nii"))
+
+
+def without_preamble(folder: Path) -> None:
+    for file in dicoms.write_series(folder, names=[f"IM{number}" for number in range(6)]):
+        file.write_bytes(file.read_bytes()[132:])
+
+
+def with_report(folder: Path) -> None:
+    def change(index, header):
+        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = ComprehensiveSRStorage
+
+    dicoms.write_series(folder)
+    dicoms.write_series(folder, dicoms.voxels()[:1], names=["SR"], change=change)
+
+
+def two_series(folder: Path) -> None:
+    dicoms.write_series(folder, names=[f"a{number}" for number in range(6)])
+    dicoms.write_series(folder, series=dicoms.uid(2))
+
+
+COHORT = "patient,condition,image,mask,tumour\n"
+
+
+def cohort(
+    *rows: str, header: str = COHORT, change: Callable[[str], str] = str, code="utf-8"
+) -> Try:
+    """Reads a cohort file of these rows and two more, and all its images."""
+
+    def read(folder: Path) -> list[str]:
+        for name in ("a", "b", "c"):
+            write_pair(folder, name, a_mask(ONE))
+        (folder / "copy").mkdir()
+        shutil.copy(folder / "b.nii.gz", folder / "copy")
+        text = change(COHORT + "".join(f"{row}\n" for row in (*rows, *GOOD)))
+        (folder / "cohort.csv").write_bytes(text.encode(code))
+        report = check_cohort(folder / "cohort.csv")
+        if report.problems:
+            raise CohortError("\n".join(report.problems))
+        assert len(report.images) == len(rows) + len(GOOD)
+        return list(report.warnings)
+
+    return read
+
+
+GOOD = ("b,dwi,b.nii.gz,b_roi.nii.gz,", "c,dwi,c.nii.gz,c_roi.nii.gz,yes")
 NO_SPACING = {"forms": (252, bytes(4)), "pixdim": (88, bytes(4))}
 ROWS: dict[str, Try] = {
     "NIfTI unpacked": unpacked,
@@ -207,6 +271,25 @@ ROWS: dict[str, Try] = {
     "hidden files": scans("._scan.nii.gz", volume=True),
     "a DICOMDIR": scans("DICOMDIR", volume=False),
     "pictures beside": scans("logo.png", volume=False),
+    "masks beside": folder_of(with_masks),
+    "a scan that is only": folder_of(lambda folder: grids.write_nifti(folder / "scan_mask.nii")),
+    "DICOM without preamble": folder_of(without_preamble),
+    "segmentations, reports": folder_of(with_report),
+    "images of a format": scans("a.tif", volume=True),
+    "several series": folder_of(two_series),
+    "semicolons": cohort(
+        change=lambda text: "sep=;\n" + text.replace(",", ";").replace("patient", " PATIENT "),
+        code="utf-16",
+    ),
+    "another encoding": cohort(change=lambda text: text.replace("b,", "Müller,", 1), code="cp1252"),
+    "a path of Windows": cohort(r"a,dwi,.\a.nii.gz,.\a_roi.nii.gz,"),
+    "a drive or server": cohort(r"a,dwi,D:\x\a.nii.gz,a_roi.nii.gz,"),
+    "a variable": cohort("a,dwi,$CRLM_NOT_SET/a.nii.gz,a_roi.nii.gz,"),
+    "an empty mask, with": cohort("b,dwi,a.nii.gz,,no"),
+    "an empty mask without": cohort("a,dwi,a.nii.gz,,"),
+    "a mask with tumour": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,no"),
+    "patients that differ": cohort("B,dwi,a.nii.gz,a_roi.nii.gz,"),
+    "one scan under": cohort("a,dwi,copy/b.nii.gz,a_roi.nii.gz,"),
 }
 TABLE = [
     tuple(cell.strip() for cell in line.strip("|").split("|"))
@@ -220,7 +303,7 @@ def test_a_row_of_the_page_is_so(tmp_path, row):
     title, happens, says, _ = row
     (read,) = (read for name, read in ROWS.items() if title.startswith(name))
     if happens == "refused":
-        with pytest.raises(VolumeError, match=re.escape(says)):
+        with pytest.raises(UserError, match=re.escape(says)):
             read(tmp_path)
         return
     said = read(tmp_path)

@@ -36,7 +36,8 @@ class Data:
     # Slices to train on: those with a lesion (the paper's choice), or all.
     train_slices: Literal["tumour", "all"] = "tumour"
     test_fraction: float = 0.4  # of the patients, where the cohort has no split column
-    validation_fraction: float = 0.2  # of the training patients
+    # Share of the training patients, where the cohort names no validation patients.
+    validation_fraction: float = 0.2
     split_seed: int = 0  # the same split under every training seed
     cache: str = "~/.cache/crlm_jax"  # prepared slices, the phantom, compiled programs
     # With several processes: True: the main one prepares the data and the others read its cache.

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from crlm_jax.config.schema import Data
 from crlm_jax.data.cohort.cases import SPLITS, Case, Split
+from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.data.cohort.rows import CohortError, ImagePair
 from crlm_jax.data.slices import DATASET, VERSION
 from crlm_jax.imaging import volumes
@@ -203,7 +204,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
 
 def _cut_image(job: _Job, *, data: Data) -> _Cut:
     volume = volumes.read_image(job.pair.image, b_value=job.pair.b_value)
-    mask = volumes.read_mask(job.pair.mask, job.pair.mask_label, volume)
+    mask = read_reference(job.pair, volume)
     grey = to_uint8(volume, job.condition, data)
     masks, too_small = resize_mask(mask, data.image_size, antialias=data.antialias)
     return _Cut(

@@ -75,7 +75,9 @@ def _fingerprint(cases: Sequence[Case], data: Data) -> str:
         content.append([case.patient, case.condition, case.split])
         for pair in case.images:
             content += [pair.mask_label, pair.b_value]
-            for path in (pair.image, pair.mask):
+            if pair.tumour is not None:  # the masks are checked against it
+                content.append(f"tumour {pair.tumour}")
+            for path in (pair.image, *([pair.mask] if pair.mask else [])):
                 try:
                     for file in _files(path):
                         stat = file.stat()

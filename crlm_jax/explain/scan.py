@@ -13,6 +13,7 @@ from tqdm import tqdm
 from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.imaging import volumes
+from crlm_jax.imaging.dicom.listing import HOW_TO_CHOOSE
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
 from crlm_jax.imaging.resize import resize, resize_mask, stretch_doubt
@@ -29,7 +30,7 @@ from crlm_jax.method.attribution import (
     stage_differences,
 )
 from crlm_jax.method.segment import TrainedSegmenter, load_best
-from crlm_jax.predict.scans import find_scans
+from crlm_jax.predict.scans import find_scans, list_scans, unknown_conditions
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter, for_scans
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
@@ -135,7 +136,7 @@ def read_scan(
       run: folder of the run, or its address (`gs://`).
       image: a scan, as for `predict.find_scans`.
       condition: of the scan; None: that of the run.
-      series: UID of the series to take out of a DICOM folder.
+      series: UID or pattern of the series to take out of a DICOM folder.
       b_value: s/mm², the images to take out of a DICOM diffusion series.
       mask: the reference; None: there is none.
       mask_label: the value of the mask that counts; None: any but 0.
@@ -147,11 +148,16 @@ def read_scan(
     warn = lambda text: print_stderr(f"warning: {text}")  # noqa: E731
     scans = find_scans(image, series=series, b_value=b_value, warn=warn)
     if len(scans) != 1:
-        raise VolumeError(f"{image}: {len(scans)} scans; name one of them, or its --series")
+        choose = f", or {HOW_TO_CHOOSE}" if scans[0].series else ""
+        listed = "\n".join(list_scans(scans))
+        raise VolumeError(f"{image}: {len(scans)} scans; name one of them{choose}:\n{listed}")
     run, scan = locate(run), scans[0]
     trained = load_best(read_run(run), RunFolder(run).checkpoints, parallel.make_mesh(1))
     segmenter, network = for_scans(trained, run.resolve().name), trained.in_float32()
     condition = segmenter.windowed_as(condition or scan.condition)
+    asked = dataclasses.replace(scan, condition=condition)
+    for text in unknown_conditions([asked], segmenter.config.data.conditions):
+        warn(text)
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
     for text in volume.doubts:
         print_stderr(f"warning: {scan.path}: {text}")

@@ -68,7 +68,8 @@ def read_image(
 
     Args:
       path: of a file, or of the folder of a DICOM series.
-      series: Series Instance UID to read from a DICOM folder with several series.
+      series: Series Instance UID, or a pattern of `dicom.listing`, to read from a DICOM folder with
+        several series.
       b_value: s/mm², to read from a diffusion series with several b-values, DICOM or a NIfTI file
         with a `.bval` file beside it; None: 1000.
 

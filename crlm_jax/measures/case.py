@@ -9,6 +9,7 @@ import numpy as np
 
 from crlm_jax.config.schema import Config
 from crlm_jax.data.cohort.cases import Case
+from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
 from crlm_jax.imaging.resize import resize
@@ -105,7 +106,7 @@ class Measurement:
         """
         pair = self.case.images[image]
         volume = volumes.read_image(pair.image, b_value=pair.b_value)
-        reference = volumes.read_mask(pair.mask, pair.mask_label, volume)
+        reference = read_reference(pair, volume)
         probability = resize(probability, volume.voxels.shape[1:], antialias=False)
         if volume.padding is not None:
             probability[volume.padding] = 0

@@ -18,6 +18,7 @@ from crlm_jax.imaging.dicom.sources import check_sources
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
 from crlm_jax.imaging.resize import resize, stretch_doubt
+from crlm_jax.predict.beside import looks_like_a_mask
 from crlm_jax.predict.outputs import Job, LesionRow
 from crlm_jax.predict.scans import Scan
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter
@@ -119,6 +120,8 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
     doubts = list(volume.doubts)
     if is_ct(condition) not in {is_ct(name) for name in own}:
         doubts.append(f"is {condition}, but the run was trained on {', '.join(own)}")
+    if looks_like_a_mask(volume.voxels):
+        doubts.append("has two different values only, as a mask has; if it is one, leave it out")
     if reason := modality_doubt(volume, condition):
         doubts.append(f"looks like another modality than {condition}: {reason}")
     if reason := stretch_doubt(volume.voxels.shape, volume.spacing):

@@ -87,6 +87,7 @@ def load_study(file: str, workdir: Path) -> list[StudyRun]:
 
 def run_one(run: StudyRun) -> None:
     """Runs one experiment in this process; an error is kept in `run.error` and raised."""
+    from crlm_jax.runs.lock import BusyError
     from crlm_jax.system import parallel
     from crlm_jax.training import experiment
 
@@ -95,8 +96,8 @@ def run_one(run: StudyRun) -> None:
         parallel.use_compile_cache(run.config.data.cache)
         preemption.exit_when_told()
         experiment.run(run.config, run.folder.path)
-    except preemption.Preempted:
-        raise  # not a failure: the run goes on when it is started again
+    except (preemption.Preempted, BusyError):
+        raise  # not a failure: the run goes on, here when it is started again or elsewhere
     except Exception as error:
         write_whole(run.error, f"{traceback.format_exc()}\n{type(error).__name__}: {error}\n")
         raise

@@ -253,6 +253,38 @@ def test_order_does_not_depend_on_the_number_of_readers(cases, slices, tmp_path)
             np.testing.assert_array_equal(one, two)
 
 
+def test_an_image_without_tumour_needs_no_mask(tmp_path):
+    cases = make_cases(tmp_path)
+    before = cut(cases, tmp_path / "cache")
+    case = next(case for case in cases if case.split == "test")
+    without = dataclasses.replace(case.images[0], mask=None, tumour=False)
+    changed = tuple(
+        dataclasses.replace(c, images=(without, *c.images[1:])) if c is case else c for c in cases
+    )
+    slices = cut(changed, tmp_path / "cache")
+    assert slices.fingerprint != before.fingerprint
+    table, old = slices.index("test"), before.index("test")
+    own = (table["case"] == cases.index(case)) & (table["image"] == 0)
+    assert own.sum() == 6
+    assert not table["tumour"][own].any()
+    assert old["tumour"][own].any()
+    assert (table["tumour"] == old["tumour"])[~own].all()
+    for record in np.flatnonzero(own):
+        image, mask = slices.source("test")[int(record)]
+        assert image.any()
+        assert not mask.any()
+
+
+def test_a_mask_with_tumour_contradicts_tumour_no(tmp_path):
+    pair = make_pair(tmp_path, "p1", 2)
+    cases = (
+        Case("p1", "ct", (dataclasses.replace(pair, tumour=False),), "train"),
+        Case("p2", "ct", (make_pair(tmp_path, "p2", 3),), "test"),
+    )
+    with pytest.raises(CohortError, match=r"cohort row 2: .*the column 'tumour' says 'no'"):
+        cut(cases, tmp_path / "cache")
+
+
 def test_every_unusable_image_is_listed_and_nothing_is_left(tmp_path):
     cases = make_cases(tmp_path)
     first, _, _, last = (case.images[0] for case in cases)

@@ -356,12 +356,14 @@ def test_what_cannot_be_done_is_one_line_and_leaves_no_part(
     other = write(tmp_path / "other.nii.gz", np.ones((2, 8, 8), np.uint8))
     before = sorted(tmp_path.rglob("*"))
     new = ("--out", tmp_path / "out")
+    _, said = command("--image", tmp_path, *new)
+    assert f"left out 1 file(s) that are no scans by name and content: {mask.name} (a mask)" in said
+    assert f"2 scans; name one of them:\nerror: {other}\nerror: {image}" in said
     for words, part in (
         (("--image", image, "--out", tmp_path / "full"), "something else (thesis.tex)"),
         (("--image", image, "--out", mask), "something else (a file)"),
         (("--image", image, "--out", mask / "in"), "give another --out"),
         (("--image", tmp_path / "none.nii.gz", *new), "file not found"),
-        (("--image", tmp_path, *new), "3 scans; name one"),
         (("--image", image, "--mask", other, *new), "differ in size"),
     ):
         code, said = command(*words)

@@ -15,6 +15,7 @@ from pydicom.tag import Tag
 
 from crlm_jax.config.schema import Data
 from crlm_jax.imaging import grey, volumes
+from crlm_jax.imaging.dicom.files import find_series, is_dicom
 from crlm_jax.imaging.geometry import VolumeError
 from tests.fuzzing import fuzz, mutated, taken_or_refused
 from tests.imaging.dicom import dicoms, enhanced
@@ -139,6 +140,27 @@ def test_dicom_bytes(series, tmp_path, data, number):
     contents = list(series)
     contents[number] = data.draw(mutated(series[number]))
     check_image(write_series(tmp_path / "ct", contents))
+
+
+@fuzz(200)
+@given(data=st.data(), meta=st.booleans())
+def test_dicom_without_preamble(series, tmp_path, data, meta):
+    """Files without preamble and ending are found by their first elements, or passed over."""
+    folder = write_series(tmp_path / "ct", [])
+    for number, content in enumerate(series):
+        begin = 132 if meta else content.index(b"\x08\x00\x05\x00CS")
+        bare = content[begin:]
+        (folder / f"IM{number}").write_bytes(data.draw(mutated(bare)) if number == 1 else bare)
+    check_image(folder)
+    unreadable: list[Path] = []
+    taken_or_refused(lambda: find_series(folder, unreadable, []), VolumeError, folder, str(folder))
+
+
+@fuzz(100)
+@given(content=st.one_of(st.binary(max_size=200), st.text(max_size=99).map(str.encode)))
+def test_files_that_are_not_dicom(tmp_path, content):
+    (tmp_path / "FILE").write_bytes(content)
+    assert not is_dicom(tmp_path / "FILE")
 
 
 ELEMENTS = """

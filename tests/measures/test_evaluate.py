@@ -1,8 +1,11 @@
 """Evaluation with a segmenter whose answers are known: it thresholds the grey level."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from crlm_jax.data import slice_cache
 from crlm_jax.measures import evaluate, summary
 from crlm_jax.measures.view import CaseView
 from crlm_jax.runs.folder import RunFolder
@@ -70,6 +73,21 @@ def test_a_missed_lesion_never_scores_however_small(tmp_path, pixels, antialias)
         assert measures["missed"]["recall" + suffix] == 0
     if antialias:
         assert measures["beside"]["recall_paper"] < 1
+
+
+def test_an_image_without_a_mask_is_measured_as_one_without_tumour(known, measured):
+    config, prepared = known
+    cases = tuple(
+        dataclasses.replace(case, images=(dataclasses.replace(image, mask=None, tumour=False),))
+        for case in prepared.cases
+        for image in case.images
+        if case.patient == "clean"
+    )
+    cases = (*cases, *(case for case in prepared.cases if case.patient != "clean"))
+    again = evaluate_bright(config, slice_cache.prepare(cases, config.data))
+    assert {r.row.patient: r.row.measures for r in again} == {
+        r.row.patient: r.row.measures for r in measured
+    }
 
 
 def test_empty_masks_are_counted(known, measured):

@@ -377,6 +377,40 @@ def test_another_modality_is_a_warning(tmp_path, run, capsys):
     assert "is ct, but the run was trained on pre_dwi" in capsys.readouterr().err
 
 
+def test_a_condition_that_the_run_does_not_know_is_a_warning(tmp_path, run, capsys):
+    sitk.WriteImage(ball()[0] + 300, str(tmp_path / "mr.nii.gz"))
+    words = ["--image", tmp_path / "mr.nii.gz", "--out", tmp_path / "m.nii.gz"]
+    mri = identity(conditions=("pre_dwi", "post_dwi"))
+    for known in ("pre_dwi", "post_dwi"):
+        assert run(*words, "--condition", known, segmenter=mri) == 0
+        assert "see that the scans" not in capsys.readouterr().err
+    assert run(*words, "--condition", "pre_t2wi", segmenter=mri) == 0
+    assert (
+        "warning: condition pre_t2wi: the run was trained on pre_dwi, post_dwi; see that the scans "
+        "are of the same kind\n"
+    ) in capsys.readouterr().err
+
+
+def test_a_folder_is_listed_before_it_is_segmented(tmp_path, run, capsys):
+    folder = tmp_path / "in"
+    bright_series(folder / "s1")
+    bright_series(folder / "s2", series=dicoms.uid(2))
+    (folder / "logo.png").write_bytes(b"")
+    assert run("--image", folder, "--out", tmp_path / "out") == 0
+    told = capsys.readouterr()
+    about = "(no description, CT, axial, 6 images, number 3)"
+    assert told.out.splitlines()[:3] == [
+        f"{folder}: 2 scan(s) to segment:",
+        f"{folder / 's1'} {about}",
+        f"{folder / 's2'} {about}",
+    ]
+    assert f"warning: {folder}: left out 1 picture(s) beside DICOM series: logo.png\n" in told.err
+    assert run("--image", folder, "--out", tmp_path / "one", "--series", "modality=MR") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[0] for line in lines[-3:]] == ["error"] * 3
+    assert f"{folder}: has no DICOM series modality=MR; choose one with" in lines[-3]
+
+
 def test_the_modality_of_a_series_is_read(tmp_path, run, capsys):
     folder = bright_series(tmp_path / "mr", modality="MR")
     assert run("--image", folder, "--out", tmp_path / "m.nii.gz") == 0

@@ -16,10 +16,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from crlm_jax.data.cohort.paths import spelt_path
 from crlm_jax.imaging.conditions import CONDITION, suggest_condition
 
 REQUIRED = ("patient", "condition", "image", "mask")
-OPTIONAL = ("mask_label", "b_value", "split")
+OPTIONAL = ("mask_label", "b_value", "tumour", "split")
+_SPLITS = ("train", "validation", "test")
+_YES_NO = {"yes": True, "y": True, "true": True, "1": True} | {
+    "no": False, "n": False, "false": False, "0": False,
+}  # fmt: skip
+# 1.000 is a thousand to some spreadsheets and one to others.
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}([.,]\d{3})+")
 # Categories of Unicode: control characters, formatting (such as marks of direction), line ends.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _FORMULA = ("=", "+", "-", "@")
@@ -28,12 +35,18 @@ _T = TypeVar("_T")
 
 
 class Cells:
-    """The cells of a row by column; collects the `problems` of those that cannot be read."""
+    """The cells of a row by column; collects the `problems` of those that cannot be read.
 
-    def __init__(self, path: Path, number: int, texts: Mapping[str, str]):
+    With `decimal_comma`, numbers may have one.
+    """
+
+    def __init__(
+        self, path: Path, number: int, texts: Mapping[str, str], decimal_comma: bool = False
+    ):
         self.folder = path.parent
         self.number = number
         self.texts = texts
+        self.decimal_comma = decimal_comma
         self.problems: list[str] = []
         self._where = f"{path}, row {number}"
 
@@ -47,8 +60,12 @@ class Cells:
                 raise ValueError(f"{text!r} holds the control character {hidden}; take it out")
             return parse(text) if text else default
         except ValueError as error:
-            self.problems.append(f"{self._where}, column '{column}': {error}")
+            self.refuse(column, error)
             return default
+
+    def refuse(self, column: str, reason: object) -> None:
+        """Notes what is wrong with a cell."""
+        self.problems.append(f"{self._where}, column '{column}': {reason}")
 
 
 def patient_problem(text: str) -> str | None:
@@ -100,7 +117,7 @@ def find_mask(text: str, folder: Path, image: Path) -> Path:
 
 def _find(text: str, folder: Path, *, folders: bool) -> Path:
     """Returns the path of a file; with `folders`, also that of a folder."""
-    file = folder / text
+    file = spelt_path(text, folder)
     try:
         exists, found = file.is_file() or (folders and file.is_dir()), "file not found"
         if not exists and file.exists():
@@ -127,10 +144,13 @@ def parse_label(text: str, mask: str) -> int | str:
     return label
 
 
-def parse_b_value(text: str) -> float:
-    """Returns a b-value in s/mm²."""
+def parse_b_value(text: str, decimal_comma: bool = False) -> float:
+    """Returns a b-value in s/mm²; with `decimal_comma`, 800,5 is 800.5."""
+    if _THOUSANDS.fullmatch(text):
+        plain = re.sub("[.,]", "", text)
+        raise ValueError(f"{text!r} can be read in two ways; write {plain}, or clear it")
     try:
-        value = float(text)
+        value = float(text.replace(",", ".") if decimal_comma else text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
@@ -138,14 +158,22 @@ def parse_b_value(text: str) -> float:
     return value
 
 
+def parse_tumour(text: str) -> bool:
+    """Returns whether the image shows tumour."""
+    if text.lower() not in _YES_NO:
+        raise ValueError(f"{text!r} is not 'yes' or 'no'; write one of them, or clear it")
+    return _YES_NO[text.lower()]
+
+
 def parse_split(text: str) -> str:
-    """Returns "train" or "test"."""
-    if text in ("train", "test"):
-        return text
-    close = difflib.get_close_matches(text.lower(), ("train", "test"), n=1)
+    """Returns "train", "validation" or "test"."""
+    name = text.lower()
+    if name in ("val", "valid"):
+        return "validation"
+    if name in _SPLITS:
+        return name
+    close = difflib.get_close_matches(name, _SPLITS, n=1)
     remedy = "write one of them, or leave the whole column empty to have the split drawn"
     if close:
         remedy = f"write '{close[0]}'"
-    elif text.lower().startswith("val"):
-        remedy = "write 'train': validation patients are drawn out of the training patients"
-    raise ValueError(f"{text!r} is not 'train' or 'test'; {remedy}")
+    raise ValueError(f"{text!r} is not 'train', 'validation' or 'test'; {remedy}")

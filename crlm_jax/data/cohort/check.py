@@ -8,6 +8,7 @@ in several pictures of a patient counts once in each.
 
 import collections
 import dataclasses
+import hashlib
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,13 +22,15 @@ from rich.text import Text
 from tqdm import tqdm
 
 from crlm_jax.config.schema import Data
+from crlm_jax.data.cohort.alike import alike_warnings, shared_scan_warnings
 from crlm_jax.data.cohort.cases import Split, read_cohort
+from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
 from crlm_jax.imaging import grey
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.lesions import label_lesions
 from crlm_jax.imaging.resize import resize_mask, stretch_doubt
-from crlm_jax.imaging.volumes import read_image, read_mask
+from crlm_jax.imaging.volumes import Volume, read_image
 from crlm_jax.stats.patient_table import has_phantoms
 
 
@@ -36,7 +39,8 @@ class ImageCheck:
     """The measurements of one image and its mask.
 
     `volumes` of the lesions in mm³, `spacing` (z, y, x) in mm; a 2D image has neither. `warnings`
-    begin with the file that looks wrong.
+    begin with the file that looks wrong. `prints` tell the image from others: by its voxels, and by
+    the UID of its DICOM series.
     """
 
     row: Row
@@ -48,6 +52,7 @@ class ImageCheck:
     volumes: tuple[float, ...]
     spacing: tuple[float, float, float] | None
     warnings: tuple[str, ...]
+    prints: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +83,9 @@ def check_cohort(
       progress: show a progress bar on stderr if stderr is a terminal, one step an image.
     """
     path, data = Path(path), Data() if data is None else data
+    of_file: list[str] = []
     try:
-        rows, problems = read_rows(path)
+        rows, problems = read_rows(path, of_file)
     except CohortError as error:
         return Report(path, tuple(str(error).splitlines()))
     images: list[ImageCheck] = []
@@ -97,8 +103,11 @@ def check_cohort(
             split = {case.patient: case.split for case in cases}
         except CohortError as error:
             problems += str(error).splitlines()
+    warnings = of_file + alike_warnings(path, rows)
+    of_rows = [image.row for image in images]
+    warnings += shared_scan_warnings(path, of_rows, [image.prints for image in images])
     # Only if all rows could be read is it known which images a patient lacks.
-    warnings = [] if problems else _case_warnings(path, images, split)
+    warnings += [] if problems else _case_warnings(path, images, split)
     warnings += _image_warnings(path, images) + _size_warnings(path, images, data)
     drawn = not any(row.split for row in rows)
     return Report(path, tuple(problems), tuple(warnings), tuple(images), split, drawn)
@@ -129,7 +138,7 @@ def _check_image(row: Row, data: Data) -> ImageCheck:
     pair = row.pair
     volume = read_image(pair.image, b_value=pair.b_value)
     of_mask: list[str] = []
-    mask = read_mask(pair.mask, pair.mask_label, volume, of_mask)
+    mask = read_reference(pair, volume, of_mask)
     labels, _ = label_lesions(mask)
     sizes = np.bincount(labels.ravel())[1:].tolist()
     flat = len(volume.geometry.size) == 2
@@ -157,7 +166,18 @@ def _check_image(row: Row, data: Data) -> ImageCheck:
         volumes=() if flat else tuple(size * voxel for size in sizes),
         spacing=None if flat else volume.spacing,
         warnings=tuple(warnings),
+        prints=_prints(volume),
     )
+
+
+def _prints(volume: Volume) -> dict[str, str]:
+    """Returns what tells an image from others, whatever its file is called."""
+    digest = hashlib.blake2b(repr(volume.voxels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(volume.voxels).data)
+    found = {"have the same voxels": digest.hexdigest()}
+    if volume.series is not None:
+        found["are one DICOM series by their UID"] = volume.series.uid
+    return found
 
 
 def _case_warnings(

@@ -134,12 +134,13 @@ def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
     eight_bit = scan.GetPixelID() == sitk.sitkUInt8
     window = find_window(voxels, eight_bit, SETTINGS["windows"][condition])
     side, mask = SETTINGS["image_size"], np.empty(voxels.shape, np.uint8)
+    height, width = voxels.shape[1:]
     for start in range(0, len(voxels), BATCH):
         start = max(0, min(start, len(voxels) - BATCH))  # all of one size: compiled once
         batch = slice(start, start + BATCH)
         grey = to_grey(voxels[batch], window)
         grey = np.rint(resize(grey, side, side, SETTINGS["antialias"]))
-        probability = resize(network(grey), *voxels.shape[1:], antialias=False)
+        probability = resize(network(grey), height, width, antialias=False)
         mask[batch] = probability > SETTINGS["threshold"]
     image = sitk.GetImageFromArray(mask)
     image.CopyInformation(axial)

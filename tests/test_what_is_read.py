@@ -11,7 +11,8 @@ from pydicom.uid import RTStructureSetStorage
 
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
-from crlm_jax.imaging.volumes import Volume, read_image, read_mask
+from crlm_jax.imaging.masks import read_mask
+from crlm_jax.imaging.volumes import Volume, read_image
 from crlm_jax.predict.scans import find_scans
 from tests.imaging import test_label_maps as masks
 from tests.imaging import test_odd_grids as grids

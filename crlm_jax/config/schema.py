@@ -30,6 +30,7 @@ class Data:
     # Slices to train on: those with a lesion (the paper's choice), or all.
     train_slices: Literal["tumour", "all"] = "tumour"
     test_fraction: float = 0.4  # of the patients, where the cohort has no split column
+    resample_masks: bool = False  # take masks on another grid than the image's, resampled
     validation_fraction: float = 0.2  # of the training patients
     split_seed: int = 0  # the same split under every training seed
     cache: str = "~/.cache/crlm_jax"  # prepared slices, the phantom, compiled programs

@@ -29,6 +29,7 @@ from crlm_jax.data.slices import DATASET, VERSION
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import to_uint8
+from crlm_jax.imaging.masks import read_mask
 from crlm_jax.imaging.resize import resize
 
 _NAMES = ("case", "image_index", "z")  # integers of a record, beside `image` and `mask`
@@ -61,7 +62,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
 
     Args:
       cases: as from `read_cohort`.
-      data: `image_size`, `ct_window` and `train_slices` are read.
+      data: `image_size`, `ct_window`, `train_slices` and `resample_masks` are read.
       workers: images that are read at once, each in memory as a whole.
       data_dir: folder of the data set.
     """
@@ -83,6 +84,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
         self._size = data.image_size
         self._ct_window = (float(data.ct_window[0]), float(data.ct_window[1]))
         self._train_slices = data.train_slices
+        self._resample_masks = data.resample_masks
         self._workers = workers
         self.tables: dict[Split, list[tuple[int, int, int, bool]]] = {s: [] for s in SPLITS}
         self.digest = hashlib.sha256()
@@ -149,7 +151,12 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
 
     def _cut(self, jobs: Sequence[_Job], problems: list[str]) -> Iterator[tuple[_Job, _Cut]]:
         """Reads images ahead on `workers` threads; yields the usable ones in order."""
-        cut = functools.partial(_cut_image, size=self._size, ct_window=self._ct_window)
+        cut = functools.partial(
+            _cut_image,
+            size=self._size,
+            ct_window=self._ct_window,
+            resample_masks=self._resample_masks,
+        )
         with futures.ThreadPoolExecutor(self._workers) as pool:
             # Each thread has at most one volume in memory, however large the cohort.
             ahead = collections.deque((job, pool.submit(cut, job)) for job in jobs[: self._workers])
@@ -198,9 +205,11 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
     _log_download_done = _log_download_bytes
 
 
-def _cut_image(job: _Job, *, size: int, ct_window: tuple[float, float]) -> _Cut:
+def _cut_image(
+    job: _Job, *, size: int, ct_window: tuple[float, float], resample_masks: bool
+) -> _Cut:
     volume = volumes.read_image(job.pair.image, b_value=job.pair.b_value)
-    mask = volumes.read_mask(job.pair.mask, job.pair.mask_label, volume)
+    mask = read_mask(job.pair.masks, job.pair.mask_label, volume, resample=resample_masks)
     grey = to_uint8(volume, job.condition, ct_window=ct_window)
     masks = resize(mask, size, nearest=True)
     return _Cut(

@@ -17,7 +17,7 @@ from crlm_jax.data.slices import INDEX_DTYPE, INDEX_FILE, Slices
 from crlm_jax.imaging.dicom import files
 from crlm_jax.system.files import clear_partial, whole_folder
 
-_SCHEMA = 3  # raise it when the content of records changes: older slices are then not used
+_SCHEMA = 4  # raise it when the content of records changes: older slices are then not used
 _STALE_SECONDS = 24 * 3600
 
 
@@ -30,7 +30,7 @@ def prepare(cases: Sequence[Case], data: Data, *, workers: int = 2) -> Slices:
 
     Args:
       cases: as from `read_cohort`.
-      data: `cache`, `image_size`, `ct_window` and `train_slices` are read.
+      data: `cache`, `image_size`, `ct_window`, `train_slices` and `resample_masks` are read.
       workers: images that are read at once, each in memory as a whole.
 
     Raises:
@@ -67,12 +67,13 @@ def _fingerprint(cases: Sequence[Case], data: Data) -> str:
     """SHA-256 over all that the records depend on; files count by path, size and time of change."""
     window = [float(limit) for limit in data.ct_window]
     content: list = [_SCHEMA, data.image_size, window, data.train_slices]
+    content += ["resample_masks"] * data.resample_masks
     problems = []
     for case in cases:
         content.append([case.patient, case.condition, case.split])
         for pair in case.images:
             content += [pair.mask_label, pair.b_value]
-            for path in (pair.image, pair.mask):
+            for path in (pair.image, *pair.masks):
                 try:
                     for file in _files(path):
                         stat = file.stat()

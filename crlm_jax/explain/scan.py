@@ -15,6 +15,8 @@ from crlm_jax.config.schema import ConfigError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
+from crlm_jax.imaging.mask_files import split_masks
+from crlm_jax.imaging.masks import read_mask
 from crlm_jax.imaging.resize import resize
 from crlm_jax.method import networks
 from crlm_jax.method.attribution import (
@@ -128,6 +130,7 @@ def read_scan(
     b_value: float | None = None,
     mask: Path | None = None,
     mask_label: int | str | None = None,
+    resample_masks: bool = False,
 ) -> ExplainedScan:
     """Loads a run and a scan, and predicts the scan.
 
@@ -137,8 +140,9 @@ def read_scan(
       condition: of the scan; None: that of the run.
       series: UID of the series to take out of a DICOM folder.
       b_value: s/mm², the images to take out of a DICOM diffusion series.
-      mask: the reference; None: there is none.
-      mask_label: the value of the mask that counts; None: any but 0.
+      mask: the reference, one file or several joined by `|`; None: there is none.
+      mask_label: what is tumour in it, as for `masks.read_mask`.
+      resample_masks: take a mask on another grid than the scan's.
 
     Raises:
       VolumeError: the image is not one scan, or cannot be used.
@@ -158,7 +162,10 @@ def read_scan(
     if doubt := modality_doubt(volume, condition):
         print_stderr(f"warning: {scan.path}: looks like another modality than {condition}: {doubt}")
     of_mask: list[str] = []
-    reference = volumes.read_mask(mask, mask_label, volume, of_mask) if mask else None
+    reference = None
+    if mask:
+        paths = split_masks(str(mask))
+        reference = read_mask(paths, mask_label, volume, of_mask, resample=resample_masks)
     for text in of_mask:
         print_stderr(f"warning: {mask}: {text}")
     grey = segmenter.grey(volume, condition)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from crlm_jax.imaging.dicom import files, segmentation
+from crlm_jax.imaging.dicom import files
 from crlm_jax.imaging.dicom.series import Series, read_series
 from crlm_jax.imaging.geometry import (
     COMPLEX,
@@ -23,12 +23,10 @@ from crlm_jax.imaging.geometry import (
     NOT_FINITE,
     Geometry,
     VolumeError,
-    check_same_grid,
     check_size,
     nearest_rotation,
 )
 from crlm_jax.imaging.headers import check_deflated, check_text_header
-from crlm_jax.imaging.label_maps import as_label_map, check_lossless
 from crlm_jax.imaging.nifti import check_nifti
 from crlm_jax.imaging.padding import corner_padding
 from crlm_jax.system.files import whole_file
@@ -80,7 +78,7 @@ def read_image(
     if series is not None or b_value is not None:
         what = "series" if series is not None else "b-value"
         raise VolumeError(f"{path}: not DICOM, so it has no {what} to choose; leave the {what} out")
-    return _volume(*_read(path), path)
+    return _volume(*read_voxels(path), path)
 
 
 def from_image(image: sitk.Image, source: str | Path = "image") -> Volume:
@@ -117,61 +115,6 @@ def _volume(
             "segmented: export it again or leave it out"
         )
     return volume
-
-
-def read_mask(
-    path: str | Path, label: int | str | None, like: Volume, doubts: list[str] | None = None
-) -> np.ndarray:
-    """Reads the mask of an image as bool (Z, H, W).
-
-    Args:
-      path: of the mask.
-      label: the voxel value of tumour, or for a DICOM-SEG a pattern of segment labels; None: any
-        value that is not zero, or `Tumor*`. A mask without that value belongs to an image without
-        tumour, as every data set of liver and tumour has some. A DICOM-SEG without such a segment
-        is an error.
-      like: the image. The mask must have its size, and its geometry within
-        `geometry.GEOMETRY_TOLERANCE`. A DICOM-SEG may have fewer frames than the image has slices,
-        since each frame has its own position.
-      doubts: receives what the user should know of how the mask was read, a sentence each.
-
-    Raises:
-      VolumeError: the mask cannot be used, or does not belong to the image.
-    """
-    path = Path(path)
-    if files.is_dicom(path):
-        labels = segmentation.TUMOUR_LABELS if label is None else str(label)
-        return like.geometry.to_axial(
-            segmentation.read_segmentation(path, like.geometry, like.series, labels)
-        )
-    array, geometry = read_label_map(path, doubts)
-    check_same_grid(f"the mask {path} and the image {like.path}", geometry, like.geometry)
-    if doubts is not None and label is None and path.name.lower().endswith(_PICTURES):
-        values = np.unique(array[array != 0])
-        if len(values) > 1:
-            shown = ", ".join(f"{value:g}" for value in values[:8])
-            shown += ", …" * (len(values) > 8)
-            doubts.append(f"its grey values {shown} all count as tumour; choose with mask_label")
-    return geometry.to_axial(array != 0 if label is None else array == label)
-
-
-def read_label_map(path: Path, doubts: list[str] | None = None) -> tuple[np.ndarray, Geometry]:
-    """Reads a label map (Z, H, W) in the file's own axis order, and its geometry.
-
-    Args:
-      path: of the file.
-      doubts: receives what the user should know of how it was read, a sentence each.
-
-    Raises:
-      VolumeError: the file cannot be used, or its values are not those of a label map.
-    """
-    array, geometry, noted = _read(path)
-    check_lossless(path)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise VolumeError(f"{path}: {NOT_FINITE}")
-    doubts = [] if doubts is None else doubts
-    doubts += noted
-    return as_label_map(path, array, doubts), geometry
 
 
 def to_original_grid(array: np.ndarray, geometry: Geometry) -> sitk.Image:
@@ -226,8 +169,21 @@ def _is_written(image: sitk.Image, path: Path) -> bool:
     )
 
 
-def _read(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
-    """Returns the grey voxels in the file's own order, (Z, H, W), their geometry, and doubts."""
+def read_voxels(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
+    """Returns the grey voxels in the file's own order, (Z, H, W), their geometry, and doubts.
+
+    Raises:
+      VolumeError: the file cannot be read, or holds no 3D grey image.
+    """
+    return _unpack(load(path), path)
+
+
+def load(path: Path) -> sitk.Image:
+    """Reads an image file as it is.
+
+    Raises:
+      VolumeError: the file cannot be read.
+    """
     if path.is_dir():
         raise VolumeError(f"{path}: a folder without a DICOM file; give an image file")
     if not path.is_file():
@@ -247,7 +203,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
     try:
         reader.ReadImageInformation()
         check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()))
-        image = reader.Execute()
+        return reader.Execute()
     except RuntimeError as error:
         if "Zero-valued spacing" in str(error):
             raise VolumeError(
@@ -258,7 +214,6 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
             f"{path}: not a readable image, or cut off; copy it again, or export it as NIfTI, "
             "NRRD, MHA or PNG"
         ) from error
-    return _unpack(image, path)
 
 
 def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
@@ -275,15 +230,24 @@ def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry, tuple[
             f"{path}: has {len(size)} dimensions ({' × '.join(map(str, size))}); save the one 3D "
             "volume that is to be segmented (for DWI: one b-value) as its own file"
         )
-    doubts: tuple[str, ...] = ()
-    direction = image.GetDirection()
-    if len(size) == 3:
-        direction, doubts = _upright(image, path)
-    geometry = Geometry(size, image.GetSpacing(), image.GetOrigin(), direction)
+    geometry, doubts = read_geometry(image, path)
     if len(size) == 2 and path.name.lower().endswith(_PICTURES):  # dots per inch are no spacing
         geometry = Geometry(size, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
     array = array.copy()  # the view is valid only as long as the image
     return (array[None] if len(size) == 2 else array), geometry, doubts
+
+
+def read_geometry(image: sitk.Image, path: Path) -> tuple[Geometry, tuple[str, ...]]:
+    """Returns the geometry of a 2D or 3D image, and doubts about it.
+
+    Raises:
+      VolumeError: the axes are clearly not perpendicular.
+    """
+    direction = image.GetDirection()
+    doubts: tuple[str, ...] = ()
+    if image.GetDimension() == 3:
+        direction, doubts = _upright(image, path)
+    return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), direction), doubts
 
 
 def _upright(image: sitk.Image, path: Path) -> tuple[tuple[float, ...], tuple[str, ...]]:

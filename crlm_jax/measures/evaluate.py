@@ -126,7 +126,9 @@ def _images(
     stream = _probabilities(config, slices, "test", segment, _own_records(index))
     for record, probability, reference in stream:
         case, image = int(index["case"][record]), int(index["image"][record])
-        measurement = measured.setdefault(case, Measurement(slices.cases[case]))
+        measurement = measured.setdefault(
+            case, Measurement(slices.cases[case], config.data.resample_masks)
+        )
         found = probability > config.evaluation.threshold
         measurement.add_slice(found, reference, tumour=index["tumour"][record])
         pending.append(probability)

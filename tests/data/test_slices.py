@@ -21,7 +21,7 @@ from crlm_jax.data.cohort.cases import Case, read_cohort
 from crlm_jax.data.cohort.rows import CohortError, ImagePair
 from crlm_jax.data.slice_cache import prepare
 from crlm_jax.data.slices import Slices
-from crlm_jax.imaging import volumes
+from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.imaging.resize import resize
 from tests.imaging.dicom import dicoms
@@ -38,7 +38,7 @@ def make_pair(folder: Path, name: str, row: int, *, depth: int = 6, tumour: int 
     paths = folder / f"{name}.nii.gz", folder / f"{name}_mask.nii.gz"
     for array, path in zip((image, mask), paths, strict=True):
         sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
-    return ImagePair(*paths, mask_label=2, row=row)
+    return ImagePair(paths[0], paths[1:], mask_label=2, row=row)
 
 
 def make_cases(folder: Path) -> tuple[Case, ...]:
@@ -97,7 +97,7 @@ def test_records_are_the_resampled_slices(slices, split):
         grey_levels, tumour_pixels = source[i]
         pair = slices.cases[case].images[image]
         volume = volumes.read_image(pair.image)
-        mask = volumes.read_mask(pair.mask, 2, volume)
+        mask = masks.read_mask(pair.masks, 2, volume)
         grey = to_uint8(volume, slices.cases[case].condition, ct_window=(-150.0, 250.0))
         np.testing.assert_array_equal(grey_levels[..., 0], resize(grey, SIZE)[z])
         np.testing.assert_array_equal(tumour_pixels[..., 0], resize(mask, SIZE, nearest=True)[z])
@@ -158,7 +158,7 @@ def test_found_again_and_made_anew_where_something_changed(tmp_path):
         cut((*cases[:3], dataclasses.replace(cases[3], split="test")), cache),
         cut((*cases[:3], dataclasses.replace(cases[3], condition="x")), cache),
     ]
-    os.utime(cases[0].images[0].mask, ns=(1, 1))
+    os.utime(cases[0].images[0].masks[0], ns=(1, 1))
     changed.append(cut(cases, cache))
     assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 8
 
@@ -195,7 +195,7 @@ def test_dicom_gives_the_slices_of_the_same_scans_in_nifti(tmp_path):
     for number in range(3):
         place = tmp_path / f"p{number}"
         volume = volumes.read_image(place / "ct")
-        mask = volumes.read_mask(place / "seg.dcm", None, volume)
+        mask = masks.read_mask(place / "seg.dcm", None, volume)
         assert mask.sum() == 2 * 4 * (4 + number)
         for name, array in (("image", volume.voxels), ("mask", mask)):
             image = volumes.to_original_grid(array, volume.geometry)
@@ -236,7 +236,7 @@ def test_every_unusable_image_is_listed_and_nothing_is_left(tmp_path):
     first, _, _, last = (case.images[0] for case in cases)
     whole = first.image.read_bytes()
     first.image.write_bytes(whole[:-40])
-    test_mask = cases[1].images[0].mask
+    test_mask = cases[1].images[0].masks[0]
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((5, 20, 16), np.uint8)), str(test_mask))
     sitk.WriteImage(
         sitk.GetImageFromArray(np.full((2, 20, 16), np.nan, np.float32)), str(last.image)
@@ -257,7 +257,7 @@ def test_every_unusable_image_is_listed_and_nothing_is_left(tmp_path):
 def test_absent_files_are_listed(tmp_path):
     cases = make_cases(tmp_path)
     cases[0].images[1].image.unlink()
-    cases[3].images[0].mask.unlink()
+    cases[3].images[0].masks[0].unlink()
     with pytest.raises(CohortError, match=r"(?s)row 3: .*a2\.nii\.gz.*not found.*\n.*row 6: "):
         cut(cases, tmp_path / "cache")
 

@@ -13,7 +13,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from crlm_jax.imaging import grey, volumes
+from crlm_jax.imaging import grey, masks, volumes
 from crlm_jax.imaging.geometry import VolumeError
 from tests.fuzzing import fuzz, mutated, taken_or_refused
 from tests.imaging.dicom import dicoms
@@ -51,7 +51,7 @@ def check_image(path: Path) -> None:
 
     if taken_or_refused(read, VolumeError, path.parent, str(path)):
         taken_or_refused(
-            lambda: volumes.read_mask(path, 1, volume), VolumeError, path.parent, str(path)
+            lambda: masks.read_mask(path, 1, volume), VolumeError, path.parent, str(path)
         )
 
 
@@ -207,5 +207,5 @@ def test_segmentation_bytes(segmentation, tmp_path, data):
     image, valid = segmentation
     path = tmp_path / "seg.dcm"
     path.write_bytes(data.draw(mutated(valid)))
-    read = lambda: volumes.read_mask(path, None, image)  # noqa: E731
+    read = lambda: masks.read_mask(path, None, image)  # noqa: E731
     taken_or_refused(read, VolumeError, tmp_path, str(path))

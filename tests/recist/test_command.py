@@ -91,10 +91,11 @@ def test_command_takes_one_label_and_warns_of_doubtful_ones(masks, tmp_path, cap
     boxes = [(1, 5, 5, 70), (1, 25, 5, 20)]
     pre = write(tmp_path / "two.nii.gz", boxes, values=(1, 2))
     argv = ["--pre", pre, *masks[2:]]
-    told = run(argv, capsys)
-    assert "90.0 → 40.0 mm" in told.out
-    assert "warning" in told.err
-    assert "its labels 1, 2 all count" in told.err
+    with pytest.raises(
+        UserError, match=r"has the labels 1 \(70 voxels\), 2 .*; say which are tumo"
+    ):
+        run(argv, capsys)
+    assert "90.0 → 40.0 mm" in run([*argv, "--label", "1,2"], capsys).out
     told = run([*argv, "--label", "2"], capsys)
     assert "20.0 → 0.0 mm" in told.out
     assert "post.nrrd: no voxel is labelled 2; it has 1" in told.err

@@ -1,13 +1,14 @@
 """The content of a cohort and its problems, found by reading every image and every mask.
 
 Training meets the same problems, but later; this check is for the day on which the cohort is put
-together. A lesion is a connected part of a mask in 3D; voxels that share a corner are connected
-(26-connected). A picture (PNG) has no spacing, so its lesions have no volume. A lesion that shows
-in several pictures of a patient counts once in each.
+together. A lesion is one that the mask's reader drew apart, or else a connected part of the mask in
+3D; voxels that share a corner are connected (26-connected). A picture (PNG) has no spacing, so its
+lesions have no volume. A lesion that shows in several pictures of a patient counts once in each.
 """
 
 import collections
 import dataclasses
+import functools
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,8 +26,9 @@ from crlm_jax.data.cohort.cases import Split, read_cohort
 from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
 from crlm_jax.imaging import grey
 from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.imaging.lesions import label_lesions
-from crlm_jax.imaging.volumes import read_image, read_mask
+from crlm_jax.imaging.mask_files import name_masks
+from crlm_jax.imaging.masks import read_lesions
+from crlm_jax.imaging.volumes import read_image
 from crlm_jax.stats.patient_table import has_phantoms
 
 
@@ -63,13 +65,16 @@ class Report:
     drawn: bool = False
 
 
-def check_cohort(path: str | Path, *, workers: int = 2, progress: bool = False) -> Report:
+def check_cohort(
+    path: str | Path, *, workers: int = 2, progress: bool = False, resample_masks: bool = False
+) -> Report:
     """Reads a whole cohort; reports its content, all problems, and what looks wrong.
 
     Args:
       path: the cohort file.
       workers: images that are read at once, each in memory as a whole.
       progress: show a progress bar on stderr if stderr is a terminal, one step an image.
+      resample_masks: resample masks that lie on another grid than their image.
     """
     path = Path(path)
     try:
@@ -77,7 +82,7 @@ def check_cohort(path: str | Path, *, workers: int = 2, progress: bool = False) 
     except CohortError as error:
         return Report(path, tuple(str(error).splitlines()))
     images: list[ImageCheck] = []
-    for row, result in _check_images(rows, workers, progress):
+    for row, result in _check_images(rows, workers, progress, resample_masks):
         if isinstance(result, ImageCheck):
             images.append(result)
         else:
@@ -99,33 +104,33 @@ def check_cohort(path: str | Path, *, workers: int = 2, progress: bool = False) 
 
 
 def _check_images(
-    rows: Sequence[Row], workers: int, progress: bool
+    rows: Sequence[Row], workers: int, progress: bool, resample: bool
 ) -> Iterable[tuple[Row, ImageCheck | str]]:
     """Yields every row with its check, or with its problem, in the order of the file."""
     pool = ThreadPoolExecutor(workers)
     try:
         # A worker returns a few numbers only, so each worker has at most one volume in memory.
-        results = zip(rows, pool.map(_try_image, rows), strict=True)
+        results = zip(
+            rows, pool.map(functools.partial(_try_image, resample=resample), rows), strict=True
+        )
         silent = None if progress else True  # None: a bar in a terminal, none in a log file
         yield from tqdm(results, "checking", len(rows), unit="image", disable=silent)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _try_image(row: Row) -> ImageCheck | str:
+def _try_image(row: Row, *, resample: bool) -> ImageCheck | str:
     try:
-        return _check_image(row)
+        return _check_image(row, resample)
     except (VolumeError, OSError) as error:
         return str(error)
 
 
-def _check_image(row: Row) -> ImageCheck:
+def _check_image(row: Row, resample: bool) -> ImageCheck:
     pair = row.pair
     volume = read_image(pair.image, b_value=pair.b_value)
-    of_mask: list[str] = []
-    mask = read_mask(pair.mask, pair.mask_label, volume, of_mask)
-    labels, _ = label_lesions(mask)
-    sizes = np.bincount(labels.ravel())[1:].tolist()
+    mask = read_lesions(pair.masks, pair.mask_label, volume, resample=resample)
+    sizes = [int(region.inside.sum()) for region in mask.regions]
     flat = len(volume.geometry.size) == 2
     voxel = float(np.prod(volume.spacing))
     of_image = list(volume.doubts)
@@ -135,11 +140,11 @@ def _check_image(row: Row) -> ImageCheck:
             "export it again with its rescale slope and intercept"
         )
     warnings = [f"{row.image}: {doubt}" for doubt in of_image]
-    warnings += (f"{row.mask}: {doubt}" for doubt in of_mask)
+    warnings += (f"{name_masks(row.masks)}: {doubt}" for doubt in mask.doubts)
     return ImageCheck(
         row,
-        slices=len(mask),
-        tumour_slices=int(mask.any(axis=(1, 2)).sum()),
+        slices=len(mask.voxels),
+        tumour_slices=int(mask.voxels.any(axis=(1, 2)).sum()),
         lesions=len(sizes),
         volumes=() if flat else tuple(size * voxel for size in sizes),
         spacing=None if flat else volume.spacing,

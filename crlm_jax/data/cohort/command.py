@@ -19,6 +19,7 @@ from crlm_jax.data.cohort.layouts import from_decathlon, from_nnunet, from_relea
 from crlm_jax.data.cohort.patterns import Found, from_patterns
 from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.data.cohort.write import write_cohort
+from crlm_jax.imaging.lattice import RESAMPLE
 from crlm_jax.system.console import local_path, print_stderr, print_table
 from crlm_jax.system.files import check_new
 
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="read all images and masks; list every problem")
     check.add_argument("cohort", type=local_path, help="the cohort.csv")
     check.add_argument("--workers", type=int, default=2, help="images read at once (default 2)")
+    check.add_argument("--resample-masks", action="store_true", help=RESAMPLE)
     build = commands.add_parser(
         "build",
         help="make a cohort.csv",
@@ -100,7 +102,9 @@ def _add_layouts(build: argparse.ArgumentParser) -> None:
 def _check(args: argparse.Namespace) -> int:
     if args.workers < 1:
         raise CohortError(f"--workers {args.workers}: write 1 or more")
-    report = check_cohort(args.cohort, workers=args.workers, progress=True)
+    report = check_cohort(
+        args.cohort, workers=args.workers, progress=True, resample_masks=args.resample_masks
+    )
     for problem in report.problems:
         print_stderr(f"error: {problem}")
     for warning in report.warnings:

@@ -1,10 +1,11 @@
 """The rows of `cohort.csv`; all that is wrong with them is reported at once.
 
 The file has one row an image: ``patient,condition,image,mask`` and optionally ``mask_label`` (what
-counts in the mask: an integer, or for a DICOM-SEG a name or pattern such as ``Tumor*``; empty: any
-non-zero), ``b_value`` (s/mm², which image of a DICOM diffusion series) and ``split`` (``train`` or
-``test``; absent: drawn, see `cases`). Paths are relative to the file; an image may be a folder, a
-DICOM series. `cells` has the rules of each column.
+is tumour in the mask: an integer, a pattern of names such as ``Tumor*``, or ``lesions``; see
+`imaging.masks`), ``b_value`` (s/mm², which image of a DICOM diffusion series) and ``split``
+(``train`` or ``test``; absent: drawn, see `cases`). Paths are relative to the file; an image may be
+a folder, a DICOM series; a mask may be several files joined by ``|``, or a pattern. `cells`
+has the rules of each column.
 
 A problem names its row as a spreadsheet numbers it (the header is row 1).
 """
@@ -23,7 +24,7 @@ from crlm_jax.data.cohort.cells import (
     REQUIRED,
     Cells,
     find_image,
-    find_mask,
+    find_masks,
     parse_b_value,
     parse_condition,
     parse_label,
@@ -43,12 +44,12 @@ class CohortError(UserError):
 class ImagePair:
     """One image and its mask; `row` as in a spreadsheet, `b_value` in s/mm².
 
-    A `mask_label` in words is a pattern over the segments of a DICOM-SEG; None: any non-zero voxel
-    counts.
+    `masks` are the files that make up the mask, `mask_label` says what is tumour in them; see
+    `imaging.masks.read_mask`.
     """
 
     image: Path
-    mask: Path
+    masks: tuple[Path, ...]
     mask_label: int | str | None
     row: int
     b_value: float | None = None
@@ -69,14 +70,14 @@ class ImageRow:
 class Row(ImageRow):
     """A whole row; `split` is "train", "test", or "" where the file gives none."""
 
-    mask: Path
+    masks: tuple[Path, ...]
     mask_label: int | str | None
     split: str
 
     @property
     def pair(self) -> ImagePair:
         """The image and its mask, without patient and condition."""
-        return ImagePair(self.image, self.mask, self.mask_label, self.row, self.b_value)
+        return ImagePair(self.image, self.masks, self.mask_label, self.row, self.b_value)
 
 
 _AnyRow = TypeVar("_AnyRow", bound=ImageRow)
@@ -190,7 +191,7 @@ def _read_row(cells: Cells) -> Row:
     about = _read_image_row(cells)
     return Row(
         **vars(about),
-        mask=cells.read("mask", lambda text: find_mask(text, cells.folder, about.image), Path()),
+        masks=cells.read("mask", lambda text: find_masks(text, cells.folder, about.image), ()),
         mask_label=cells.read(
             "mask_label", lambda text: parse_label(text, cells.texts["mask"]), None
         ),

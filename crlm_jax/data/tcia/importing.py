@@ -26,6 +26,7 @@ from crlm_jax.data.tcia.folder import COHORT, LOG, ImportFolder, Record
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.lesions import label_lesions
+from crlm_jax.imaging.masks import read_mask
 from crlm_jax.system.console import print_stderr
 
 
@@ -115,7 +116,7 @@ def _import_patient(patient: str, files: PatientFiles, cohort: ImportFolder) -> 
             f"{segmentation.path}: drawn on {len(absent)} images that are not among the "
             f"{len(present)} of series {series}; copy or download the series again, whole"
         )
-    mask = volumes.read_mask(segmentation.path, None, image)
+    mask = read_mask(segmentation.path, None, image)
     if not mask.any():
         raise VolumeError(f"{segmentation.path}: its tumour segments mark no voxel")
     record = Record(

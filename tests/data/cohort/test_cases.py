@@ -61,7 +61,7 @@ def test_reads_images_in_file_order_with_labels_and_rows(tmp_path):
         ("a", "ct", "test"),
     ]
     first, second = cases[0].images
-    assert (first.image, first.mask) == (tmp_path / "im1", tmp_path / "ma1")
+    assert (first.image, first.masks) == (tmp_path / "im1", (tmp_path / "ma1",))
     assert (first.mask_label, first.row) == (2, 2)
     assert (second.image.name, second.mask_label, second.row) == ("im3", None, 5)
 

@@ -25,7 +25,7 @@ from crlm_jax.imaging.regions import Region
 
 RESAMPLE = "take masks on another grid than the image's, and resample them"  # what the option does
 SLIGHT = 0.1  # of a voxel: how far a mask's voxel may lie from one of the image
-# The least share of a voxel that a region must fill, if a mask is resampled: half, but for rounding.
+# The least share of a voxel that a resampled region must fill: half, but for rounding.
 HALF = 0.5 - 1e-4
 _SUBPOINTS = 8  # along an axis of a voxel, the most at which a finer mask is looked up
 _TIE = 1e-3  # of a voxel, so that a mask shifted by half a voxel neither grows nor shrinks
@@ -148,7 +148,7 @@ def place_regions(
             raise VolumeError(_OUTSIDE.format(between))
         doubts += placement.note(mask, image)
         return placed
-    if not resample or _is_default(mask) != _is_default(image):
+    if not resample or _is_default(mask):
         check_same_grid(between, mask, image)
         raise VolumeError(_OTHER_GRID.format(between))
     shown = " × ".join(f"{value:.3g}" for value in mask.spacing)

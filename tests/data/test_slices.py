@@ -160,7 +160,29 @@ def test_found_again_and_made_anew_where_something_changed(tmp_path):
     ]
     os.utime(cases[0].images[0].masks[0], ns=(1, 1))
     changed.append(cut(cases, cache))
-    assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 8
+    pair = make_pair(tmp_path, "twice", 7)
+    for paths in (pair.masks, pair.masks + cases[0].images[0].masks):
+        several = dataclasses.replace(pair, masks=paths)
+        changed.append(cut((dataclasses.replace(cases[0], images=(several,)), *cases[1:]), cache))
+    os.utime(cases[0].images[0].masks[0], ns=(2, 2))  # the second file of the last one
+    last = dataclasses.replace(cases[0], images=(several,))
+    changed += [cut((last, *cases[1:]), cache), cut(cases, cache, resample_masks=True)]
+    assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 12
+
+
+def test_masks_on_another_grid_are_cut_if_asked_for(tmp_path):
+    cases = make_cases(tmp_path)
+    (path,) = cases[1].images[0].masks
+    mask = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).repeat(2, 1).repeat(2, 2)
+    fine = sitk.GetImageFromArray(mask)
+    fine.SetSpacing((0.5, 0.5, 1.0))
+    fine.SetOrigin((-0.25, -0.25, 0.0))
+    expected = [mask for _, mask in cut(cases, tmp_path / "cache").source("test")]
+    sitk.WriteImage(fine, str(path))
+    with pytest.raises(CohortError, match=r"row 4: the mask .*differ in size .*--resample-masks"):
+        cut(cases, tmp_path / "cache")
+    found = cut(cases, tmp_path / "cache", resample_masks=True).source("test")
+    np.testing.assert_array_equal([mask for _, mask in found], expected)
 
 
 def test_the_digest_follows_the_content_not_the_place(slices, tmp_path):

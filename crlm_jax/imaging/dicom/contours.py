@@ -13,8 +13,7 @@ import numpy as np
 import pydicom
 from pydicom.uid import RTStructureSetStorage
 
-from crlm_jax.imaging.dicom.files import read_file
-from crlm_jax.imaging.dicom.segments import check_reference
+from crlm_jax.imaging.dicom.segments import check_reference, object_class
 from crlm_jax.imaging.dicom.series import Series
 from crlm_jax.imaging.geometry import Geometry, VolumeError
 from crlm_jax.imaging.headers import check_deflated
@@ -28,14 +27,7 @@ _PLANAR = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 
 def is_contours(path: Path) -> bool:
     """Whether this is an RTSTRUCT."""
-    if not path.is_file():
-        return False
-    try:
-        header = read_file(path, stop_before_pixels=True, tags=["SOPClassUID"])
-    except VolumeError:  # damaged; the function that reads the mask reports it
-        return False
-    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    return kind == RTStructureSetStorage
+    return object_class(path) == RTStructureSetStorage
 
 
 def read_contours(

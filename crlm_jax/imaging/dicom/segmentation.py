@@ -13,8 +13,7 @@ import pydicom
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from crlm_jax.imaging.dicom.files import is_dicom, read_file
-from crlm_jax.imaging.dicom.segments import read_segments
+from crlm_jax.imaging.dicom.segments import object_class, read_segments
 from crlm_jax.imaging.dicom.series import Series
 from crlm_jax.imaging.geometry import Geometry, VolumeError
 from crlm_jax.imaging.regions import fill
@@ -43,14 +42,7 @@ _SERIES_NUMBER = 1000  # above the numbers that scanners give, so that a list sh
 
 def is_segmentation(path: Path) -> bool:
     """Whether this is a DICOM file with a segmentation (of bits, fractions or labels)."""
-    if not path.is_file() or not is_dicom(path):
-        return False
-    try:
-        header = read_file(path, stop_before_pixels=True, tags=["SOPClassUID"])
-    except VolumeError:  # damaged; the function that reads the mask reports it
-        return False
-    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    return kind in hd.seg.SOP_CLASS_UIDS
+    return object_class(path) in hd.seg.SOP_CLASS_UIDS
 
 
 def read_segmentation(

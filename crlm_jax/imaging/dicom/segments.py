@@ -13,7 +13,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 
-from crlm_jax.imaging.dicom.files import identify
+from crlm_jax.imaging.dicom.files import identify, is_dicom, read_file
 from crlm_jax.imaging.dicom.series import OFF_GRID, Series
 from crlm_jax.imaging.geometry import Geometry, VolumeError, format_point
 from crlm_jax.imaging.headers import check_deflated
@@ -26,6 +26,17 @@ _FRAME_GROUPS = """
     PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence
     SegmentIdentificationSequence
 """
+
+
+def object_class(path: Path) -> str:
+    """Returns the SOP class of a DICOM file; empty if the file is another or is damaged."""
+    if not path.is_file() or not is_dicom(path):
+        return ""
+    try:
+        header = read_file(path, stop_before_pixels=True, tags=["SOPClassUID"])
+        return str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID"))
+    except Exception:  # damage causes any kind of error; who reads the file reports it
+        return ""
 
 
 def read_segments(

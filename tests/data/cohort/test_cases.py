@@ -334,3 +334,31 @@ def test_real_cohort(shared):
     assert len(cases) == 11
     assert {case.patient for case in cases} >= {"lits-117", "msd-11485"}
     assert sum(len(case.images) for case in cases) == 25
+
+
+def test_a_mask_may_be_several_files(tmp_path):
+    for number in (1, 2, 3):
+        (tmp_path / f"ma{number}").touch()
+        (tmp_path / f"im{number}").touch()
+    path = tmp_path / "cohort.csv"
+    lines = ["a,ct,im1,ma1|ma2", "b,ct,im2,ma[12]", "c,ct,im3,ma1 | ma?"]
+    path.write_text("\n".join([HEADER, *lines]))
+    found = {case.patient: case.images[0].masks for case in read_cohort(path, conditions=["ct"])}
+    one, two, three = (tmp_path / f"ma{number}" for number in (1, 2, 3))
+    assert found["a"] == found["b"] == (one, two)
+    assert found["c"] == (one, two, three)
+    lines = ["a,ct,im1,ma1|none", "b,ct,im2,no*", "c,ct,im3,ma1|im3"]
+    path.write_text("\n".join([HEADER, *lines]))
+    refuse(
+        path,
+        f"row 2, column 'mask': file not found: {tmp_path / 'none'}; correct the path",
+        "row 3, column 'mask': file not found: no*; correct the path",
+        "row 4, column 'mask': the same file as the image: ma1|im3",
+    )
+
+
+@pytest.mark.parametrize("label", ["lesions", "1, 2", "12,3"])
+def test_labels_of_a_map(tmp_path, label):
+    path = write(tmp_path, [HEADER + ",mask_label", f'a,ct,im1,ma1,"{label}"', "b,ct,im2,ma2,1"])
+    (case,) = (c for c in read_cohort(path, conditions=["ct"]) if c.patient == "a")
+    assert case.images[0].mask_label == label

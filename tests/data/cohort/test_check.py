@@ -238,3 +238,39 @@ def test_real_cohort(shared, capsys):
     assert "Pictures have no spacing" in out
     assert "no tumour in any image of msd-11596, msd-11653, msd-11891, msd-12145" in err
     assert "modality" not in err
+
+
+def test_lesions_count_as_they_were_drawn(tmp_path):
+    """Two boxes that touch: one mask, labels, files of their own, and on a finer grid."""
+    left, right = np.s_[1:3, 2:4, 2:5], np.s_[1:3, 2:4, 5:8]
+    rows = [HEADER]
+    for name in ("one", "labels", "files", "fine"):
+        cells = write_pair(tmp_path, name, a_mask(left, right))
+        rows.append(f"{name},dwi,{cells},,{'test' if name == 'one' else 'train'}")
+    labels = a_mask(left) + 2 * a_mask(right)
+    write_volume(tmp_path / "labels_roi.nii.gz", labels.astype(np.uint8))
+    for name, box in (("a", left), ("b", right)):
+        write_volume(tmp_path / f"files_{name}.nii.gz", a_mask(box).astype(np.uint8))
+    fine = sitk.GetImageFromArray(a_mask(left, right).astype(np.uint8).repeat(2, 1).repeat(2, 2))
+    fine.SetSpacing((0.75, 0.75, 7.0))
+    fine.SetOrigin((-0.375, -0.375, 0.0))
+    sitk.WriteImage(fine, str(tmp_path / "fine_roi.nii.gz"))
+    rows[3] = rows[3].replace("files_roi.nii.gz", "files_?.nii.gz")
+    path = tmp_path / "cohort.csv"
+    path.write_text("\n".join(rows))
+    said = check_cohort(path).problems
+    assert len(said) == 2
+    assert "row 3: " in said[0]
+    assert "has the labels 1 (12 voxels), 2 (12 voxels)" in said[0]
+    assert "row 5: the mask " in said[1]
+    assert "--resample-masks" in said[1]
+    rows[2] = rows[2].replace(",,train", ",lesions,train")
+    path.write_text("\n".join(rows))
+    report = check_cohort(path, resample_masks=True)
+    assert report.problems == ()
+    assert [image.lesions for image in report.images] == [1, 2, 2, 1]
+    assert [sum(image.volumes) for image in report.images] == [24 * 7 * 1.5 * 1.5] * 4
+    (warning,) = [text for text in report.warnings if "fine_roi" in text]
+    assert "resampled from 0.75 × 0.75 × 7 mm" in warning
+    assert exit_code(main, ["check", str(path)]) == 1
+    assert exit_code(main, ["check", str(path), "--resample-masks"]) == 0

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
+from crlm_jax.imaging.volumes import Volume, read_image
 from tests.imaging.dicom import dicoms
 
 
@@ -91,3 +93,28 @@ def write_contours(
             drawn.ContourSequence.append(contour)
         header.ROIContourSequence.append(drawn)
     return dicoms.save(header, path)
+
+
+def write_drawings(folder: Path) -> Volume:
+    """Writes a CT series and masks of every kind with two lesions that touch; returns the CT."""
+    shape, spacing, origin = (6, 24, 32), (5.0, 1.5, 1.5), (-30.0, -30.0, 0.0)
+    array = np.zeros(shape, np.int16) + np.arange(32, dtype=np.int16)
+    files = dicoms.write_series(folder / "ct", array, spacing=spacing, origin=origin)
+    one, two, wide, far = np.zeros((4, *shape), bool)
+    one[1:4, 4:10, 3:12] = two[1:4, 4:10, 12:20] = wide[1:4, 4:10, 3:14] = True
+    far[5, 20:22, 28:30] = True
+    for name, labels in (
+        ("labels", one + 2 * two), ("one", one), ("two", two), ("scattered", one + far + 2 * two),
+    ):  # fmt: skip
+        image = sitk.GetImageFromArray(labels.astype(np.uint8))
+        image.SetSpacing(spacing[::-1])
+        image.SetOrigin(origin)
+        sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
+    for name, first in (("touching", one), ("overlapping", wide)):
+        segments = {"Tumor 1": first, "Tumor 2": two}
+        dicoms.write_segments(folder / f"{name}.dcm", files, segments, spacing=spacing)
+    about = [{"Name": f"Tumor {n}", "LabelValue": 1, "Layer": n} for n in (0, 1)]
+    write_slicer(folder / "layers.seg.nrrd", [one, two], about)
+    for name, z in (("contours", 10.0), ("between", 12.0)):
+        write_contours(folder / f"{name}.dcm", {"Tumor": [square((-20, -20), (-10, -5), z)]})
+    return read_image(folder / "ct")

@@ -92,12 +92,16 @@ class Placement:
         box = tuple(slice(a, a + n) for a, n in zip(low.tolist(), inside.shape, strict=True))
         return Region(box, np.ascontiguousarray(inside), region.name)
 
+    def is_whole(self, mask: Geometry, image: Geometry) -> bool:
+        """Whether the mask, turned, is as large as the image."""
+        return np.array_equal(np.abs(self.turn) @ _size(mask), _size(image))
+
     def note(self, mask: Geometry, image: Geometry) -> list[str]:
         """Says in a sentence what was placed, if anything was."""
         said = []
         if not np.array_equal(self.turn, np.eye(3)):
             said.append("axes flipped or permuted")
-        if not np.array_equal(np.abs(self.turn) @ _size(mask), _size(image)):
+        if not self.is_whole(mask, image):
             said.append("cropped, or larger than the image")
         if self.off > GEOMETRY_TOLERANCE:
             said.append(f"up to {self.off:.2g} of a voxel off")
@@ -131,12 +135,15 @@ def place_regions(
     """
     between = f"the mask {path} and the image {image_path}"
     same_kind = len(mask.size) == len(image.size)
-    # Sizes that differ are no crop if the header does not say where the mask lies.
-    unplaced = _is_default(mask) or not (any(mask.origin) or any(image.origin))
-    if not same_kind or (mask.size != image.size and unplaced):
-        check_same_grid(between, mask, image)
     placement = Placement.find(mask, image) if same_kind else None
     if placement is not None:
+        # A mask of another size is no crop if the header does not say where it lies, or says that
+        # it begins where the image does: more likely it was resized and kept the image's header.
+        near = GEOMETRY_TOLERANCE * min(image.spacing)
+        unmoved = np.allclose(mask.origin, image.origin, rtol=0, atol=near)
+        if not placement.is_whole(mask, image) and (unmoved or _is_default(mask)):
+            sizes = " and ".join(" × ".join(map(str, each.size)) for each in (mask, image))
+            raise VolumeError(_UNPLACED.format(between, sizes))
         placed = [placement.place(region) for region in regions]
         size = _size(image)[::-1]
         inside = [
@@ -148,7 +155,7 @@ def place_regions(
             raise VolumeError(_OUTSIDE.format(between))
         doubts += placement.note(mask, image)
         return placed
-    if not resample or _is_default(mask):
+    if not (resample and same_kind) or _is_default(mask):
         check_same_grid(between, mask, image)
         raise VolumeError(_OTHER_GRID.format(between))
     shown = " × ".join(f"{value:.3g}" for value in mask.spacing)
@@ -162,6 +169,10 @@ def place_regions(
 _OUTSIDE = (
     "{} do not cover the same place: the mask marks voxels outside the image; give the image that "
     "the mask was drawn on"
+)
+_UNPLACED = (
+    "{} differ in size ({} voxels), and the mask's header does not say which part of the image it "
+    "covers; export or resample the mask onto the image's grid, with its header"
 )
 _OTHER_GRID = (
     "{} lie on grids that are shifted or turned; resample the mask onto the image's grid "
@@ -233,24 +244,42 @@ def _share(
     return box, np.ascontiguousarray(total.T) / float(np.prod(steps)), region.name
 
 
-def cover(path: Path, geometries: Sequence[Geometry]) -> Geometry:
-    """Returns the lattice of the first geometry, so large that all of them lie on it.
+def join(
+    path: Path, drawings: Sequence[tuple[Sequence[Region], Geometry]]
+) -> tuple[list[list[Region]], Geometry]:
+    """Places the regions of several masks of one image on a grid that covers all of them.
+
+    Args:
+      path: of the first mask, for messages.
+      drawings: the regions of each mask, and its geometry.
+
+    Returns:
+      The regions of each mask, placed, and the grid: the lattice of the first mask.
 
     Raises:
-      VolumeError: it would be too large.
+      VolumeError: the masks are not on one lattice, or the grid would be too large.
     """
-    first = geometries[0]
-    ends = []
-    for geometry in geometries:
-        if len(first.size) == 2 or len(geometry.size) == 2:
-            check_same_grid(f"the masks {path} and those beside it", geometry, first)
-        matrix, offset = _between(geometry, first)
-        ends.append(np.rint(_corners(geometry) @ matrix.T + offset))
-    places = np.concatenate(ends)
-    low, high = places.min(axis=0), places.max(axis=0)
-    size = (high - low + 1).astype(int).tolist()
+    first = drawings[0][1]
+    between = f"the mask {path} and another of the same image"
+    placements, corners = [], []
+    for _, geometry in drawings:
+        placement = Placement.find(geometry, first)
+        if placement is None or len(geometry.size) == 2:
+            check_same_grid(between, geometry, first)
+        if placement is None:
+            raise VolumeError(_OTHER_GRID.format(between))
+        placements.append(placement)
+        corners.append(_corners(geometry) @ placement.turn.T + placement.offset)
+    low = np.concatenate(corners).min(axis=0)
+    size = (np.concatenate(corners).max(axis=0) - low + 1).tolist()
     check_size(path, size)
     matrix, origin = _to_mm(first)
-    return dataclasses.replace(
-        first, size=tuple(size), origin=tuple((origin + matrix @ low).tolist())
+    n = len(first.size)
+    grid = dataclasses.replace(
+        first, size=tuple(size[:n]), origin=tuple((origin + matrix @ low)[:n].tolist())
     )
+    placed = [
+        [dataclasses.replace(placement, offset=placement.offset - low).place(r) for r in regions]
+        for placement, (regions, _) in zip(placements, drawings, strict=True)
+    ]
+    return placed, grid

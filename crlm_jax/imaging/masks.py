@@ -19,7 +19,7 @@ from crlm_jax.imaging.dicom.contours import is_contours, read_contours
 from crlm_jax.imaging.dicom.segments import read_segments
 from crlm_jax.imaging.geometry import NOT_FINITE, Geometry, VolumeError
 from crlm_jax.imaging.label_maps import as_label_map, check_lossless
-from crlm_jax.imaging.lattice import cover, place_regions
+from crlm_jax.imaging.lattice import join, place_regions
 from crlm_jax.imaging.mask_files import name_masks
 from crlm_jax.imaging.regions import Region, components, fill, number, scattered
 from crlm_jax.imaging.segment_names import EACH_LABEL
@@ -133,7 +133,7 @@ def _draw(
     drawings = []
     for path in paths:
         of_file: list[str] = []
-        drawing = _read_file(path, label, like, of_file)
+        drawing = _read_file(path, label, like, of_file, resample)
         if like is not None and drawing.geometry is not like.geometry:
             if resample and not drawing.each and len(paths) == 1:  # each part must survive
                 parts = [part for region in drawing.regions for part in components(region)]
@@ -155,14 +155,9 @@ def _draw(
 
 def _join(paths: Sequence[Path], drawings: Sequence[_Drawing]) -> _Drawing:
     """Joins the drawings of several files; all of a file is one lesion if it says nothing else."""
-    geometry = drawings[0].geometry
-    if any(drawing.geometry != geometry for drawing in drawings):
-        geometry = cover(paths[0], [drawing.geometry for drawing in drawings])
+    each, geometry = join(paths[0], [(drawing.regions, drawing.geometry) for drawing in drawings])
     regions = []
-    for path, drawing in zip(paths, drawings, strict=True):
-        placed = drawing.regions
-        if drawing.geometry != geometry:
-            placed = place_regions(path, placed, drawing.geometry, geometry, paths[0], doubts=[])
+    for path, drawing, placed in zip(paths, drawings, each, strict=True):
         if not drawing.each and placed:
             whole = fill(placed, (*geometry.size, 1)[:3][::-1])
             placed = [Region.of(whole, f"the lesion in {path.name}")]
@@ -171,7 +166,7 @@ def _join(paths: Sequence[Path], drawings: Sequence[_Drawing]) -> _Drawing:
 
 
 def _read_file(
-    path: Path, label: int | str | None, like: Volume | None, doubts: list[str]
+    path: Path, label: int | str | None, like: Volume | None, doubts: list[str], resample: bool
 ) -> _Drawing:
     if files.is_dicom(path):
         if like is None:
@@ -179,11 +174,12 @@ def _read_file(
             raise VolumeError(
                 f"{path}: {kind} needs its images; give their folder by --pre-image or --post-image"
             )
+        geometry = like.geometry
         if is_contours(path):
-            regions = read_contours(path, like.geometry, like.series, label, doubts)
+            regions = read_contours(path, geometry, like.series, label, doubts)
         else:
-            regions = read_segments(path, like.geometry, like.series, label)
-        return _Drawing(regions, like.geometry, each=len(regions) > 1)
+            regions, geometry = read_segments(path, geometry, like.series, label, own_grid=resample)
+        return _Drawing(regions, geometry, each=len(regions) > 1)
     if path.name.lower().endswith((".nrrd", ".nhdr")):
         image = load(path)
         if is_slicer_segmentation(image):

@@ -125,6 +125,9 @@ def test_a_size_that_no_header_explains_is_refused(tmp_path, origin):
     short = save(tmp_path, as_image(lesions()[:6], **plain))
     with pytest.raises(VolumeError, match="differ in size"):
         read_mask(short, None, volume)
+    halved = save(tmp_path, as_image(lesions()[:, ::2, ::2], **plain | {"origin": origin}))
+    with pytest.raises(VolumeError, match="differ in size"):
+        read_mask(halved, None, volume)
     picture = tmp_path / "scan.png"
     sitk.WriteImage(sitk.GetImageFromArray(volume.voxels[0].astype(np.uint8)), str(picture))
     sitk.WriteImage(sitk.GetImageFromArray(lesions()[2, :30] * 255), str(tmp_path / "m.png"))

@@ -257,6 +257,17 @@ def test_every_file_is_asked_about_its_labels_and_placed(tmp_path, volume):
         assert sorted(sizes(alone)) == [80, 144, 162]
         box = [label.tolist() for label in np.nonzero(alone.lesions.any(axis=(1, 2)))]
         assert box == [[1, 2, 3, 4, 5]]
+    corner = save(tmp_path / "c.nii.gz", boxes((np.s_[:1, :1, :1], 1))[:2, :3, :4])
+    far = save(tmp_path / "d.nii.gz", np.ones((1, 2, 3), np.uint8),
+               tuple(np.array(ORIGIN) + np.multiply((6, 5, 3), SPACING)))  # fmt: skip
+    joined = read_lesions([far, corner], None, None)
+    assert joined.voxels.shape == (4, 7, 9)
+    assert np.argwhere(joined.lesions == 2).tolist() == [[0, 0, 0]]
+    assert np.argwhere(joined.lesions == 1)[0].tolist() == [3, 5, 6]
+    assert joined.geometry.origin == pytest.approx(ORIGIN)
+    off = save(tmp_path / "e.nii.gz", boxes((ONE, 1)), (0.7, 0.7, 0.7))
+    with pytest.raises(VolumeError, match=r"the mask .*d\.nii\.gz and another of the same image"):
+        read_lesions([far, off], None, None)
 
 
 def test_files_of_a_mask_are_joined_or_fit_a_pattern(tmp_path, monkeypatch):
@@ -276,3 +287,26 @@ def test_files_of_a_mask_are_joined_or_fit_a_pattern(tmp_path, monkeypatch):
     (tmp_path / "les.nii").touch()
     assert split_masks(f"{tmp_path}/les*", Path("elsewhere")) == (tmp_path / "les.nii",)
     assert name_masks((one, two)) == f"{one} (and 1 more)"
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.1])
+def test_a_segmentation_on_a_finer_grid_is_resampled_if_asked_for(tmp_path, series, shift):
+    image, files = series
+    fine = {
+        name: (boxes((box, 1)) > 0).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+        for name, box in (("Tumor 1", ONE), ("Tumor 2", TWO))
+    }
+    positions = [
+        (ORIGIN[0] - 0.375, ORIGIN[1] - 0.375, ORIGIN[2] - 1.25 + 2.5 * z + shift)
+        for z in range(12)
+    ]
+    path = dicoms.write_segments(
+        tmp_path / "fine.dcm", files, fine, positions=positions, spacing=(2.5, 0.75, 0.75)
+    )
+    with pytest.raises(VolumeError, match=r"does not lie on the grid .*--resample-masks does it"):
+        read_lesions(path, None, image)
+    found = read_lesions(path, None, image, resample=True)
+    assert "resampled from 0.75 × 0.75 × 2.5 mm" in found.doubts[0]
+    np.testing.assert_array_equal(found.lesions, boxes((ONE, 1), (TWO, 2)))
+    same = segments(tmp_path / "same.dcm", files, {"Tumor 1": (ONE,), "Tumor 2": (TWO,)})
+    assert read_lesions(same, None, image, resample=True).doubts == ()

@@ -47,6 +47,7 @@ class ImageCheck:
     volumes: tuple[float, ...]
     spacing: tuple[float, float, float] | None
     warnings: tuple[str, ...]
+    labels: tuple[str, ...] = ()  # of the mask, if it is a label map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ def check_cohort(
             problems += str(error).splitlines()
     # Only if all rows could be read is it known which images a patient lacks.
     warnings = [] if problems else _case_warnings(path, images, split)
-    warnings += _image_warnings(path, images)
+    warnings += _label_warnings(path, images) + _image_warnings(path, images)
     drawn = not any(row.split for row in rows)
     return Report(path, tuple(problems), tuple(warnings), tuple(images), split, drawn)
 
@@ -149,6 +150,7 @@ def _check_image(row: Row, resample: bool) -> ImageCheck:
         volumes=() if flat else tuple(size * voxel for size in sizes),
         spacing=None if flat else volume.spacing,
         warnings=tuple(warnings),
+        labels=mask.labels,
     )
 
 
@@ -181,6 +183,24 @@ def _case_warnings(
                     "cannot be an experiment by itself"
                 )
     return warnings
+
+
+def _label_warnings(path: Path, images: Sequence[ImageCheck]) -> list[str]:
+    """Finds masks without a `mask_label` whose label is not tumour elsewhere, such as the liver."""
+    asked = [image.row.mask_label for image in images if isinstance(image.row.mask_label, int)]
+    given = {str(label) for label in asked}
+    other = [
+        str(image.row.row)
+        for image in images
+        if image.row.mask_label is None and image.labels and given.isdisjoint(image.labels)
+    ]
+    if not (given and other):
+        return []
+    return [
+        f"{path}: column 'mask_label' is empty in rows {_some(other)}, so that their only label "
+        f"counts as tumour; elsewhere tumour is {', '.join(sorted(given))}: write it there too, if "
+        "the label is that of an organ"
+    ]
 
 
 def _image_warnings(path: Path, images: Sequence[ImageCheck]) -> list[str]:

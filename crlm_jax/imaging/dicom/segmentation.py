@@ -52,7 +52,8 @@ def read_segmentation(
 
     Arguments and errors are those of `segments.read_segments`.
     """
-    return fill(read_segments(path, like, series, label), like.size[::-1])
+    regions, _ = read_segments(path, like, series, label)
+    return fill(regions, like.size[::-1])
 
 
 def write_segmentation(

@@ -15,13 +15,13 @@ import pydicom
 
 from crlm_jax.imaging.dicom.files import identify, is_dicom, read_file
 from crlm_jax.imaging.dicom.series import OFF_GRID, Series
-from crlm_jax.imaging.geometry import Geometry, VolumeError, format_point
+from crlm_jax.imaging.geometry import Geometry, VolumeError, check_size, format_point
 from crlm_jax.imaging.headers import check_deflated
 from crlm_jax.imaging.regions import Region
 from crlm_jax.imaging.segment_names import choose_segments
 
 FRACTION = 0.5  # least occupancy or probability at which a voxel of a FRACTIONAL segment counts
-
+_SAME_PLANE = 1e-2  # mm, between frames of one plane
 _FRAME_GROUPS = """
     PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence
     SegmentIdentificationSequence
@@ -39,20 +39,31 @@ def object_class(path: Path) -> str:
         return ""
 
 
+class _OffGrid(VolumeError):
+    """A frame that does not lie on a grid."""
+
+
 def read_segments(
-    path: Path, like: Geometry, series: Series | None, label: int | str | None = None
-) -> list[Region]:
-    """Reads the segments that are tumour, on the grid of the image.
+    path: Path,
+    like: Geometry,
+    series: Series | None,
+    label: int | str | None = None,
+    *,
+    own_grid: bool = False,
+) -> tuple[list[Region], Geometry]:
+    """Reads the segments that are tumour.
 
     Args:
       path: of the segmentation (BINARY, FRACTIONAL or LABELMAP).
       like: the grid of the image.
       series: the series of the image; None: the segmentation's references are not checked.
       label: which segments count, as for `segment_names.choose_segments`.
+      own_grid: take a segmentation that is not on the image's grid, on a grid of its own.
 
     Returns:
-      A region for each segment, in their order, by (slice, row, column) of the image's own order.
-      In a FRACTIONAL segment voxels with at least `FRACTION` count.
+      A region for each segment, in their order, by (slice, row, column) of the order of a grid, and
+      that grid: `like`, or that of the segmentation. In a FRACTIONAL segment voxels with at least
+      `FRACTION` count.
 
     Raises:
       VolumeError: the file is no segmentation of this series, has no such segment, or has frames
@@ -63,19 +74,52 @@ def read_segments(
         check_reference(path, series, *_references(segmentation))
     names = _labels(segmentation)
     chosen = choose_segments(path, names, label)
-    places: dict[int, list[np.ndarray]] = {number: [] for number in chosen}
+    grid = like
     try:
-        for number, frame, marked in _frames(segmentation, chosen):
-            places[number].append(_place(path, frame, marked, like))
+        try:
+            places = _find_voxels(path, segmentation, chosen, grid)
+        except _OffGrid:
+            if not own_grid:
+                raise
+            grid = _grid_of(path, segmentation, chosen)
+            places = _find_voxels(path, segmentation, chosen, grid)
     except VolumeError:
         raise
     except Exception as error:  # pixels or headers that break the standard
         raise VolumeError(_UNREADABLE.format(path)) from error
-    none = np.zeros((0, 3), int)
-    return [
-        Region.at(np.concatenate(places[number] or [none]), f"segment {names[number]!r}")
-        for number in chosen
-    ]
+    regions = [Region.at(places[number], f"segment {names[number]!r}") for number in chosen]
+    return regions, grid
+
+
+def _find_voxels(
+    path: Path, segmentation: hd.seg.Segmentation, chosen: list[int], grid: Geometry
+) -> dict[int, np.ndarray]:
+    """Returns the voxels (N, 3) of a grid that each segment marks: slice, row, column."""
+    places = {number: [np.zeros((0, 3), int)] for number in chosen}
+    for number, frame, marked in _frames(segmentation, chosen):
+        places[number].append(_place(path, frame, marked, grid))
+    return {number: np.concatenate(found) for number, found in places.items()}
+
+
+def _grid_of(path: Path, segmentation: hd.seg.Segmentation, chosen: list[int]) -> Geometry:
+    """Returns the grid of a segmentation whose frames are a stack, possibly with gaps."""
+    frames = [frame for _, frame, _ in _frames(segmentation, chosen)]
+    across, down = np.reshape(np.asarray(frames[0].ImageOrientationPatient, float), (2, 3))
+    normal = np.cross(across, down)
+    height, width = np.asarray(frames[0].PixelSpacing, float).tolist()
+    positions = np.array([np.asarray(frame.ImagePositionPatient, float) for frame in frames])
+    heights = np.sort(positions @ normal)
+    gaps = np.diff(heights)[np.diff(heights) > _SAME_PLANE]
+    thickness = frames[0].get("SpacingBetweenSlices") or frames[0].get("SliceThickness") or 1
+    step = float(gaps.min() if len(gaps) else thickness)
+    number = int(np.rint((heights[-1] - heights[0]) / step)) + 1
+    size = (int(segmentation.Columns), int(segmentation.Rows), number)
+    check_size(path, size)
+    lowest = positions[int((positions @ normal).argmin())]
+    axes = np.stack([across, down, normal], axis=1)
+    return Geometry(
+        size, (width, height, step), tuple(lowest.tolist()), tuple(axes.ravel().tolist())
+    )
 
 
 _UNREADABLE = (
@@ -173,9 +217,10 @@ def _place(path: Path, frame: pydicom.Dataset, marked: np.ndarray, like: Geometr
         or drift.max() > OFF_GRID
         or not np.array_equal(np.abs(whole) @ np.abs(whole).T, np.eye(2))
     ):
-        raise VolumeError(
+        raise _OffGrid(
             f"{path}: the frame at {format_point(position)} mm does not lie on the grid of the "
-            "image; export the segmentation on the image's own grid, without resampling"
+            "image; export the segmentation on the image's own grid, without resampling, or "
+            "resample it (--resample-masks does it)"
         )
     rows, columns = np.nonzero(marked)
     voxels = np.rint(start) + columns[:, None] * whole[0] + rows[:, None] * whole[1]

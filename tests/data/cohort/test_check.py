@@ -274,3 +274,18 @@ def test_lesions_count_as_they_were_drawn(tmp_path):
     assert "resampled from 0.75 × 0.75 × 7 mm" in warning
     assert exit_code(main, ["check", str(path)]) == 1
     assert exit_code(main, ["check", str(path), "--resample-masks"]) == 0
+
+
+def test_a_liver_without_tumour_beside_labelled_masks_is_said(tmp_path):
+    rows = [HEADER]
+    for name, value, label in (("a", 2, "2"), ("b", 1, ""), ("c", 2, ""), ("d", 1, "2")):
+        cells = write_pair(tmp_path, name, a_mask(ONE))
+        write_volume(tmp_path / f"{name}_roi.nii.gz", a_mask(ONE).astype(np.uint8) * value)
+        rows.append(f"{name},dwi,{cells},{label},{'test' if name == 'a' else 'train'}")
+    path = tmp_path / "cohort.csv"
+    path.write_text("\n".join(rows))
+    report = check_cohort(path)
+    assert report.problems == ()
+    (warning,) = [text for text in report.warnings if "mask_label" in text]
+    assert "column 'mask_label' is empty in rows 3, so that" in warning
+    assert "elsewhere tumour is 2" in warning

@@ -38,6 +38,7 @@ def _released(config: Config) -> None:
     config.loss.feature_gradient, config.loss.mask_with = False, "logits"
     config.loss.fusion, config.loss.bce_weight = "concatenated", 0.5
     config.critic.batch_norm = "batch"
+    config.loss.mask_applied = "after_normalisation"
 
 
 def _nnunet(config: Config) -> None:
@@ -114,7 +115,11 @@ def _segan(config: Config) -> None:
         name="segan", weights="random", update="adversarial", clip=0.05, batch_norm="batch"
     )
     config.loss = Loss(
-        bce_weight=0.0, dice="squared", stages=(1, 2, 3, 4, 5, 6, 7), fusion="concatenated"
+        bce_weight=0.0,
+        dice="squared",
+        stages=(1, 2, 3, 4, 5, 6, 7),
+        fusion="concatenated",
+        mask_applied="after_normalisation",
     )
     config.optimizer = Optimizer(
         name="adam", learning_rate=2e-4, schedule="halved", momentum=0.5, weight_decay=0.0

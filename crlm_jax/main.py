@@ -12,8 +12,8 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from crlm_jax.config.flags import config_file, flagged_config, parse_flags
-from crlm_jax.errors import UserError
 from crlm_jax.system import console, parallel, preemption
+from crlm_jax.system.console import UsageError
 from crlm_jax.training.experiment import run
 
 flags.declare_key_flag("config")  # so that --help lists it, though config.flags defines it
@@ -39,15 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the program's name and what the flag parser left over.
 
     Raises:
-      UserError: a flag or a field of the configuration is wrong.
+      UsageError: a flag is wrong or missing.
+      UserError: a field of the configuration is wrong.
     """
     if argv is not None and len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is not a flag; fields are set as --config.field=value")
+        raise UsageError(f"{argv[1]!r} is not a flag; fields are set as --config.field=value")
     config = flagged_config()
+    parallel.use_threads(config.system.threads)
     preemption.exit_when_told()
     given = [f for f in (_COORDINATOR, _PROCESSES, _PROCESS) if f.value != f.default]
     if given and not _DISTRIBUTED.value:
-        raise UserError(f"--{given[0].name} requires --distributed")
+        raise UsageError(f"--{given[0].name} requires --distributed")
     if _DISTRIBUTED.value:
         parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _LOST_AFTER.value)
     parallel.use_compile_cache(config.data.cache)

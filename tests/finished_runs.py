@@ -41,12 +41,12 @@ def make_case(folder: Path, name: str, side: int, found: float, shape=(3, 64, 64
     return f"{name}.nii.gz,{name}_mask.nii.gz"
 
 
-def prepare(folder: Path, rows: list[str], conditions: tuple[str, ...]):
+def prepare(folder: Path, rows: list[str], conditions: tuple[str, ...], *, antialias: bool = True):
     """Writes a cohort file and cuts it; returns the config and the slices."""
     cohort = folder / "cohort.csv"
     cohort.write_text("\n".join(["patient,condition,image,mask,split", *rows]) + "\n")
     config = tiny_config(cohort, folder / "cache", conditions)
-    config.data.ct_window = (0.0, 255.0)
+    config.data.ct_window, config.data.antialias = (0.0, 255.0), antialias
     cases = read_cohort(cohort, conditions=conditions, validation_fraction=0.0)
     return config, slice_cache.prepare(cases, config.data)
 

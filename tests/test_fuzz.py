@@ -26,16 +26,23 @@ from tests.fuzzing import fuzz, mutated, snapshot, taken_or_refused
 # Cohort files
 
 ROWS = (
-    "patient,condition,image,mask,mask_label,b_value,split\n"
-    "p1,pre_dwi,a.nii.gz,am.nii.gz,1,800,train\n"
-    "p2,pre_dwi,b.nii.gz,bm.nii.gz,,,test\n"
-    '"p3, ä",ct,c.nii.gz,cm.nii.gz,2,,test\n'
+    "patient,condition,image,mask,mask_label,b_value,split,tumour\n"
+    "p1,pre_dwi,a.nii.gz,am.nii.gz,1,800,train,\n"
+    "p2,pre_dwi,b.nii.gz,,,,test,no\n"
+    '"p3, ä",ct,c.nii.gz,cm.nii.gz,2,,test,yes\n'
 )
+FORMS = [  # in which spreadsheets save them
+    ROWS.encode(encoding) for encoding in ("utf-8", "cp1252", "utf-16", "utf-16-le", "utf-32")
+] + [
+    f"sep={sign}\r\n{ROWS.replace(', ', '_').replace(',', sign)}".encode() for sign in ",;\t^"
+]  # fmt: skip
 CELLS = st.one_of(
     st.sampled_from([
         "", " ", "p1", "p2", "=cmd()", "../../x", "a.nii.gz", "am.nii.gz", ".", "/", "/dev/null",
         "x" * 300, "CON", "\u202ep1", "p\n1", "p\x1b[2J", "1e999", "nan", "-1", "9" * 5000, "train",
-        "test", "validation", "pre_dwi", "PRE DWI", "ct", '"', '""', "\ufeffpatient",
+        "test", "validation", "pre_dwi", "PRE DWI", "ct", '"', '""', "\ufeffpatient", "no", "YES",
+        "~/a.nii.gz", "~nobody/x", "$HOME", "$NO_SUCH/x", "${}", "${A B}", "%X%", "~", "$", "%%",
+        "C:\\a.nii.gz", "\\\\server\\a.nii.gz", ".\\a.nii.gz", "sep=;", "800,5", "1.000", "'a'",
     ]),
     st.text(max_size=12),
 )  # fmt: skip
@@ -51,12 +58,16 @@ def cohort(tmp_path):
 
 def check_cohort_file(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    for read in (lambda: read_cohort(path, conditions=("pre_dwi",)), lambda: read_images(path)):
+    reads = (
+        lambda: read_cohort(path, conditions=("pre_dwi",), doubts=[]),
+        lambda: read_images(path, []),
+    )
+    for read in reads:
         taken_or_refused(read, CohortError, path.parent, str(path))
 
 
 @fuzz(200)
-@given(content=st.one_of(st.binary(max_size=200), mutated(ROWS.encode())))
+@given(content=st.one_of(st.binary(max_size=200), st.sampled_from(FORMS).flatmap(mutated)))
 def test_cohort_bytes(cohort, content):
     check_cohort_file(cohort, content)
 
@@ -76,7 +87,7 @@ def test_cohort_cells(cohort, table, keep, quote):
 
 
 @fuzz(300)
-@given(row=st.integers(1, 3), column=st.integers(0, 6), cell=CELLS)
+@given(row=st.integers(1, 3), column=st.integers(0, 7), cell=CELLS)
 def test_cohort_one_cell(cohort, row, column, cell):
     table = [line.split(",") for line in ROWS.replace('"p3, ä"', "p3").splitlines()]
     table[row][column] = '"' + cell.replace('"', '""') + '"'

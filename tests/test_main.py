@@ -182,11 +182,71 @@ def test_a_wrong_command_line_is_one_clear_line(arguments, message, tmp_path):
     argv = ["--config", "configs/ct.py", "--workdir", str(tmp_path / "run"), *arguments]
     done = fork(argv, tmp_path / "stdout.txt", errors=tmp_path / "stderr.txt")
     done.join(PATIENCE)
-    assert done.exitcode == 1
+    assert done.exitcode == (2 if "flag" in message or "requires" in message else 1)
     stderr = (tmp_path / "stderr.txt").read_text()
     assert message in stderr
     assert "Traceback" not in stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "out", "err"),
+    [
+        (["--help"], 0, "Try --helpfull", ""),
+        (["--config", "ct", "--help"], 0, "Try --helpfull", ""),
+        (["--helpfull"], 0, "--workdir", ""),
+        (["--workdir", "runs/x"], 2, "", "error: --config is missing, such as --config"),
+        (["--config", "ct", "--wrokdir=x"], 2, "", "error: Unknown command line flag 'wrokdir'."),
+        (["--config", "ct", "--processes=two"], 2, "", "error: flag --processes=two"),
+        (["--config", "no_such"], 1, "", "no_such"),
+    ],
+)
+def test_help_ends_with_0_and_a_wrong_flag_with_2(arguments, code, out, err, tmp_path):
+    stdout, stderr = tmp_path / "stdout.txt", tmp_path / "stderr.txt"
+    done = fork(arguments, stdout, errors=stderr)
+    done.join(PATIENCE)
+    assert done.exitcode == code, stderr.read_text()
+    assert out in stdout.read_text()
+    assert err in stderr.read_text()
+    assert "Traceback" not in stderr.read_text()
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_first(cohort, cache, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(experiment, "prepare", lambda config: pytest.fail("prepared the data"))
+    monkeypatch.setattr(experiment, "create_state", lambda *_: pytest.fail("made a network"))
+    with pytest.raises(WorkdirError, match=r"file/run: cannot be written to \(Not a dir.*another"):
+        experiment.run(tiny_config(cohort, cache), tmp_path / "file" / "run")
+
+
+def test_doubts_of_the_cohort_are_said_when_training(cohort, cache, tmp_path, capsys):
+    config = tiny_config(cohort, cache)
+    copy = cohort.with_name("alike.csv")
+    copy.write_text(cohort.read_text().replace("p01,", "P-00,"))
+    config.data.cohort = str(copy)
+    experiment.prepare(config)
+    err = capsys.readouterr().err
+    assert f"warning: {copy}: 'P-00' (row " in err
+    assert "may be one patient; the split may train on what it tests" in err
+
+
+@pytest.mark.slow
+def test_a_second_training_in_one_folder_is_refused(cohort, cache, tmp_path):
+    config = tiny_config(cohort, cache)
+    config.train.epochs = 400
+    workdir = tmp_path / "run"
+    first = Run(config, workdir)
+    assert first.wait_for_step(1)
+    second = fork(words(config, workdir), tmp_path / "stdout.txt", errors=tmp_path / "stderr.txt")
+    second.join(PATIENCE)
+    assert second.exitcode == 1
+    assert (tmp_path / "stderr.txt").read_text().splitlines()[-1] == (
+        f"error: {workdir}: another training is writing to this folder; let it end, or give "
+        "another --workdir"
+    )
+    first.stop()
+    assert first.end() == [75]
+    assert not (workdir / ".lock").exists()
 
 
 def test_the_module_is_the_command(tmp_path):
@@ -201,6 +261,11 @@ def test_the_module_is_the_command(tmp_path):
     assert done.stderr.startswith("error: ")
     assert "nowhere/cohort.csv" in done.stderr
     assert done.stdout == ""
+    helped = subprocess.run(
+        [sys.executable, "-m", "crlm_jax.main", "--help"], capture_output=True, text=True
+    )
+    assert helped.returncode == 0
+    assert "--workdir: Folder of the run" in helped.stdout
 
 
 @pytest.mark.slow

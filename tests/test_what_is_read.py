@@ -1,24 +1,33 @@
 """Every row of the page "What is read" is tried on an input that is made for it."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom.dataset import Dataset
+from pydicom.uid import ComprehensiveSRStorage
 
-from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.data.cohort.check import check_cohort
+from crlm_jax.data.cohort.rows import CohortError
+from crlm_jax.errors import UserError
 from crlm_jax.imaging.grey import modality_doubt
 from crlm_jax.imaging.masks import read_lesions, read_mask
 from crlm_jax.imaging.volumes import Volume, read_image
 from crlm_jax.predict.scans import find_scans
+from tests.data.cohort.test_check import ONE, a_mask, write_pair
 from tests.imaging import drawings
+from tests.imaging import test_bvals as bvals
 from tests.imaging import test_label_maps as masks
 from tests.imaging import test_lattice as lattice
 from tests.imaging import test_odd_grids as grids
 from tests.imaging import test_padding as padding
-from tests.imaging.dicom import dicoms
+from tests.imaging.dicom import dicoms, enhanced
+from tests.imaging.dicom import test_mosaic as mosaics
+from tests.imaging.dicom import test_series as classic
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "what-is-read.md"
 Try = Callable[[Path], list[str]]  # reads an input made in a folder; returns the warnings
@@ -112,6 +121,18 @@ def on_grid(change: Callable[[sitk.Image], sitk.Image], *, resample: bool = Fals
     return read
 
 
+def diffusion_nifti(beside: str | None) -> Try:
+    def read(folder: Path) -> list[str]:
+        path = bvals.write(folder, text=beside)
+        if beside is None:
+            path.with_name("a.bval").unlink()
+        volume, said = image(path)
+        np.testing.assert_array_equal(volume.voxels, bvals.magnitudes(1000))
+        return said
+
+    return read
+
+
 def finer(mask: sitk.Image) -> sitk.Image:
     spacing = (0.5, 0.5, 4.0)
     size = (70, 60, 8)
@@ -126,6 +147,46 @@ def slightly_off(mask: sitk.Image) -> sitk.Image:
 
 def outside(mask: sitk.Image) -> sitk.Image:
     return sitk.ConstantPad(mask, (1, 0, 0), (0, 0, 0), 1)
+
+
+def frames(*volumes: enhanced.Volume) -> Try:
+    def read(folder: Path) -> list[str]:
+        volume, said = image(enhanced.write_enhanced(folder / "a.dcm", volumes))
+        np.testing.assert_array_equal(volume.voxels, magnitudes())
+        return said
+
+    return read
+
+
+def mosaic(**elements) -> Try:
+    def read(folder: Path) -> list[str]:
+        header = enhanced.make_mosaic(magnitudes(), **elements)
+        volume, said = image(dicoms.save(header, folder / "a.dcm"))
+        np.testing.assert_array_equal(volume.voxels, magnitudes())
+        return said
+
+    return read
+
+
+def magnitudes() -> np.ndarray:
+    return np.abs(dicoms.voxels())
+
+
+def with_map(groups: Dataset, index: int) -> None:
+    enhanced.of_type("DERIVED", "PRIMARY", "DIFFUSION", "ADC")(groups, index)
+
+
+def series(change: Callable[[int, Dataset], object]) -> Try:
+    def read(folder: Path) -> list[str]:
+        dicoms.write_series(folder, magnitudes(), modality="MR", change=change)
+        return image(folder)[1]
+
+    return read
+
+
+def rounded(index: int, header: Dataset) -> None:
+    header.ImagePositionPatient = [f"{value:.1f}" for value in header.ImagePositionPatient]
+    header.PixelSpacing = [0.7 + 1e-7 * index, 0.8]
 
 
 def scans(*beside: str, volume: bool) -> Try:
@@ -143,6 +204,66 @@ def scans(*beside: str, volume: bool) -> Try:
     return read
 
 
+def folder_of(write: Callable[[Path], object], found: int = 1) -> Try:
+    def read(folder: Path) -> list[str]:
+        write(folder)
+        said: list[str] = []
+        assert len(find_scans(folder, warn=said.append)) == found
+        return said
+
+    return read
+
+
+def with_masks(folder: Path) -> None:
+    grids.write_nifti(folder / "scan.nii")
+    drawn = np.zeros((4, 8, 8), np.uint8)
+    drawn[1, 2:5, 2:5] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(drawn), str(folder / "scan_roi.nii"))
+
+
+def without_preamble(folder: Path) -> None:
+    for file in dicoms.write_series(folder, names=[f"IM{number}" for number in range(6)]):
+        file.write_bytes(file.read_bytes()[132:])
+
+
+def with_report(folder: Path) -> None:
+    def change(index, header):
+        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = ComprehensiveSRStorage
+
+    dicoms.write_series(folder)
+    dicoms.write_series(folder, dicoms.voxels()[:1], names=["SR"], change=change)
+
+
+def two_series(folder: Path) -> None:
+    dicoms.write_series(folder, names=[f"a{number}" for number in range(6)])
+    dicoms.write_series(folder, series=dicoms.uid(2))
+
+
+COHORT = "patient,condition,image,mask,tumour\n"
+
+
+def cohort(
+    *rows: str, header: str = COHORT, change: Callable[[str], str] = str, code="utf-8"
+) -> Try:
+    """Reads a cohort file of these rows and two more, and all its images."""
+
+    def read(folder: Path) -> list[str]:
+        for name in ("a", "b", "c"):
+            write_pair(folder, name, a_mask(ONE))
+        (folder / "copy").mkdir()
+        shutil.copy(folder / "b.nii.gz", folder / "copy")
+        text = change(COHORT + "".join(f"{row}\n" for row in (*rows, *GOOD)))
+        (folder / "cohort.csv").write_bytes(text.encode(code))
+        report = check_cohort(folder / "cohort.csv")
+        if report.problems:
+            raise CohortError("\n".join(report.problems))
+        assert len(report.images) == len(rows) + len(GOOD)
+        return list(report.warnings)
+
+    return read
+
+
+GOOD = ("b,dwi,b.nii.gz,b_roi.nii.gz,", "c,dwi,c.nii.gz,c_roi.nii.gz,yes")
 NO_SPACING = {"forms": (252, bytes(4)), "pixdim": (88, bytes(4))}
 ROWS: dict[str, Try] = {
     "NIfTI unpacked": unpacked,
@@ -150,10 +271,28 @@ ROWS: dict[str, Try] = {
     "NIfTI whose axes": nifti(grids.SLIGHT),
     "NIfTI with sheared": nifti(grids.SHEAR),
     "NIfTI with a spacing": nifti(**NO_SPACING),
+    "NIfTI of 4 dimensions with": diffusion_nifti("0 50 1000"),
+    "NIfTI of 4 dimensions alone": diffusion_nifti(None),
     "NIfTI of complex": complex_numbers,
     "DICOM with Pixel": padded(padding.padded(-32768)[0], value=("SS", -32768)),
     "DICOM of MR": padded(padding.framed(-32768)),
-    "DICOM whose": misfit,
+    "DICOM of several frames": frames((magnitudes(), None)),
+    "DICOM of several echoes": frames(
+        (magnitudes(), enhanced.echo(4.6)), (magnitudes(), enhanced.echo(9.2))
+    ),
+    "DICOM of magnitude": frames(
+        (magnitudes(), None), (magnitudes(), enhanced.of_type("ORIGINAL", "PRIMARY", "PHASE"))
+    ),
+    "DICOM as a Siemens MOSAIC": mosaic(),
+    "DICOM as a MOSAIC without": mosaic(change=mosaics.without("csa")),
+    "DICOM with an ADC map": frames(
+        (magnitudes(), enhanced.diffusion(1000)), (dicoms.voxels(1), with_map)
+    ),
+    "an ADC map": series(lambda _, header: setattr(header, "SeriesDescription", "dwi_ADC")),
+    "DICOM whose direction cosines are slightly": series(classic.skewed(0.004)),
+    "DICOM whose direction cosines are clearly": series(classic.skewed(0.1)),
+    "DICOM whose positions": series(rounded),
+    "DICOM whose values": misfit,
     "JPEG": mask(255 * masks.disc(), ".jpg"),
     "picture with soft": mask(255 * masks.disc(oversampled=8)),
     "picture with several": mask(127.0 * (masks.disc(15) > 0) + 128 * (masks.disc() > 0)),
@@ -179,6 +318,25 @@ ROWS: dict[str, Try] = {
     "hidden files": scans("._scan.nii.gz", volume=True),
     "a DICOMDIR": scans("DICOMDIR", volume=False),
     "pictures beside": scans("logo.png", volume=False),
+    "masks beside": folder_of(with_masks),
+    "a scan that is only": folder_of(lambda folder: grids.write_nifti(folder / "scan_mask.nii")),
+    "DICOM without preamble": folder_of(without_preamble),
+    "segmentations, reports": folder_of(with_report),
+    "images of a format": scans("a.tif", volume=True),
+    "several series": folder_of(two_series),
+    "semicolons": cohort(
+        change=lambda text: "sep=;\n" + text.replace(",", ";").replace("patient", " PATIENT "),
+        code="utf-16",
+    ),
+    "another encoding": cohort(change=lambda text: text.replace("b,", "Müller,", 1), code="cp1252"),
+    "a path of Windows": cohort(r"a,dwi,.\a.nii.gz,.\a_roi.nii.gz,"),
+    "a drive or server": cohort(r"a,dwi,D:\x\a.nii.gz,a_roi.nii.gz,"),
+    "a variable": cohort("a,dwi,$CRLM_NOT_SET/a.nii.gz,a_roi.nii.gz,"),
+    "an empty mask, with": cohort("b,dwi,a.nii.gz,,no"),
+    "an empty mask without": cohort("a,dwi,a.nii.gz,,"),
+    "a mask with tumour": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,no"),
+    "patients that differ": cohort("B,dwi,a.nii.gz,a_roi.nii.gz,"),
+    "one scan under": cohort("a,dwi,copy/b.nii.gz,a_roi.nii.gz,"),
 }
 TABLE = [
     tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|")))
@@ -192,7 +350,7 @@ def test_a_row_of_the_page_is_so(tmp_path, row):
     title, happens, says, _ = row
     read = ROWS[max((name for name in ROWS if title.startswith(name)), key=len)]
     if happens == "refused":
-        with pytest.raises(VolumeError, match=re.escape(says)):
+        with pytest.raises(UserError, match=re.escape(says)):
             read(tmp_path)
         return
     said = read(tmp_path)

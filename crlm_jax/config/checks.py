@@ -31,6 +31,8 @@ _NOT_NEGATIVE = (
     "train.steps",
     "critic.clip",
     "optimizer.clip_norm",
+    "loss.feature_weight",
+    "system.threads",
 )
 _PATHS = ("data.cohort", "data.cache", "critic.weights", "transunet.weights")
 CRITIC_STAGES = {"resnet50": 4, "segan": 7}  # as the networks have them, which load JAX
@@ -126,7 +128,12 @@ def _ranges(values: dict[str, Any]) -> list[str]:
         found.append(f"data.conditions = {conditions!r}: one or more, different")
     if len(window) != 2 or not window[0] < window[1]:
         found.append(f"data.ct_window = {window!r}: two values in HU, the lower first")
-    for name in ("data.test_fraction", "data.validation_fraction", "transunet.dropout"):
+    for name in (
+        "data.test_fraction",
+        "data.validation_fraction",
+        "transunet.dropout",
+        "train.ema",
+    ):
         if not 0 <= values[name] < 1:
             found.append(f"{name} = {values[name]}: must be in [0, 1)")
     if not 0 <= values["train.foreground"] <= 1:

@@ -12,7 +12,7 @@ from ml_collections import config_flags
 from crlm_jax.config import experiments
 from crlm_jax.config.schema import Config, ConfigError, flatten
 from crlm_jax.errors import UserError
-from crlm_jax.system.console import print_error
+from crlm_jax.system.console import UsageError, print_error
 
 # A `Literal` field is overridden as a string; `validate` refuses the values that it does not have.
 config_flags.register_flag_parser_for_type(Literal, flags.ArgumentParser())
@@ -25,11 +25,11 @@ def flagged_config() -> Config:
     """Returns the configuration that the flags give.
 
     Raises:
-      ConfigError: `--config` is missing.
+      UsageError: `--config` is missing.
     """
     config = _CONFIG.value
     if config is None:
-        raise ConfigError("--config is missing, such as --config configs/cross_pre.py")
+        raise UsageError("--config is missing, such as --config configs/cross_pre.py")
     # The flag library splits numbers at commas, as in loss.stages=1,2, but not words.
     config.data.conditions = tuple(",".join(config.data.conditions).split(","))
     return config
@@ -87,8 +87,8 @@ def _found(value: str) -> str:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags and returns what is left over; an error is printed and ends the process.
 
-    A wrong value ends it with code 1, an unknown flag, as every usage error, with 2. A wrong field
-    of the configuration is one line that lists the right ones.
+    A wrong flag, as every usage error, ends it with code 2, a wrong field or value of the
+    configuration with 1; a wrong field is one line that lists the right ones. Help ends it with 0.
     """
     try:
         _check_names(argv)
@@ -100,8 +100,13 @@ def parse_flags(argv: list[str]) -> list[str]:
         fields = flatten(Config())
         name = re.match(r"flag --config\.([\w.]+)", str(error))
         kind = type(fields[name[1]]).__name__ if name and name[1] in fields else ""
+        if not re.match(r"flag --config\b", str(error)):
+            print_error(error)
+            sys.exit(2)
         print_error(f"{error} (must be: {kind})" if kind else root_cause(error))
         sys.exit(1)
     except (UserError, OSError, flags.Error) as error:
         print_error(root_cause(error))
         sys.exit(1)
+    except SystemExit:  # absl has printed help, and would end with 1
+        sys.exit(0)

@@ -26,12 +26,19 @@ class Data:
     cohort: str = "phantom"  # path of a cohort.csv, or "phantom": the embedded digital cohort
     conditions: tuple[str, ...] = ("pre_dwi",)  # trained on together, evaluated one by one
     image_size: int = 224  # pixels, side of the square slice that the network sees
+    # Slices are averaged where they shrink to that size, and every lesion keeps a pixel. False: as
+    # in 0.1.0, pixels between are skipped, and small lesions with them.
+    antialias: bool = True
     ct_window: tuple[float, ...] = (-150.0, 250.0)  # HU, shown as black and white
+    # White on MRI: 1.5 times the body's 99 percentile, or the 99.5 percentile of all voxels, which
+    # clips bright lesions (0.1.0).
+    mr_window: Literal["body", "percentiles"] = "body"
     # Slices to train on: those with a lesion (the paper's choice), or all.
     train_slices: Literal["tumour", "all"] = "tumour"
     test_fraction: float = 0.4  # of the patients, where the cohort has no split column
     resample_masks: bool = False  # take masks on another grid than the image's, resampled
-    validation_fraction: float = 0.2  # of the training patients
+    # Share of the training patients, where the cohort names no validation patients.
+    validation_fraction: float = 0.2
     split_seed: int = 0  # the same split under every training seed
     cache: str = "~/.cache/crlm_jax"  # prepared slices, the phantom, compiled programs
     # With several processes: True: the main one prepares the data and the others read its cache.
@@ -105,7 +112,10 @@ class CriticConfig:
 
 @dataclass
 class Loss:
-    """bce_weight·BCE + dice_weight·Dice + Σ_s mean |critic(image·p)_s − critic(image·mask)_s|."""
+    """bce_weight·BCE + dice_weight·Dice + feature_weight·Σ_s mean |difference of stage s|.
+
+    The difference is that of the critic's features of image·p and image·mask.
+    """
 
     bce_weight: float = 1.0  # paper: BCE + Dice; the released code: 0.5
     dice_weight: float = 1.0
@@ -115,9 +125,13 @@ class Loss:
     # Weights of several heads: the same for all, or half as much from each to the coarser one.
     heads: Literal["equal", "halved"] = "equal"
     stages: tuple[int, ...] = (1, 2, 3, 4)  # constrained stages of the critic; (): no critic
+    feature_weight: float = 1.0  # of the feature distance; the paper: 1
     # What masks the image before the critic sees it: the paper's probability, or the released
     # code's logits.
     mask_with: Literal["probability", "logits"] = "probability"
+    # Whether the mask hides grey levels, which are then black, or z-scored values, which are then
+    # the mean grey of ImageNet (the released code).
+    mask_applied: Literal["before_normalisation", "after_normalisation"] = "before_normalisation"
     feature_gradient: bool = True  # False: as in the released code, the term only adds a number
     # One mean per stage, or one mean over all features (released code).
     fusion: Literal["per_stage", "concatenated"] = "per_stage"
@@ -147,6 +161,12 @@ class Train:
     steps: int = 0  # updates; 0: as many as the epochs take
     foreground: float = 0.0  # share of a batch that is drawn from the slices with tumour alone
     seed: int = 0
+    # Folder of a run whose newest checkpoint this training goes on from: weights, batch statistics,
+    # optimiser and step. `steps` counts those of that run too.
+    init: str = ""
+    # Decay of an average of the weights and batch statistics, which is what is evaluated, such as
+    # 0.99; 0: the weights themselves are.
+    ema: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"  # of the computation
     log_every: int = 10  # steps
     checkpoint_every: int = 200  # steps; the validation patients are measured at the same steps
@@ -162,6 +182,14 @@ class Evaluation:
     mirror: bool = False  # average over mirror images; prediction does the same
     resamples: int = 9999  # of the bootstrap over patients
     attribution_steps: int = 16  # of integrated gradients, in one slice a case; 0: none is shown
+
+
+@dataclass
+class System:
+    """The computer."""
+
+    # Of the CPU, for JAX; 0: as many as there are. Results depend on their number.
+    threads: int = 0
 
 
 @dataclass
@@ -181,6 +209,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    system: System = field(default_factory=System)
 
 
 def flatten(config: Config) -> dict[str, Any]:

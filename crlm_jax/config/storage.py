@@ -10,7 +10,20 @@ from crlm_jax.config.schema import Config, ConfigError, flatten, validate
 # Fields that say how a run is carried out, not what it computes.
 _NOT_THE_EXPERIMENT = (
     "name", "data.cache", "data.cache_shared", "data.workers", "train.log_every", "train.keep",
+    "system.threads",
 )  # fmt: skip
+
+
+# Fields that are younger than version 0.1.0, and what a run without them was trained with.
+_BEFORE = {
+    "data.antialias": False,
+    "data.mr_window": "percentiles",
+    "data.resample_masks": False,
+    "loss.feature_weight": 1.0,
+    "loss.mask_applied": "after_normalisation",
+    "train.init": "",
+    "train.ema": 0.0,
+}
 
 
 def to_json(config: Config) -> str:
@@ -19,13 +32,13 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str | bytes, source: str | Path) -> Config:
-    """Reads what `to_json` wrote.
+    """Reads what `to_json` wrote; a field that an older version did not have is as it was then.
 
     Raises:
       ConfigError: the text is not a configuration of this version; names `source`.
     """
     try:
-        config = _build(Config, json.loads(text), "")
+        config = _build(Config, _fill_in(json.loads(text)), "")
         return validate(config)
     # ConfigError is `_build`'s and `validate`'s; damaged JSON raises the others.
     except (ConfigError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -34,6 +47,15 @@ def from_json(text: str | bytes, source: str | Path) -> Config:
             f"({' '.join(str(error).split())}); "
             "start a new run in another --workdir"
         ) from error
+
+
+def _fill_in(values: Any) -> Any:
+    """Adds the fields that are missing because they are younger, in groups that are there."""
+    for name, value in _BEFORE.items():
+        group, _, field = name.partition(".")
+        if isinstance(values, dict) and isinstance(values.get(group), dict):
+            values[group].setdefault(field, value)
+    return values
 
 
 def _build(group: type, values: Any, prefix: str) -> Any:

@@ -24,13 +24,13 @@ from tqdm import tqdm
 
 from crlm_jax.config.schema import Data
 from crlm_jax.data.cohort.cases import SPLITS, Case, Split
+from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.data.cohort.rows import CohortError, ImagePair
 from crlm_jax.data.slices import DATASET, VERSION
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import to_uint8
-from crlm_jax.imaging.masks import read_mask
-from crlm_jax.imaging.resize import resize
+from crlm_jax.imaging.resize import resize, resize_mask
 
 _NAMES = ("case", "image_index", "z")  # integers of a record, beside `image` and `mask`
 
@@ -49,12 +49,14 @@ class _Job:
 class _Cut:
     """The slices of an image: images uint8 (Z, S, S, 1), masks uint8 (Z, bytes), tumour bool (Z,).
 
-    The masks are `numpy.packbits` of 0 and 1, by rows; `tumour` tells which slices hold tumour.
+    The masks are `numpy.packbits` of 0 and 1, by rows. `tumour` tells which slices hold tumour, and
+    `too_small` (Z,) how many lesions of a slice are smaller than a pixel there.
     """
 
     images: np.ndarray
     masks: np.ndarray
     tumour: np.ndarray
+    too_small: np.ndarray
 
 
 class LiverSlices(tfds.core.GeneratorBasedBuilder):
@@ -62,7 +64,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
 
     Args:
       cases: as from `read_cohort`.
-      data: `image_size`, `ct_window`, `train_slices` and `resample_masks` are read.
+      data: `image_size`, `antialias`, both windows, `train_slices` and `resample_masks` are read.
       workers: images that are read at once, each in memory as a whole.
       data_dir: folder of the data set.
     """
@@ -81,21 +83,20 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
         data_dir: os.PathLike,
     ):
         self._cases = cases
-        self._size = data.image_size
-        self._ct_window = (float(data.ct_window[0]), float(data.ct_window[1]))
-        self._train_slices = data.train_slices
-        self._resample_masks = data.resample_masks
+        self._data = data
         self._workers = workers
-        self.tables: dict[Split, list[tuple[int, int, int, bool]]] = {s: [] for s in SPLITS}
+        self.tables: dict[Split, list[tuple[int, int, int, bool, int]]] = {s: [] for s in SPLITS}
         self.digest = hashlib.sha256()
         super().__init__(file_format="array_record", data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        pixels = self._size * self._size
+        size = self._data.image_size
         tensor = functools.partial(tfds.features.Tensor, dtype=np.uint8, encoding="bytes")
         features = {
-            "image": tensor(shape=(self._size, self._size, 1), doc="grey levels"),
-            "mask": tensor(shape=((pixels + 7) // 8,), doc="numpy.packbits of 0 and 1, by rows"),
+            "image": tensor(shape=(size, size, 1), doc="grey levels"),
+            "mask": tensor(
+                shape=((size * size + 7) // 8,), doc="numpy.packbits of 0 and 1, by rows"
+            ),
             **dict.fromkeys(_NAMES, np.int32),
         }
         return tfds.core.DatasetInfo(
@@ -135,8 +136,9 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
         table = self.tables[split]
         for job, cut in self._cut(jobs, problems):
             for z in range(0 if problems else len(cut.images)):
-                if split != "train" or cut.tumour[z] or self._train_slices == "all":
-                    table.append((job.case, job.image, z, bool(cut.tumour[z])))
+                if split != "train" or cut.tumour[z] or self._data.train_slices == "all":
+                    about = bool(cut.tumour[z]), int(cut.too_small[z])
+                    table.append((job.case, job.image, z, *about))
                     names = zip(_NAMES, (job.case, job.image, z), strict=True)
                     yield len(table), {"image": cut.images[z], "mask": cut.masks[z], **dict(names)}
         if problems:
@@ -151,12 +153,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
 
     def _cut(self, jobs: Sequence[_Job], problems: list[str]) -> Iterator[tuple[_Job, _Cut]]:
         """Reads images ahead on `workers` threads; yields the usable ones in order."""
-        cut = functools.partial(
-            _cut_image,
-            size=self._size,
-            ct_window=self._ct_window,
-            resample_masks=self._resample_masks,
-        )
+        cut = functools.partial(_cut_image, data=self._data)
         with futures.ThreadPoolExecutor(self._workers) as pool:
             # Each thread has at most one volume in memory, however large the cohort.
             ahead = collections.deque((job, pool.submit(cut, job)) for job in jobs[: self._workers])
@@ -205,15 +202,14 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
     _log_download_done = _log_download_bytes
 
 
-def _cut_image(
-    job: _Job, *, size: int, ct_window: tuple[float, float], resample_masks: bool
-) -> _Cut:
+def _cut_image(job: _Job, *, data: Data) -> _Cut:
     volume = volumes.read_image(job.pair.image, b_value=job.pair.b_value)
-    mask = read_mask(job.pair.masks, job.pair.mask_label, volume, resample=resample_masks)
-    grey = to_uint8(volume, job.condition, ct_window=ct_window)
-    masks = resize(mask, size, nearest=True)
+    mask = read_reference(job.pair, volume, resample=data.resample_masks).voxels
+    grey = to_uint8(volume, job.condition, data)
+    masks, too_small = resize_mask(mask, data.image_size, antialias=data.antialias)
     return _Cut(
-        images=resize(grey, size)[..., None],
+        images=resize(grey, data.image_size, antialias=data.antialias)[..., None],
         masks=np.packbits(masks.reshape(len(masks), -1), axis=1),
         tumour=np.any(mask, axis=(1, 2)),
+        too_small=too_small,
     )

@@ -14,10 +14,11 @@ from crlm_jax.data.cohort.cases import Case
 from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.data.slice_builder import LiverSlices
 from crlm_jax.data.slices import INDEX_DTYPE, INDEX_FILE, Slices
+from crlm_jax.imaging.bvals import find_bvals
 from crlm_jax.imaging.dicom import files
 from crlm_jax.system.files import clear_partial, whole_folder
 
-_SCHEMA = 4  # raise it when the content of records changes: older slices are then not used
+_SCHEMA = 5  # raise it when the content of records changes: older slices are then not used
 _STALE_SECONDS = 24 * 3600
 
 
@@ -30,7 +31,7 @@ def prepare(cases: Sequence[Case], data: Data, *, workers: int = 2) -> Slices:
 
     Args:
       cases: as from `read_cohort`.
-      data: `cache`, `image_size`, `ct_window`, `train_slices` and `resample_masks` are read.
+      data: `cache` and what the builder reads.
       workers: images that are read at once, each in memory as a whole.
 
     Raises:
@@ -66,13 +67,17 @@ def _is_finished(folder: Path) -> bool:
 def _fingerprint(cases: Sequence[Case], data: Data) -> str:
     """SHA-256 over all that the records depend on; files count by path, size and time of change."""
     window = [float(limit) for limit in data.ct_window]
-    content: list = [_SCHEMA, data.image_size, window, data.train_slices]
-    content += ["resample_masks"] * data.resample_masks
+    content: list = [
+        _SCHEMA, data.image_size, data.antialias, window, data.mr_window, data.train_slices,
+        data.resample_masks,
+    ]  # fmt: skip
     problems = []
     for case in cases:
         content.append([case.patient, case.condition, case.split])
         for pair in case.images:
             content += [pair.mask_label, pair.b_value]
+            if pair.tumour is not None:  # the masks are checked against it
+                content.append(f"tumour {pair.tumour}")
             for path in (pair.image, *pair.masks):
                 try:
                     for file in _files(path):
@@ -88,7 +93,8 @@ def _fingerprint(cases: Sequence[Case], data: Data) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of an image; for a DICOM image all files of its folder, which hold the series."""
+    """The files of an image; for DICOM all files of its folder, for NIfTI its `.bval` file too."""
     if path.is_dir() or files.is_dicom(path):
         return sorted(path.iterdir() if path.is_dir() else path.parent.iterdir())
-    return [path]
+    beside = find_bvals(path)
+    return [path] if beside is None else [path, beside]

@@ -17,7 +17,9 @@ from crlm_jax.data.cohort.cases import SPLITS, Case, Split
 
 DATASET, VERSION = "liver_slices", "1.0.0"  # the TFDS data set below `Slices.folder`
 INDEX_FILE = "index.npz"  # an array of INDEX_DTYPE for each split, and the digest
-INDEX_DTYPE = np.dtype([("case", "i4"), ("image", "i4"), ("z", "i4"), ("tumour", "?")])
+INDEX_DTYPE = np.dtype(
+    [("case", "i4"), ("image", "i4"), ("z", "i4"), ("tumour", "?"), ("too_small", "i4")]
+)
 Pair = tuple[np.ndarray, np.ndarray]  # image and mask of a slice, both uint8 (S, S, 1)
 
 
@@ -35,10 +37,11 @@ class Slices:
         return SliceSource(self.folder, split, self.size, len(self.index(split)))
 
     def index(self, split: Split) -> np.ndarray:
-        """A row of `INDEX_DTYPE` for each record: case, image of the case, z, tumour.
+        """A row of `INDEX_DTYPE` for each record: case, image of the case, z, tumour, too small.
 
-        `tumour` is that of the mask as drawn: resampling comes later, and may lose a lesion smaller
-        than a pixel.
+        `tumour` is that of the mask as drawn. `too_small` counts the lesions of the slice that are
+        smaller than a pixel of the record: they have one pixel there, or without `data.antialias`
+        none.
         """
         return self._tables[split]
 

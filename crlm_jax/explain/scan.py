@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from tqdm import tqdm
 from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.imaging import volumes
+from crlm_jax.imaging.dicom.listing import HOW_TO_CHOOSE
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
 from crlm_jax.imaging.mask_files import split_masks
 from crlm_jax.imaging.masks import read_mask
-from crlm_jax.imaging.resize import resize
+from crlm_jax.imaging.resize import resize, resize_mask, stretch_doubt
 from crlm_jax.method import networks
 from crlm_jax.method.attribution import (
     MOST_DOUBLINGS,
@@ -31,7 +33,7 @@ from crlm_jax.method.attribution import (
     stage_differences,
 )
 from crlm_jax.method.segment import TrainedSegmenter, load_best
-from crlm_jax.predict.scans import find_scans
+from crlm_jax.predict.scans import find_scans, list_scans, unknown_conditions
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter, for_scans
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
@@ -138,7 +140,7 @@ def read_scan(
       run: folder of the run, or its address (`gs://`).
       image: a scan, as for `predict.find_scans`.
       condition: of the scan; None: that of the run.
-      series: UID of the series to take out of a DICOM folder.
+      series: UID or pattern of the series to take out of a DICOM folder.
       b_value: s/mm², the images to take out of a DICOM diffusion series.
       mask: the reference, one file or several joined by `|`; None: there is none.
       mask_label: what is tumour in it, as for `masks.read_mask`.
@@ -151,23 +153,26 @@ def read_scan(
     warn = lambda text: print_stderr(f"warning: {text}")  # noqa: E731
     scans = find_scans(image, series=series, b_value=b_value, warn=warn)
     if len(scans) != 1:
-        raise VolumeError(f"{image}: {len(scans)} scans; name one of them, or its --series")
+        choose = f", or {HOW_TO_CHOOSE}" if scans[0].series else ""
+        listed = "\n".join(list_scans(scans))
+        raise VolumeError(f"{image}: {len(scans)} scans; name one of them{choose}:\n{listed}")
     run, scan = locate(run), scans[0]
     trained = load_best(read_run(run), RunFolder(run).checkpoints, parallel.make_mesh(1))
     segmenter, network = for_scans(trained, run.resolve().name), trained.in_float32()
     condition = segmenter.windowed_as(condition or scan.condition)
+    asked = dataclasses.replace(scan, condition=condition)
+    for text in unknown_conditions([asked], segmenter.config.data.conditions):
+        warn(text)
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
-    for text in volume.doubts:
-        print_stderr(f"warning: {scan.path}: {text}")
-    if doubt := modality_doubt(volume, condition):
-        print_stderr(f"warning: {scan.path}: looks like another modality than {condition}: {doubt}")
+    for text in _image_doubts(volume, condition):
+        warn(f"{scan.path}: {text}")
     of_mask: list[str] = []
     reference = None
     if mask:
         paths = split_masks(str(mask))
         reference = read_mask(paths, mask_label, volume, of_mask, resample=resample_masks)
     for text in of_mask:
-        print_stderr(f"warning: {mask}: {text}")
+        warn(f"{mask}: {text}")
     grey = segmenter.grey(volume, condition)
     slices = segmenter.slices(grey)
     probability = segmenter.probability(slices)
@@ -178,13 +183,18 @@ def read_scan(
     )  # fmt: skip
 
 
+def _image_doubts(volume: volumes.Volume, condition: str) -> Iterator[str]:
+    yield from volume.doubts
+    if doubt := modality_doubt(volume, condition):
+        yield f"looks like another modality than {condition}: {doubt}"
+    if doubt := stretch_doubt(volume.voxels.shape, volume.spacing):
+        yield doubt
+
+
 def _region(mask: np.ndarray, size: int) -> np.ndarray:
     """Resamples a lesion (H, W) to the network's grid, where it keeps at least one pixel."""
-    small = resize(mask[None], size, nearest=True)[0]
-    if not small.any():
-        row, column = np.nonzero(mask)
-        small[row * size // mask.shape[0], column * size // mask.shape[1]] = True
-    return small
+    masks, _ = resize_mask(mask[None], size)
+    return masks[0]
 
 
 def explain_lesion(
@@ -282,7 +292,7 @@ def explain_stages(explained: ExplainedScan, reference: np.ndarray) -> dict[int,
         )
     critic = networks.create_critic(config)
     assert critic is not None  # the loss has stages
-    masks = resize(reference, explained.side, nearest=True)
+    masks, _ = resize_mask(reference, explained.side, antialias=config.data.antialias)
     maps: dict[int, Maps] = {stage: {} for stage in config.loss.stages}
     lesions = explained.prediction.mask | reference
     for z in np.flatnonzero(lesions.any(axis=(1, 2))).tolist():
@@ -291,7 +301,12 @@ def explain_stages(explained: ExplainedScan, reference: np.ndarray) -> dict[int,
         if config.loss.mask_with == "probability":
             predicted = jax.nn.sigmoid(predicted)
         found = stage_differences(
-            critic, image, np.asarray(predicted), masks[z], config.loss.stages
+            critic,
+            image,
+            np.asarray(predicted),
+            masks[z],
+            config.loss.stages,
+            config.loss.mask_applied,
         )
         for stage, values in found.items():
             maps[stage][z] = values

@@ -25,6 +25,7 @@ from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import Config
 from crlm_jax.export.function import make_network, to_stablehlo
 from crlm_jax.export.to_onnx import check_onnx, require_onnx, to_onnx
+from crlm_jax.imaging import grey
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.method.segment import load_best
 from crlm_jax.runs.folder import RunFolder, read_run
@@ -57,10 +58,9 @@ def describe(config: Config, run: str, step: int, files: dict[str, bytes]) -> di
 def _describe_steps(config: Config) -> dict[str, Any]:
     """Describes the way from a scan to its mask, in the order of the steps."""
     low, high = config.data.ct_window
+    fixed = {"kind": "fixed", "unit": "HU", "low": low, "high": high}
     windows = {
-        condition: {"kind": "fixed", "unit": "HU", "low": low, "high": high}
-        if is_ct(condition)
-        else {"kind": "percentiles", "of": "all voxels of the volume", "low": 0.5, "high": 99.5}
+        condition: fixed if is_ct(condition) else _describe_mr_window(config)
         for condition in config.data.conditions
     }
     return {
@@ -69,17 +69,35 @@ def _describe_steps(config: Config) -> dict[str, Any]:
         "the patient's right to left; to the nearest axis where the scan is oblique.",
         "windows": windows,
         "windows_note": "The values low and high that are shown as black and white. A scan of "
-        "8-bit voxels: 0 and 255. Percentiles that are equal: the least and the greatest voxel.",
+        "8-bit voxels: 0 and 255. Where they are equal: the least and the greatest voxel.",
         "grey_levels": "round(clip((voxel - low) * 255 / (high - low), 0, 255)) in float32, halves "
         "to the even number",
-        "resampling": "Each slice, linear between the two nearest pixels along each axis, without "
-        "smoothing; pixel i of n has its centre at (i + 0.5) / n of the slice, and values beyond "
-        "the outermost centres are those of the border.",
+        "antialias": config.data.antialias,
+        "resampling": "Each slice, linear between the two nearest pixels along each axis; pixel i "
+        "of n has its centre at (i + 0.5) / n of the slice, and values beyond the outermost "
+        "centres are those of the border. With antialias an axis that shrinks is averaged with a "
+        "triangle as wide as two new pixels instead, without pixels beyond the border.",
         "resampling_note": "Grey levels to image_size x image_size, then rounded again; the "
-        "probability back to the slice's own size, not rounded.",
+        "probability back to the slice's own size, neither averaged nor rounded.",
         "input": "grey: float32 (B, S, S), whole grey levels 0 to 255 of B slices, S = image_size",
         "output": "probability: float32 (B, S, S), of tumour",
         "mask": "probability > threshold, after resampling to the slice's own size",
+    }
+
+
+def _describe_mr_window(config: Config) -> dict[str, Any]:
+    """Describes the rule of `imaging.grey.find_window` for MRI."""
+    if config.data.mr_window == "percentiles":
+        low, high = grey.MR_PERCENTILES
+        return {"kind": "percentiles", "of": "all voxels of the volume", "low": low, "high": high}
+    return {
+        "kind": "body",
+        "low": grey.MR_LOW,
+        "low_of": "percentile of all voxels of the volume",
+        "high": grey.MR_HIGH,
+        "high_of": "percentile of the voxels above the mean of all",
+        "headroom": grey.MR_HEADROOM,
+        "headroom_of": "white is so many times as far above low as high is",
     }
 
 

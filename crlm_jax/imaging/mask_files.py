@@ -1,7 +1,7 @@
 """The files of a mask: one, several joined by `|`, or those that fit a pattern."""
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from crlm_jax.imaging.dicom.files import is_hidden
@@ -9,7 +9,13 @@ from crlm_jax.imaging.dicom.files import is_hidden
 JOINED = "|"
 
 
-def split_masks(text: str, folder: Path = Path()) -> tuple[Path, ...]:
+def _below(text: str, folder: Path) -> Path:
+    return folder / text
+
+
+def split_masks(
+    text: str, folder: Path = Path(), spell: Callable[[str, Path], Path] = _below
+) -> tuple[Path, ...]:
     """Returns the files of a mask.
 
     Args:
@@ -17,6 +23,7 @@ def split_masks(text: str, folder: Path = Path()) -> tuple[Path, ...]:
         for all files that fit it, hidden ones left out. The name of a file that exists is no
         pattern.
       folder: that paths are relative to.
+      spell: returns the path that a text means from the folder.
 
     Returns:
       The paths, each once, in the order of the text and those of a pattern by name. A pattern that
@@ -26,14 +33,20 @@ def split_masks(text: str, folder: Path = Path()) -> tuple[Path, ...]:
         return (folder / text,)
     found: dict[Path, None] = {}
     for part in filter(None, map(str.strip, text.split(JOINED))):
-        path, fits = folder / part, []
-        if not _exists(path) and glob.has_magic(part):
-            fits = [Path(name) for name in glob.glob(glob.escape(str(folder)) + "/" + part)]
-            if Path(part).is_absolute():
-                fits = [Path(name) for name in glob.glob(part)]
-        fits = sorted(p for p in fits if p.is_file() and not is_hidden(p.name))
+        path = spell(part, folder)
+        fits = sorted(p for p in _fitting(path, folder) if p.is_file() and not is_hidden(p.name))
         found |= dict.fromkeys(fits or [path])
     return tuple(found) or (folder / text,)
+
+
+def _fitting(path: Path, folder: Path) -> list[Path]:
+    """Returns the files that fit a pattern; the names of the folder itself are no patterns."""
+    pattern, start = str(path), ""
+    if path.is_relative_to(folder):
+        pattern, start = str(path.relative_to(folder)), glob.escape(str(folder)) + "/"
+    if _exists(path) or not glob.has_magic(pattern):
+        return []
+    return [Path(name) for name in glob.glob(start + pattern)]
 
 
 def name_masks(paths: Sequence[Path]) -> str:

@@ -185,16 +185,30 @@ def _read_file(
         if is_slicer_segmentation(image):
             regions, geometry = read_slicer_segments(path, image, label, doubts)
             return _Drawing(regions, geometry, each=len(regions) > 1)
-    return _read_label_map(path, label, doubts)
+    return _draw_labels(path, label, doubts)
 
 
-def _read_label_map(path: Path, label: int | str | None, doubts: list[str]) -> _Drawing:
+def read_label_map(path: Path, doubts: list[str] | None = None) -> tuple[np.ndarray, Geometry]:
+    """Reads a label map (Z, H, W) in the file's own axis order, and its geometry.
+
+    Args:
+      path: of the file.
+      doubts: receives what the user should know of how it was read, a sentence each.
+
+    Raises:
+      VolumeError: the file cannot be used, or its values are not those of a label map.
+    """
     array, geometry, noted = read_voxels(path)
     check_lossless(path)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise VolumeError(f"{path}: {NOT_FINITE}")
-    doubts += noted
-    array = as_label_map(path, array, doubts)
+    said = [] if doubts is None else doubts
+    said += noted
+    return as_label_map(path, array, said), geometry
+
+
+def _draw_labels(path: Path, label: int | str | None, doubts: list[str]) -> _Drawing:
+    array, geometry = read_label_map(path, doubts)
     values, counts = np.unique(array[array != 0], return_counts=True)
     labels = tuple(f"{value:.16g}" for value in values)
     text = None if label is None else str(label).strip().lower()
@@ -239,4 +253,4 @@ def _ask(labels: Sequence[str], counts: Sequence[int]) -> str:
     )
 
 
-__all__ = ["LesionMask", "name_masks", "read_lesions", "read_mask"]
+__all__ = ["LesionMask", "name_masks", "read_label_map", "read_lesions", "read_mask"]

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from crlm_jax.imaging.bvals import take_volume
 from crlm_jax.imaging.dicom import files
 from crlm_jax.imaging.dicom.series import Series, read_series
 from crlm_jax.imaging.geometry import (
@@ -65,8 +66,10 @@ def read_image(
 
     Args:
       path: of a file, or of the folder of a DICOM series.
-      series: Series Instance UID to read from a DICOM folder with several series.
-      b_value: s/mm², to read from a DICOM diffusion series with several b-values; None: 1000.
+      series: Series Instance UID, or a pattern of `dicom.listing`, to read from a DICOM folder with
+        several series.
+      b_value: s/mm², to read from a diffusion series with several b-values, DICOM or a NIfTI file
+        with a `.bval` file beside it; None: 1000.
 
     Raises:
       VolumeError: the image cannot be used.
@@ -74,11 +77,10 @@ def read_image(
     path = Path(path)
     if files.is_dicom(path):
         array, geometry, about = read_series(path, series=series, b_value=b_value)
-        return _volume(array, geometry, (), path, about)
-    if series is not None or b_value is not None:
-        what = "series" if series is not None else "b-value"
-        raise VolumeError(f"{path}: not DICOM, so it has no {what} to choose; leave the {what} out")
-    return _volume(*read_voxels(path), path)
+        return _volume(array, geometry, about.doubts, path, about)
+    if series is not None:
+        raise VolumeError(f"{path}: not DICOM, so it has no series to choose; leave the series out")
+    return _volume(*_unpack(take_volume(load(path), path, b_value), path), path)
 
 
 def from_image(image: sitk.Image, source: str | Path = "image") -> Volume:
@@ -228,7 +230,8 @@ def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry, tuple[
     if len(size) > 3:
         raise VolumeError(
             f"{path}: has {len(size)} dimensions ({' × '.join(map(str, size))}); save the one 3D "
-            "volume that is to be segmented (for DWI: one b-value) as its own file"
+            "volume that is to be segmented as its own file, or for DWI put the .bval file of "
+            "dcm2niix beside it"
         )
     geometry, doubts = read_geometry(image, path)
     if len(size) == 2 and path.name.lower().endswith(_PICTURES):  # dots per inch are no spacing

@@ -1,17 +1,18 @@
 """The measures of one test case: its images are measured one by one and pooled."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crlm_jax.config.schema import Config
 from crlm_jax.data.cohort.cases import Case
+from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
-from crlm_jax.imaging.masks import LesionMask, read_lesions
+from crlm_jax.imaging.masks import LesionMask
 from crlm_jax.imaging.regions import measure_regions
 from crlm_jax.imaging.resize import resize
 from crlm_jax.imaging.volumes import Volume
@@ -71,7 +72,6 @@ class Measurement:
     """
 
     case: Case
-    resample_masks: bool = False  # take masks on another grid than the image's
     slices: int = 0
     tumour_slices: int = 0
     paper: Counts = field(default_factory=Counts)
@@ -87,14 +87,13 @@ class Measurement:
         self.slices += 1
         if tumour:
             self.tumour_slices += 1
-            self.paper.add(prediction, reference)
+            self.paper.add_tumour_slice(prediction, reference)
 
     def add_image(
         self,
         image: int,
         probability: np.ndarray,
-        threshold: float,
-        ct_window: Sequence[float],
+        config: Config,
         attribution: SliceAttribution | None = None,
         view: Path | None = None,
     ) -> None:
@@ -103,18 +102,17 @@ class Measurement:
         Args:
           image: its index within the case.
           probability: (Z, S, S) float32, of tumour, at the size that the network sees.
-          threshold: above which a voxel is tumour.
-          ct_window: HU, shown as black and white.
+          config: of the run: threshold and windows.
           attribution: where the segmenter looked.
           view: file for the viewer; None: no file is written.
         """
         pair = self.case.images[image]
         volume = volumes.read_image(pair.image, b_value=pair.b_value)
-        drawn = read_lesions(pair.masks, pair.mask_label, volume, resample=self.resample_masks)
-        probability = resize(probability, volume.voxels.shape[1:])
+        drawn = read_reference(pair, volume, resample=config.data.resample_masks)
+        probability = resize(probability, volume.voxels.shape[1:], antialias=False)
         if volume.padding is not None:
             probability[volume.padding] = 0
-        prediction = probability > threshold
+        prediction = probability > config.evaluation.threshold
         measured = self._measure(volume, prediction, drawn)
         self.clinical.pool(measured.counts)
         self.surfaces.pool(measured.surfaces)
@@ -128,7 +126,7 @@ class Measurement:
                 for number, lesion in enumerate(found, start=1)
             ]
         if view is not None:
-            show_image(self.case, image, measured, probability, attribution, ct_window).save(view)
+            show_image(self.case, image, measured, probability, attribution, config.data).save(view)
 
     def _measure(self, volume: Volume, prediction: np.ndarray, drawn: LesionMask) -> MeasuredImage:
         """Measures one image, whose lesions are added to the scores of the case.

@@ -1,6 +1,5 @@
 """What the report's viewer shows of a measured image: layers, marks and facts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +42,7 @@ def show_image(
     measured: MeasuredImage,
     probability: np.ndarray,
     attribution: SliceAttribution | None,
-    ct_window: Sequence[float],
+    windows: grey.Windows,
 ) -> CaseView:
     """Returns what the viewer shows of an image.
 
@@ -53,10 +52,9 @@ def show_image(
       measured: what was measured of it.
       probability: (Z, H, W) float32, of tumour.
       attribution: where the segmenter looked.
-      ct_window: HU, shown as black and white.
+      windows: how the image is shown.
     """
     volume, condition = measured.volume, case.condition
-    low, high = ct_window
     number = f" · image {image + 1}" if len(case.images) > 1 else ""
     dsc, hd95 = overlap(measured.counts)["dsc"], measured.surfaces.values()["hd95"]
     found, there = len(measured.partners["reference"]), len(measured.lesions["reference"])
@@ -68,9 +66,9 @@ def show_image(
             (BY_NAME["hd95"].header, BY_NAME["hd95"].format(hd95)),
             ("lesions found", f"{found} of {there}"),
         ),
-        grey=grey.to_uint8(volume, condition, ct_window=(low, high)),
+        grey=grey.to_uint8(volume, condition, windows),
         spacing=volume.spacing,
-        window=grey.find_window(volume, condition, (low, high)),
+        window=grey.find_window(volume, condition, windows),
         unit="HU" if is_ct(condition) and not volume.eight_bit else "",
         layers=_layers(measured.masks, probability, attribution),
         marks=tuple(

@@ -61,7 +61,7 @@ def validation_dsc(config: Config, slices: Slices, segment: Segment) -> float | 
     stream = _probabilities(config, slices, "validation", segment, own[index["tumour"][own]])
     for record, probability, reference in stream:
         case = counts.setdefault(int(index["case"][record]), Counts())
-        case.add(probability > config.evaluation.threshold, reference)
+        case.add_tumour_slice(probability > config.evaluation.threshold, reference)
     found = [(case, overlap(c)["dsc"]) for case, c in counts.items()]
     # Sorted by case, so that the sum does not depend on which process measured which case.
     scores = sorted(pair for share in parallel.gather(found) for pair in share)
@@ -98,8 +98,7 @@ def evaluate_cases(
                 measured[case].add_image,
                 image,
                 probability,
-                config.evaluation.threshold,
-                config.data.ct_window,
+                config,
                 _attribute_largest_slice(config, slices, first, probability, attribute),
                 None if folder is None else folder.view(case, image),
             )
@@ -126,9 +125,7 @@ def _images(
     stream = _probabilities(config, slices, "test", segment, _own_records(index))
     for record, probability, reference in stream:
         case, image = int(index["case"][record]), int(index["image"][record])
-        measurement = measured.setdefault(
-            case, Measurement(slices.cases[case], config.data.resample_masks)
-        )
+        measurement = measured.setdefault(case, Measurement(slices.cases[case]))
         found = probability > config.evaluation.threshold
         measurement.add_slice(found, reference, tumour=index["tumour"][record])
         pending.append(probability)

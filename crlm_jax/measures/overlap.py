@@ -27,6 +27,15 @@ class Counts:
         self.prediction_only += int(np.count_nonzero(prediction)) - both
         self.reference_only += int(np.count_nonzero(reference)) - both
 
+    def add_tumour_slice(self, prediction: np.ndarray, reference: np.ndarray) -> None:
+        """Pools in a slice that was drawn with tumour, at another size than it was drawn.
+
+        A lesion may vanish at that size. An empty reference then counts as a voxel that was missed,
+        so that it never agrees with an empty prediction.
+        """
+        self.add(prediction, reference)
+        self.reference_only += not reference.any()
+
     def pool(self, other: "Counts") -> None:
         """Adds the counts of other images."""
         self.both += other.both

@@ -24,7 +24,7 @@ from flax import nnx
 from scipy import ndimage
 
 from crlm_jax.method.segment import TrainedSegmenter, Variables, slices_at_once
-from crlm_jax.models.inputs import network_input
+from crlm_jax.models.inputs import MaskApplied, critic_input, network_input
 
 TOLERANCE = 0.01  # of the relative error of the sum of integrated gradients
 MOST_DOUBLINGS = 3  # of the steps, until the error is within the tolerance
@@ -270,13 +270,17 @@ def occlusion(
     return (total / times).astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _stage_maps(
-    graph: nnx.GraphDef, stages: tuple[int, ...], state: nnx.State, *slices: jax.Array
+    graph: nnx.GraphDef,
+    stages: tuple[int, ...],
+    applied: MaskApplied,
+    state: nnx.State,
+    *slices: jax.Array,
 ) -> dict[int, jax.Array]:
     image, predicted, mask = (a.astype(jnp.float32)[None, ..., None] for a in slices)
     critic, seen = nnx.merge(graph, state), network_input(image)
-    found, true = critic(seen * predicted), critic(seen * mask)
+    found, true = (critic(critic_input(seen, shown, applied)) for shown in (predicted, mask))
     distance = lambda f, r: jnp.abs(f.astype(jnp.float32) - r.astype(jnp.float32))  # noqa: E731
     return {s: distance(found[s - 1], true[s - 1]).mean(axis=-1)[0] for s in stages}
 
@@ -287,6 +291,7 @@ def stage_differences(
     predicted: np.ndarray,
     mask: np.ndarray,
     stages: Sequence[int],
+    applied: MaskApplied = "before_normalisation",
 ) -> dict[int, np.ndarray]:
     r"""Maps where the critic's stages distinguish prediction and reference, in one slice.
 
@@ -301,13 +306,14 @@ def stage_differences(
       predicted: (S, S), p: probability, or logits where `loss.mask_with` says so.
       mask: (S, S), y in {0, 1}.
       stages: those wanted.
+      applied: as `loss.mask_applied`: how p and y mask x.
 
     Returns:
       By stage s the map (H_s, W_s) float32, in the stage's own resolution. `upsample_stage_map`
       lays it over the slice.
     """
     graph, state = nnx.split(critic)
-    maps = _stage_maps(graph, tuple(stages), state, image, predicted, mask)
+    maps = _stage_maps(graph, tuple(stages), applied, state, image, predicted, mask)
     return {stage: np.asarray(values) for stage, values in maps.items()}
 
 

@@ -142,6 +142,20 @@ def mask_of(head: jax.Array, mask: jax.Array) -> jax.Array:
     return mask[:, rows // 2 :: rows, columns // 2 :: columns]
 
 
+def stage_distances(
+    features: Sequence[jax.Array], reference: Sequence[jax.Array], stages: Sequence[int]
+) -> dict[int, jax.Array]:
+    """Mean absolute difference of each stage's features, () float32, by stage.
+
+    Arguments as in `feature_distance`, whose `per_stage` is their sum.
+    """
+    pairs = {stage: (features[stage - 1], reference[stage - 1]) for stage in stages}
+    return {
+        stage: jnp.abs(f.astype(jnp.float32) - r.astype(jnp.float32)).mean()
+        for stage, (f, r) in pairs.items()
+    }
+
+
 def feature_distance(
     features: Sequence[jax.Array],
     reference: Sequence[jax.Array],
@@ -175,14 +189,8 @@ def feature_distance(
       Xia et al., CRLM-GAN, Cancer Imaging 26:10, 2025; Xue et al., SegAN
       (https://arxiv.org/abs/1706.01805), 2017.
     """
-    sums, counts = [], []
-    for stage in stages:
-        f, r = features[stage - 1], reference[stage - 1]
-        sums.append(jnp.abs(f.astype(jnp.float32) - r.astype(jnp.float32)).sum())
-        counts.append(f.size)
-    zero = jnp.zeros((), jnp.float32)
-    if not sums:
-        return zero
+    means = stage_distances(features, reference, stages)
     if fusion == "concatenated":
-        return sum(sums, zero) / sum(counts)
-    return sum((total / count for total, count in zip(sums, counts, strict=True)), zero)
+        counts = {stage: features[stage - 1].size for stage in stages}
+        means = {s: mean * (counts[s] / sum(counts.values())) for s, mean in means.items()}
+    return sum(means.values(), jnp.zeros((), jnp.float32))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -51,6 +52,9 @@ def evaluation_graph(segmenter: nnx.Module) -> nnx.GraphDef:
 def create_critic(config: Config) -> nnx.Module | None:
     """Builds the critic up to the last constrained stage; None where no stage is constrained.
 
+    Whatever `train.precision` is, it computes in float32, and no platform may round its products:
+    in bfloat16, or by a TPU's default, half of the feature gradient near convergence is noise.
+
     Raises:
       WeightsError: `critic.weights` cannot be obtained, or do not fit.
     """
@@ -59,7 +63,8 @@ def create_critic(config: Config) -> nnx.Module | None:
     critic = CRITICS[config.critic.name](
         last_stage=max(config.loss.stages),
         width=config.critic.width,
-        dtype=jnp.dtype(config.train.precision),
+        dtype=jnp.promote_types(config.train.precision, jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
         rngs=nnx.Rngs(config.train.seed),
     )
     if config.critic.weights != "random":

@@ -4,7 +4,7 @@ One step, after Xia et al., Cancer Imaging 26:10 (2025):
 
     prob       = sigmoid(segmenter(image))
     loss       = bce_weight · BCE + dice_weight · Dice
-               + Σ_{s in stages} mean |critic(image·prob)_s − critic(image·mask)_s|
+               + feature_weight · Σ_{s in stages} mean |critic(image·prob)_s − critic(image·mask)_s|
     segmenter  ← gradient of loss         (through the critic, never into it)
     critic     ← ascent on the same distance, only where critic.update = "adversarial"
 """
@@ -21,10 +21,13 @@ from jax.sharding import Mesh
 from crlm_jax.config.schema import Config, Loss
 from crlm_jax.method import losses
 from crlm_jax.method.networks import Networks, create_networks
-from crlm_jax.models.inputs import network_input
+from crlm_jax.models.inputs import critic_input, network_input
 from crlm_jax.system import parallel
 
 Terms = dict[str, jax.Array]
+
+
+Average = dict[str, nnx.State]  # "params" and "batch_stats", averaged over the updates
 
 
 @jax.tree_util.register_dataclass
@@ -38,6 +41,7 @@ class TrainState:
     opt_state: optax.OptState
     critic: nnx.State | None  # None: no stage is constrained
     critic_opt_state: optax.OptState | None  # None: the critic is frozen
+    average: Average | None = None  # None: `train.ema` is 0
 
 
 Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Terms]]
@@ -80,7 +84,9 @@ def create_state(config: Config, mesh: Mesh) -> tuple[Networks, TrainState]:
     """
     structure, params, batch_stats, critic = create_networks(config)
     optimizer = make_optimizer(config, steps=1)  # its state does not depend on `steps`
-    critic_opt_state = None
+    critic_opt_state, average = None, None
+    if config.train.ema:  # copies: the step overwrites each part of the state in its place
+        average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
     if critic is not None and config.critic.update == "adversarial":
         critic_opt_state = optimizer.init(nnx.filter_state(critic, nnx.Param))
     state = TrainState(
@@ -90,23 +96,23 @@ def create_state(config: Config, mesh: Mesh) -> tuple[Networks, TrainState]:
         opt_state=optimizer.init(params),
         critic=critic,
         critic_opt_state=critic_opt_state,
+        average=average,
     )
     return structure, jax.device_put(state, parallel.replicated(mesh))
 
 
-def _feature_distance(
+def critic_features(
     critic: nnx.Module, image: jax.Array, logits: jax.Array, mask: jax.Array, loss: Loss
-) -> jax.Array:
-    """Compares the critic's stage features of image · predicted map and of image · mask."""
+) -> tuple[Sequence[jax.Array], Sequence[jax.Array]]:
+    """Returns the critic's stage features of the image under the predicted map and the mask."""
     predicted = jax.nn.sigmoid(logits) if loss.mask_with == "probability" else logits
     if not loss.feature_gradient:
         predicted = jax.lax.stop_gradient(predicted)
-    return losses.feature_distance(
-        critic(image * predicted), critic(image * mask), stages=loss.stages, fusion=loss.fusion
-    )
+    found, wanted = (critic_input(image, seen, loss.mask_applied) for seen in (predicted, mask))
+    return critic(found), critic(wanted)
 
 
-def _segment(
+def training_heads(
     networks: Networks, params: nnx.State, state: TrainState, image: jax.Array, seed: int
 ) -> tuple[Sequence[jax.Array], nnx.State]:
     """Returns the segmenter's heads in training mode, and its new batch statistics."""
@@ -129,7 +135,7 @@ def _loss(
 ) -> tuple[jax.Array, tuple[Terms, nnx.State]]:
     """Returns the total, its terms, and the segmenter's new batch statistics."""
     loss = config.loss
-    heads, batch_stats = _segment(networks, params, state, image, config.train.seed)
+    heads, batch_stats = training_heads(networks, params, state, image, config.train.seed)
     weights, dice = losses.head_weights(len(heads), loss.heads), losses.DICE[loss.dice]
     parts = [
         (weight, logits, losses.mask_of(logits, mask))
@@ -144,11 +150,12 @@ def _loss(
     total = loss.bce_weight * terms["bce"] + loss.dice_weight * terms["dice"]
     if networks.critic is not None and state.critic is not None:
         statistics = nnx.filter_state(state.critic, nnx.BatchStat)
-        # A copy, as in `_segment`. What its batch norms write is dropped, since the critic never
-        # normalises by it.
+        # A copy, as in `training_heads`. What its batch norms write is dropped, since the critic
+        # never normalises by it.
         critic = nnx.merge(networks.critic, critic_params, statistics, copy=True)
-        terms["feature"] = _feature_distance(critic, image, heads[0], mask, loss)
-        total = total + terms["feature"]
+        features = critic_features(critic, image, heads[0], mask, loss)
+        terms["feature"] = losses.feature_distance(*features, loss.stages, loss.fusion)
+        total = total + loss.feature_weight * terms["feature"]
     return total, (terms, batch_stats)
 
 
@@ -171,6 +178,19 @@ def _ascend(
     if limit:
         params = jax.tree.map(lambda weight: jnp.clip(weight, -limit, limit), params)
     return nnx.merge_state(critic, params), opt_state
+
+
+def _average(
+    average: Average | None, now: Average, step: jax.Array, decay: float
+) -> Average | None:
+    """Moves the average towards the weights of now.
+
+    For the first updates it is their plain mean, so that the start is forgotten.
+    """
+    if average is None:
+        return None
+    share = jnp.maximum(1 - decay, 1 / (step + 1))
+    return jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), average, now)
 
 
 def make_update(config: Config, networks: Networks, steps: int) -> Update:
@@ -197,13 +217,16 @@ def make_update(config: Config, networks: Networks, steps: int) -> Update:
                 optimizer, critic, critic_opt_state, ascent, config.critic.clip
             )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        now = {"params": params, "batch_stats": batch_stats}
         new = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
             critic=critic,
             critic_opt_state=critic_opt_state,
+            average=_average(state.average, now, state.step, config.train.ema),
         )
         return new, {"loss": loss, **terms, "grad_norm": optax.global_norm(grads)}
 

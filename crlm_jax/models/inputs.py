@@ -3,9 +3,13 @@
 This is computed on the device, inside the step, so that only one byte per pixel is transferred.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+MaskApplied = Literal["before_normalisation", "after_normalisation"]
 
 # Mean and standard deviation of ImageNet's RGB channels, in units of the full range; the paper
 # normalises with them.
@@ -29,3 +33,25 @@ def network_input(image: jax.Array, photometric: jax.Array | None = None) -> jax
         gain, offset = jnp.split(photometric[:, None, None, :], 2, axis=-1)
         grey = jnp.clip(grey * gain + offset, 0.0, 255.0)
     return (grey / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
+
+
+def critic_input(
+    image: jax.Array,
+    mask: jax.Array,
+    applied: MaskApplied,
+) -> jax.Array:
+    """Masks an image for the critic.
+
+    Args:
+      image: (B, H, W, 3), z-scored, as from `network_input`.
+      mask: (B, H, W, 1), of any range: what is shown, from 0 to 1.
+      applied: to the grey levels, so that black hides; or to the z-scored image, so that the mean
+        grey of ImageNet does.
+
+    Returns:
+      (B, H, W, 3), z-scored.
+    """
+    if applied == "after_normalisation":
+        return image * mask
+    black = -IMAGENET_MEAN / IMAGENET_STD
+    return (image - black) * mask + black

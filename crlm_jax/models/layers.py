@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+Precision = jax.lax.Precision | None
 Initializer = Callable[[jax.Array, tuple[int, ...]], np.ndarray]
 
 
@@ -29,6 +30,7 @@ class Common(TypedDict):
     """What every layer with weights takes."""
 
     dtype: NotRequired[jnp.dtype]  # of the computation; float32 if it is not given
+    precision: NotRequired[Precision]  # of products; None: the platform's own
     rngs: nnx.Rngs  # source of `params` keys
 
 
@@ -52,7 +54,9 @@ def kaiming_normal(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
     return (deviation * host_rng(key).standard_normal(shape)).astype(np.float32)
 
 
-def _convolve(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
+def _convolve(
+    x: jax.Array, weight: jax.Array, stride: int, precision: Precision = None
+) -> jax.Array:
     """As `convolve`, by XLA's general convolution."""
     padding = [((side - 1) // 2,) * 2 for side in weight.shape[:2]]
     return jax.lax.conv_general_dilated(
@@ -61,17 +65,23 @@ def _convolve(x: jax.Array, weight: jax.Array, stride: int) -> jax.Array:
         window_strides=(stride, stride),
         padding=padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
     )
 
 
-def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+def _weight_gradient(x: jax.Array, g: jax.Array, precision: Precision) -> jax.Array:
     """Gradient of a 3×3 convolution's weight as one convolution by g, as XLA derives it."""
     return jax.lax.conv_general_dilated(
-        x, g, (1, 1), [(1, 1)] * 2, dimension_numbers=("CHWN", "IHWO", "HWNC")
+        x,
+        g,
+        (1, 1),
+        [(1, 1)] * 2,
+        dimension_numbers=("CHWN", "IHWO", "HWNC"),
+        precision=precision,
     )
 
 
-def _weight_gradient_by_rows(x: jax.Array, g: jax.Array) -> jax.Array:
+def _weight_gradient_by_rows(x: jax.Array, g: jax.Array, precision: Precision) -> jax.Array:
     """The same gradient as three convolutions along rows, which sum over all rows of the batch.
 
     On CPU it is up to five times as fast from 16 channels on, because it sums over B·H, whereas a
@@ -87,47 +97,61 @@ def _weight_gradient_by_rows(x: jax.Array, g: jax.Array) -> jax.Array:
             window_strides=(1,),
             padding=[(1, 1)],
             dimension_numbers=("CWN", "IWO", "WNC"),
+            precision=precision,
         )
         for k in range(3)
     ]
     return jnp.flip(jnp.stack(parts), 1).transpose(0, 1, 3, 2)
 
 
-@jax.custom_vjp
-def _convolve_3x3(x: jax.Array, weight: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_3x3(x: jax.Array, weight: jax.Array, precision: Precision) -> jax.Array:
     """`_convolve` with stride 1, whose gradient is fast on CPU too."""
-    return _convolve(x, weight, 1)
+    return _convolve(x, weight, 1, precision)
+
+
+def _convolve_3x3_forward(
+    x: jax.Array, weight: jax.Array, precision: Precision
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolve(x, weight, 1, precision), (x, weight)
 
 
 def _convolve_3x3_backward(
-    saved: tuple[jax.Array, jax.Array], g: jax.Array
+    precision: Precision, saved: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, weight = saved
-    (x_gradient,) = jax.vjp(lambda x: _convolve(x, weight, 1), x)[1](g)
+    (x_gradient,) = jax.vjp(lambda x: _convolve(x, weight, 1, precision), x)[1](g)
     if x.shape[-1] < 16:
-        return x_gradient, _weight_gradient(x, g)
+        return x_gradient, _weight_gradient(x, g, precision)
     weight_gradient = jax.lax.platform_dependent(
-        x, g, cpu=_weight_gradient_by_rows, default=_weight_gradient
+        x,
+        g,
+        cpu=functools.partial(_weight_gradient_by_rows, precision=precision),
+        default=functools.partial(_weight_gradient, precision=precision),
     )
     return x_gradient, weight_gradient
 
 
-_convolve_3x3.defvjp(lambda x, w: (_convolve(x, w, 1), (x, w)), _convolve_3x3_backward)
+_convolve_3x3.defvjp(_convolve_3x3_forward, _convolve_3x3_backward)
 
 
-def convolve(x: jax.Array, weight: jax.Array, stride: int = 1) -> jax.Array:
+def convolve(
+    x: jax.Array, weight: jax.Array, stride: int = 1, precision: Precision = None
+) -> jax.Array:
     """(B, H, W, I) with a kernel (h, w, I, O), padded by ⌊(side − 1)/2⌋: -> (B, H', W', O).
 
     An odd kernel side gives H' = ⌈H/stride⌉; an even one with stride 2, H' = ⌊H/2⌋. Both arguments
-    have the same dtype.
+    have the same dtype. `precision` is that of the products, forwards and backwards.
     """
     if weight.shape[:2] == (1, 1):
         # A matrix product: on CPU its weight gradient is 4 to 7 times as fast as a convolution's.
         # Slicing first avoids a dilated convolution in the input gradient of a stride.
-        return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], weight[0, 0])
+        return jnp.einsum(
+            "bhwi,io->bhwo", x[:, ::stride, ::stride], weight[0, 0], precision=precision
+        )
     if weight.shape[:2] == (3, 3) and stride == 1:
-        return _convolve_3x3(x, weight)
-    return _convolve(x, weight, stride)
+        return _convolve_3x3(x, weight, precision)
+    return _convolve(x, weight, stride, precision)
 
 
 class Conv(nnx.Module):
@@ -141,6 +165,7 @@ class Conv(nnx.Module):
       bias: adds one number per channel, initially U(±1/√fan_in).
       init: of the weight (height, width, I, O).
       dtype: of the computation.
+      precision: of the products; None: the platform's own, which a TPU and a GPU round.
       rngs: source of `params` keys.
     """
 
@@ -154,9 +179,10 @@ class Conv(nnx.Module):
         bias: bool = True,
         init: Initializer = torch_uniform,
         dtype: jnp.dtype = jnp.float32,
+        precision: Precision = None,
         rngs: nnx.Rngs,
     ):
-        self.stride, self.dtype = stride, dtype
+        self.stride, self.dtype, self.precision = stride, dtype, precision
         sides = (size, size) if isinstance(size, int) else size
         shape = (*sides, in_channels, out_channels)
         self.weight = nnx.Param(jnp.asarray(init(rngs.params(), shape)))
@@ -168,7 +194,8 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves; the result has the compute dtype."""
-        y = convolve(x.astype(self.dtype), self.weight[...].astype(self.dtype), self.stride)
+        weight = self.weight[...].astype(self.dtype)
+        y = convolve(x.astype(self.dtype), weight, self.stride, self.precision)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 

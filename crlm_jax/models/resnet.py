@@ -10,12 +10,13 @@ References:
 """
 
 import functools
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from crlm_jax.models.layers import BatchNorm, Conv, kaiming_normal, max_pool
+from crlm_jax.models.layers import BatchNorm, Common, Conv, Precision, kaiming_normal, max_pool
 
 BLOCKS = (3, 4, 6, 3)  # bottlenecks of stages 1 to 4
 EXPANSION = 4  # output channels of a bottleneck over those of its 3×3 convolution
@@ -35,14 +36,11 @@ class Bottleneck(nnx.Module):
       in_channels: I.
       channels: C, of the 3×3 convolution.
       stride: of the 3×3 convolution and of the shortcut.
-      dtype: of the computation.
-      rngs: source of `params` keys.
+      common: as for every layer.
     """
 
-    def __init__(
-        self, in_channels: int, channels: int, *, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs
-    ):
-        conv = functools.partial(Conv, bias=False, init=kaiming_normal, dtype=dtype, rngs=rngs)
+    def __init__(self, in_channels: int, channels: int, *, stride: int, **common: Unpack[Common]):
+        conv = functools.partial(Conv, bias=False, init=kaiming_normal, **common)
         out_channels = EXPANSION * channels
         self.conv1 = conv(in_channels, channels, 1)
         self.bn1 = BatchNorm(channels)
@@ -73,13 +71,15 @@ class ResNet50(nnx.Module):
 
     Stage s has `4 · width · 2^(s−1)` channels at 1/2^(s+1) of the sides; of 224 × 224 pixels:
     (B, 56, 56, 256), (B, 28, 28, 512), (B, 14, 14, 1024), (B, 7, 7, 2048). They have the compute
-    dtype.
+    dtype. Near convergence the gradient of their distance is a small difference of large numbers,
+    so that a critic computes in float32 with the highest precision of products.
 
     Args:
       last_stage: 1 to 4; later stages are not built.
       in_channels: of the image.
       width: channels of the stem; 64 in every published ResNet-50.
       dtype: of the computation; parameters are float32.
+      precision: of the products.
       rngs: source of `params` keys; the same key gives the same stage whatever `last_stage`.
     """
 
@@ -90,11 +90,13 @@ class ResNet50(nnx.Module):
         in_channels: int = 3,
         width: int = 64,
         dtype: jnp.dtype = jnp.float32,
+        precision: Precision = None,
         rngs: nnx.Rngs,
     ):
         self.last_stage = last_stage
+        common: Common = {"dtype": dtype, "precision": precision, "rngs": rngs}
         self.conv1 = Conv(
-            in_channels, width, 7, stride=2, bias=False, init=kaiming_normal, dtype=dtype, rngs=rngs
+            in_channels, width, 7, stride=2, bias=False, init=kaiming_normal, **common
         )
         self.bn1 = BatchNorm(width)
         before = width
@@ -102,7 +104,7 @@ class ResNet50(nnx.Module):
             channels, blocks = width * 2 ** (stage - 1), []
             for block in range(BLOCKS[stage - 1]):
                 stride = 2 if stage > 1 and block == 0 else 1
-                blocks.append(Bottleneck(before, channels, stride=stride, dtype=dtype, rngs=rngs))
+                blocks.append(Bottleneck(before, channels, stride=stride, **common))
                 before = EXPANSION * channels
             setattr(self, f"layer{stage}", nnx.List(blocks))
         self.eval()

@@ -27,6 +27,7 @@ from crlm_jax.models.layers import (
     BatchNorm,
     Common,
     Conv,
+    Precision,
     host_rng,
     kaiming_normal,
     leaky_relu,
@@ -92,10 +93,8 @@ class GlobalConv(nnx.Module):
       Peng et al., Large Kernel Matters (https://arxiv.org/abs/1703.02719), 2017.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
-    ):
-        conv = functools.partial(_conv, bias=True, dtype=dtype, rngs=rngs)
+    def __init__(self, in_channels: int, out_channels: int, size: int, **common: Unpack[Common]):
+        conv = functools.partial(_conv, bias=True, **common)
         column, row = (size, 1), (1, size)
         self.conv_l1 = conv(in_channels, out_channels, column)
         self.conv_l2 = conv(out_channels, out_channels, row)
@@ -238,6 +237,7 @@ class SegANCritic(nnx.Module):
       in_channels: of the image.
       width: channels of the first block.
       dtype: of the computation; parameters are float32.
+      precision: of the products.
       rngs: source of `params` keys.
     """
 
@@ -250,12 +250,14 @@ class SegANCritic(nnx.Module):
         in_channels: int = 3,
         width: int = 64,
         dtype: jnp.dtype = jnp.float32,
+        precision: Precision = None,
         rngs: nnx.Rngs,
     ):
         self.dtype, self.blocks = dtype, last_stage - 1
+        common: Common = {"dtype": dtype, "precision": precision, "rngs": rngs}
         before = in_channels
         for i, (size, multiple) in enumerate(CRITIC[: self.blocks], start=1):
-            block = _down(before, width * multiple, size, norm=i > 1, dtype=dtype, rngs=rngs)
+            block = _down(before, width * multiple, size, norm=i > 1, **common)
             setattr(self, f"convblock{i}", block)
             before = width * multiple
         _start_norms(self, rngs)

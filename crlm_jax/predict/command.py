@@ -14,8 +14,16 @@ import jax
 
 from crlm_jax.config.notices import is_phantom
 from crlm_jax.errors import UserError
+from crlm_jax.imaging.dicom.files import is_directory_file
 from crlm_jax.predict.outputs import Outputs, lesions_path, plan_jobs, write_lesions
-from crlm_jax.predict.scans import Scan, add_scan_arguments, check_condition, find_scans
+from crlm_jax.predict.scans import (
+    Scan,
+    add_scan_arguments,
+    check_condition,
+    find_scans,
+    list_scans,
+    unknown_conditions,
+)
 from crlm_jax.predict.segmenter import load, use_compile_cache
 from crlm_jax.predict.stream import predict_scans
 from crlm_jax.system import parallel
@@ -98,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 1 if a scan failed."""
     args = _parse(argv)
     scans = find_scans(args.image, series=args.series, b_value=args.b_value, warn=_warn)
+    if args.image.is_dir() or is_directory_file(args.image):
+        print("\n".join([f"{args.image}: {len(scans)} scan(s) to segment:", *list_scans(scans)]))
     if args.condition:
         scans = [dataclasses.replace(scan, condition=args.condition) for scan in scans]
     outputs = Outputs(args.out, args.probability, args.overlay, args.lesions, args.one_segment)
@@ -109,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_compile_cache()
     for scan in scans:
         segmenter.windowed_as(scan.condition)  # raises before the first scan is predicted
+    for warning in unknown_conditions(scans, segmenter.config.data.conditions):
+        _warn(warning)
     if is_phantom(segmenter.config):
         print_stderr(
             "warning: PHANTOM: the run was trained on digital images; its masks are no finding"

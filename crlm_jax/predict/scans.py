@@ -5,19 +5,35 @@ Also the arguments with which the commands describe a scan.
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from crlm_jax.data.cohort import cases
 from crlm_jax.imaging import volumes
-from crlm_jax.imaging.conditions import CONDITION
-from crlm_jax.imaging.dicom.files import find_series, is_dicom, is_directory_file, is_hidden
+from crlm_jax.imaging.conditions import CONDITION, is_ct
+from crlm_jax.imaging.dicom.files import (
+    choose_series,
+    find_series,
+    is_dicom,
+    is_directory_file,
+    is_hidden,
+    list_series,
+    pick_series,
+    series_facts,
+)
+from crlm_jax.imaging.dicom.listing import HOW_TO_CHOOSE
 from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.predict.beside import find_masks
 from crlm_jax.system.files import own_names
 
 _PICTURES = (".jpg", ".jpeg", ".bmp")
-_NAMED = 8  # files that a warning names
+_NAMED = 20  # files that a line names
 _READ = (*volumes.ENDINGS, *_PICTURES)
+# Of images that are not read.
+_UNREAD = (
+    ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".gipl", ".vtk", ".vti", ".par", ".rec", ".npy", ".npz",
+    ".h5", ".hdf5", ".mat", ".tif", ".tiff", ".gif", ".dcm.gz", ".nii.bz2", ".nii.xz", ".zip",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +46,7 @@ class Scan:
     condition: str | None = None  # None: not known
     series: str | None = None  # UID of the series to take out of a DICOM folder; None: the only one
     b_value: float | None = None  # s/mm²; None: 1000 where a DICOM series has several
+    about: str = ""  # of a DICOM series in a folder: description, modality, plane, images
 
 
 def ending(path: Path) -> str:
@@ -50,17 +67,21 @@ def find_scans(
       image: an image file, a DICOM file or the folder of its series, a folder of images (NIfTI,
         NRRD, MetaImage, PNG; subfolders are not searched), a tree of DICOM series or its DICOMDIR,
         or a cohort file (`.csv`; columns patient, condition, image, and optionally b_value).
-      series: UID of the one series to take.
+      series: UID or pattern (`description=*T2*`) of the series to take. Below a folder all series
+        that have it are taken.
       b_value: s/mm², for every DICOM diffusion series with several b-values.
-      warn: called with one line about the files of a folder that look like images but are left out:
-        hidden ones, and pictures where DICOM series lie below.
+      warn: called with a line about each kind of file in a folder that is left out: hidden ones,
+        masks, pictures beside DICOM series, DICOM that is no image, images that are not read.
 
     Raises:
-      VolumeError: the folder holds no image.
+      VolumeError: the folder holds no image, or no such series; then the message lists them.
       CohortError: rows of the cohort file are wrong; the message lists them.
     """
     if image.name.lower().endswith(".csv"):
-        rows = cases.read_images(image)
+        doubts: list[str] = []
+        rows = cases.read_images(image, doubts)
+        for doubt in doubts:
+            warn(doubt)
         found = [
             Scan(row.image, f"{row.patient}_{row.condition}", row.patient, row.condition, None,
                  b_value if row.b_value is None else row.b_value)
@@ -68,8 +89,10 @@ def find_scans(
         ]  # fmt: skip
     elif is_directory_file(image):
         found = _in_folder(image.parent, series, b_value, warn)
-    elif not image.is_dir() or is_dicom(image):
+    elif not image.is_dir():
         found = [Scan(image, _stem(image), series=series, b_value=b_value)]
+    elif is_dicom(image):
+        found = [_series_of(image, series, b_value, warn)]
     else:
         found = _in_folder(image, series, b_value, warn)
     names = own_names(scan.name or "scan" for scan in found)
@@ -81,32 +104,56 @@ def _stem(path: Path) -> str:
     return name[: len(name) - len(ending(path))]
 
 
-def _in_folder(
-    folder: Path, series: str | None, b_value: float | None, warn: Callable[[str], object]
-) -> list[Scan]:
-    files = sorted(file for file in folder.iterdir() if file.is_file() and ending(file) in _READ)
+def list_scans(scans: list[Scan]) -> list[str]:
+    """Returns a line for each of the first scans of a folder, and one for the rest."""
+    lines = [f"{scan.path}{f' ({scan.about})' * bool(scan.about)}" for scan in scans[:_NAMED]]
+    return lines + [f"… {len(scans)} in all"] * (len(scans) > _NAMED)
+
+
+_Warn = Callable[[str], object]
+
+
+def _series_of(folder: Path, series: str | None, b_value: float | None, warn: _Warn) -> Scan:
+    """Returns the one scan of a folder with DICOM files."""
+    others: list[str] = []
+    uid, files = choose_series(folder, series, others)
+    _say(warn, folder, "DICOM object(s) that are no scans", others)
+    _say(warn, folder, "hidden file(s)", [f.name for f in _images_in(folder) if is_hidden(f.name)])
+    images = [f.name for f in _images_in(folder) if not is_hidden(f.name)]
+    _say(warn, folder, "image(s) beside the DICOM files", images)
+    _say(warn, folder, "folder(s) below, which may hold other series", _folders_below(folder))
+    about = str(series_facts(uid, files[:1], len(files)))
+    return Scan(folder, _stem(folder), series=uid, b_value=b_value, about=about)
+
+
+def _in_folder(folder: Path, series: str | None, b_value: float | None, warn: _Warn) -> list[Scan]:
+    files = _images_in(folder)
     hidden = [file for file in files if is_hidden(file.name)]
     files = [file for file in files if file not in hidden]
+    _say(warn, folder, "hidden file(s)", [file.name for file in hidden])
+    unread = [f.name for f in sorted(folder.iterdir()) if f.name.lower().endswith(_UNREAD)]
+    _say(warn, folder, "file(s) of a format that is not read", unread)
     pictures = [file for file in files if ending(file) in (".png", *_PICTURES)]
     broken: list[Path] = []
-    by_uid = find_series(folder, broken) if files == pictures else {}
+    others: list[str] = []
+    by_uid = find_series(folder, broken, others) if files == pictures else {}
     beside = pictures if by_uid or broken else []
-    if hidden or beside:
-        names = sorted(file.name for file in (*hidden, *beside))
-        more = ", …" * (len(names) > _NAMED)
-        warn(
-            f"{folder}: left out {len(names)} file(s) that are no scans (hidden files, or pictures "
-            f"beside DICOM series): {', '.join(names[:_NAMED])}{more}"
-        )
+    _say(warn, folder, "picture(s) beside DICOM series", [file.name for file in beside])
+    _say(warn, folder, "DICOM object(s) that are no scans", others)
     if files and not beside:
-        return [Scan(file, _stem(file)) for file in files]
+        return _of_images(folder, files, warn)
     # A broken file becomes a scan of its own, whose reading fails and is reported.
     found = [] if series else [Scan(file, _stem(file)) for file in broken]
-    for uid, parts in sorted(by_uid.items(), key=lambda item: item[1][0]):
-        if series in (None, uid):
-            place = parts[0].parent
-            name = "_".join(place.relative_to(folder).parts)
-            found.append(Scan(place, name or uid, series=uid, b_value=b_value))
+    chosen = pick_series(folder, by_uid, series)
+    for uid in sorted(chosen, key=lambda uid: by_uid[uid][0]):
+        parts = by_uid[uid]
+        name = "_".join(parts[0].parent.relative_to(folder).parts)
+        about = str(series_facts(uid, parts[:1], len(parts)))
+        found.append(Scan(parts[0].parent, name or uid, series=uid, b_value=b_value, about=about))
+    if not found and by_uid:
+        raise VolumeError(
+            f"{folder}: has no DICOM series {series}; {HOW_TO_CHOOSE}:\n{list_series(by_uid)}"
+        )
     if not found:
         what = f"DICOM series {series}" if series else "image"
         raise VolumeError(
@@ -114,6 +161,43 @@ def _in_folder(
             "folder of a DICOM series, or a cohort.csv"
         )
     return found
+
+
+def _of_images(folder: Path, files: list[Path], warn: _Warn) -> list[Scan]:
+    """Returns the scans among the images of a folder, which are not DICOM."""
+    masks = find_masks(files, {file: _stem(file) for file in files})
+    said = [f"{file.name} ({what})" for file, what in masks.items()]
+    _say(warn, folder, "file(s) that are no scans by name and content", said, most=len(said))
+    _say(warn, folder, "folder(s) below, whose images are not looked for", _folders_below(folder))
+    if len(masks) == len(files):
+        raise VolumeError(
+            f"{folder}: all its images are masks by name and content; to segment one all the same, "
+            "name it"
+        )
+    return [Scan(file, _stem(file)) for file in files if file not in masks]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and ending(file) in _READ)
+
+
+def _folders_below(folder: Path) -> list[str]:
+    """Names the folders that hold a file which may be an image."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    return [path.name for path in below if _images_in(path) or is_dicom(path)]
+
+
+def _say(warn: _Warn, folder: Path, what: str, names: list[str], most: int = _NAMED) -> None:
+    """Tells which files are left out, if there are any."""
+    if names:
+        more = ", …" * (len(names) > most)
+        warn(f"{folder}: left out {len(names)} {what}: {', '.join(names[:most])}{more}")
+
+
+SERIES_HELP = (
+    "the series to take out of a DICOM folder with several: its UID, or a pattern of description, "
+    "modality, plane or number, such as 'description=*T2*,plane=axial'"
+)
 
 
 def add_scan_arguments(parser: argparse.ArgumentParser, scan: str) -> None:
@@ -125,13 +209,28 @@ def add_scan_arguments(parser: argparse.ArgumentParser, scan: str) -> None:
     """
     add = parser.add_argument
     add("--condition", help=f"of the {scan}, such as ct or pre_dwi (default: that of the run)")
-    add("--series", metavar="UID", help="the series to take out of a DICOM folder with several")
+    add("--series", metavar="UID", help=SERIES_HELP)
     add(
         "--b-value",
         type=float,
         metavar="B",
         help="s/mm², the images to take out of a DICOM diffusion series (default: 1000)",
     )
+
+
+def unknown_conditions(scans: Iterable[Scan], trained: Sequence[str]) -> list[str]:
+    """Returns a warning for each condition of the scans that a run was not trained on.
+
+    A scan of the other modality is warned of when it is read.
+    """
+    asked = sorted({scan.condition for scan in scans if scan.condition})
+    own = {is_ct(name) for name in trained}
+    return [
+        f"condition {name}: the run was trained on {', '.join(trained)}; see that the scans are of "
+        "the same kind"
+        for name in asked
+        if name not in trained and is_ct(name) in own
+    ]
 
 
 def check_condition(parser: argparse.ArgumentParser, condition: str | None) -> None:

@@ -82,12 +82,12 @@ class ScanSegmenter:
 
     def grey(self, volume: volumes.Volume, condition: str | None = None) -> np.ndarray:
         """Windows a scan at its own resolution: grey levels (Z, H, W) uint8."""
-        low, high = self.config.data.ct_window
-        return to_uint8(volume, self.windowed_as(condition), ct_window=(low, high))
+        return to_uint8(volume, self.windowed_as(condition), self.config.data)
 
     def slices(self, grey: np.ndarray) -> np.ndarray:
         """Resamples grey levels (Z, H, W) to the network's size S: (Z, S, S, 1) uint8."""
-        return resize(grey, self.config.data.image_size)[..., None]
+        data = self.config.data
+        return resize(grey, data.image_size, antialias=data.antialias)[..., None]
 
     def probability(
         self, slices: np.ndarray, progress: Callable[[int], object] = lambda done: None
@@ -125,7 +125,7 @@ class ScanSegmenter:
         size = (len(probability), *geometry.axial_size[1:])
         mask = np.empty(size, bool)
         for z in range(len(mask)):  # slice by slice: all as float32 may be larger than the scan
-            mask[z] = resize(probability[z : z + 1], size[1:])[0] > self.threshold
+            mask[z] = resize(probability[z : z + 1], size[1:], antialias=False)[0] > self.threshold
         if padding is not None:
             mask[padding] = False
         if self.min_lesion_mm3 > 0:

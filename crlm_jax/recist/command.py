@@ -88,6 +88,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--pre-image", type=local_path, metavar="IMAGE", help=image)
     several = f"{image}; as many as --post, in the same order"
     add("--post-image", type=local_path, action="append", metavar="IMAGE", help=several)
+    add(
+        "--series",
+        metavar="PATTERN",
+        help="of the images' folders with several DICOM series, such as 'description=*T2*'",
+    )
     add("--b-value", type=float, metavar="B", help="s/mm², of DICOM diffusion series with several")
     add(
         "--slice-thickness",
@@ -134,7 +139,9 @@ class _Scan:
 
 
 def _read_scan(mask_path: Path, image_path: Path | None, args: argparse.Namespace) -> _Scan:
-    image = volumes.read_image(image_path, b_value=args.b_value) if image_path else None
+    image = None
+    if image_path:
+        image = volumes.read_image(image_path, series=args.series, b_value=args.b_value)
     frame, label = None, args.label
     thickness = None if image is None else slice_thickness(image)
     if thickness is None:

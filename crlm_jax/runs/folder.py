@@ -89,6 +89,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def lock(self) -> Path:
+        """What the one process that trains in the folder locks (`runs.lock`)."""
+        return self.path / ".lock"
+
+    @property
     def name(self) -> str:
         """The name of the folder."""
         return self.path.resolve().name
@@ -143,7 +148,7 @@ def open_workdir(config: Config, folder: RunFolder) -> bool:
     """
     path = folder.path
     if not folder.begun:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(p != folder.lock for p in path.iterdir())):
             raise WorkdirError(
                 f"{path} exists and holds no run (no {folder.config.name}); give another --workdir"
             )

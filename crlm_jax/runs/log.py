@@ -20,6 +20,9 @@ if sys.platform != "win32":
     import resource
 
 
+SHARES = ("loss_shares", "gradient_shares")  # of a line
+
+
 class NonFiniteLoss(UserError):
     """The loss became NaN or infinite."""
 
@@ -74,6 +77,12 @@ class TrainLog:
         """Writes the mean DSC of the validation patients; None: none of them has a tumour slice."""
         if dsc is not None:
             self._write({"step": step, "validation_dsc": dsc, "data": self._data})
+        self._since = time.perf_counter()
+
+    def shares(self, step: int, loss: dict[str, float], gradient: dict[str, float]) -> None:
+        """Writes the shares of the loss's terms, by name, in its value and in its gradient."""
+        rounded = ({name: round(x, 4) for name, x in each.items()} for each in (loss, gradient))
+        self._write({"step": step, **dict(zip(SHARES, rounded, strict=True))})
         self._since = time.perf_counter()
 
     def _write(self, line: dict[str, Any]) -> None:

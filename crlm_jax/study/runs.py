@@ -52,7 +52,7 @@ class StudyRun:
 
 
 def load_study(file: str, workdir: Path) -> list[StudyRun]:
-    """Reads a study.
+    """Reads a study. A run's `train.init` may be the name of an earlier run of it.
 
     Args:
       file: PATH or PATH:ARGUMENTS of the study file, or its name.
@@ -69,11 +69,12 @@ def load_study(file: str, workdir: Path) -> list[StudyRun]:
     SourceFileLoader(module.__name__, str(path)).exec_module(module)
     if not hasattr(module, "get_study"):
         raise ConfigError(f"--study {path}: has no get_study(arg), so it is no study")
-    runs = [
-        StudyRun(name, validate(config), RunFolder(workdir / name))
-        for name, config in module.get_study(arg or None)
-    ]
-    names = [run.name for run in runs]
+    listed = [(name, validate(config)) for name, config in module.get_study(arg or None)]
+    names = [name for name, _ in listed]
+    for _, config in listed:
+        if config.train.init in names:  # another run of the study, which comes before it
+            config.train.init = str(workdir / config.train.init)
+    runs = [StudyRun(name, config, RunFolder(workdir / name)) for name, config in listed]
     for name in names:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"--study {path}: run {name!r} is not named experiment/system/seedN")
@@ -86,6 +87,7 @@ def load_study(file: str, workdir: Path) -> list[StudyRun]:
 
 def run_one(run: StudyRun) -> None:
     """Runs one experiment in this process; an error is kept in `run.error` and raised."""
+    from crlm_jax.runs.lock import BusyError
     from crlm_jax.system import parallel
     from crlm_jax.training import experiment
 
@@ -94,8 +96,8 @@ def run_one(run: StudyRun) -> None:
         parallel.use_compile_cache(run.config.data.cache)
         preemption.exit_when_told()
         experiment.run(run.config, run.folder.path)
-    except preemption.Preempted:
-        raise  # not a failure: the run goes on when it is started again
+    except (preemption.Preempted, BusyError):
+        raise  # not a failure: the run goes on, here when it is started again or elsewhere
     except Exception as error:
         write_whole(run.error, f"{traceback.format_exc()}\n{type(error).__name__}: {error}\n")
         raise

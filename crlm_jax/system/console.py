@@ -17,6 +17,10 @@ from crlm_jax.system.preemption import EXIT_CODE, Preempted
 Main = Callable[[Sequence[str] | None], int | None]  # arguments; None: those of the process
 
 
+class UsageError(UserError):
+    """A wrong command line that argparse did not see; the command ends with exit code 2."""
+
+
 def run(main: Main, argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and ends the process with its `exit_code`."""
     sys.exit(exit_code(main, argv))
@@ -26,9 +30,9 @@ def exit_code(main: Main, argv: Sequence[str] | None = None) -> int:
     """Runs a command; the one place that decides what an error prints and how the process ends.
 
     A `UserError` or an `OSError` prints its message, a line for each thing that is wrong, and gives
-    1. A command that was told to stop gives 75 (`preemption`). argparse ends usage errors with 2
-    itself. Every other exception is a defect of the program and keeps its traceback. With several
-    processes any error exits immediately (`parallel.leave`).
+    1, a `UsageError` 2. A command that was told to stop gives 75 (`preemption`). argparse itself
+    ends usage errors with 2. Every other exception is a defect of the program and keeps its
+    traceback. With several processes any error exits immediately (`parallel.leave`).
 
     Args:
       main: the command's `main`; it returns its exit code, None for 0.
@@ -48,7 +52,7 @@ def exit_code(main: Main, argv: Sequence[str] | None = None) -> int:
         if not known:
             raise
         print_error(error)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
 
 
 def _is_distributed() -> bool:

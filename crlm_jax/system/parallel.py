@@ -32,6 +32,28 @@ _FILE_SYSTEM = 90  # seconds
 _REPORT = 3600  # seconds; the others wait for the main process, which writes the report
 
 
+def use_threads(count: int) -> None:
+    """Sets how many threads JAX computes with on the CPU; called before any other use of JAX.
+
+    XLA sums in another order with another number of threads, whatever the number of cores. Two
+    processes with the same number compute the same.
+
+    Args:
+      count: 0: one for each core that the process may use.
+    """
+    if count:
+        os.environ["NPROC"] = str(count)  # which XLA's CPU client reads when it starts
+
+
+def threads() -> int:
+    """Returns how many threads JAX computes with on the CPU."""
+    if (told := os.environ.get("NPROC", "")).isdecimal():
+        return int(told)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def start(
     coordinator: str = "", processes: int = 0, process: int = -1, lost_after: int = LOST_AFTER
 ) -> None:

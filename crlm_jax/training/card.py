@@ -1,9 +1,10 @@
 """What a run prints on the console: its card before it starts, its results at the end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from rich.box import SIMPLE_HEAD
 from rich.panel import Panel
@@ -12,10 +13,14 @@ from rich.table import Table
 from crlm_jax import __version__
 from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import Config
+from crlm_jax.data.cohort.cases import SPLITS
+from crlm_jax.data.slices import Slices
 from crlm_jax.method.step import TrainState
 from crlm_jax.report.tables import HEADER, result_rows
 from crlm_jax.runs.folder import RunFolder
+from crlm_jax.runs.log import SHARES
 from crlm_jax.runs.results import Summary
+from crlm_jax.system import parallel
 from crlm_jax.system.console import console
 
 
@@ -61,13 +66,47 @@ def describe_run(
                       f"{count(state.params)} parameters"),
         ("critic", critic),
         ("devices", f"{len(devices)} × {devices[0].device_kind}, "
-                    f"{jax.process_count()} process(es), {config.train.precision}"),
+                    f"{jax.process_count()} process(es), {parallel.threads()} threads, "
+                    f"{config.train.precision}"),
         ("training", f"{steps:,} steps of {config.train.batch_size} slices at "
                      f"{config.data.image_size} × {config.data.image_size}; "
                      f"{'Adam' if config.optimizer.name == 'adam' else 'SGD'}, learning rate "
                      f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"),
         ("files", f"{folder.path}: {folder.listing()}"),
     ]  # fmt: skip
+
+
+def describe_small_lesions(config: Config, slices: Slices) -> list[tuple[str, str]]:
+    """Returns the card's line about lesions that are smaller than a pixel; none if all are larger.
+
+    A lesion counts once in each slice.
+    """
+    found = []
+    for split in SPLITS:
+        too_small = slices.index(split)["too_small"]
+        if lesions := int(too_small.sum()):
+            found.append(f"{split} {lesions:,} in {np.count_nonzero(too_small):,} slices")
+    if not found:
+        return []
+    fate = "lost, and counted as missed in a slice without another"
+    if config.data.antialias:
+        fate = "one pixel each"
+    return [("small lesions", f"below a pixel of the network, {fate}: {'; '.join(found)}")]
+
+
+def describe_terms(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Returns the card's lines of what each term brings to loss and gradient, first and last.
+
+    `log` are the lines of the training log.
+    """
+    found = [line for line in log if SHARES[0] in line]
+    lines = []
+    for line in found[:1] + found[1:][-1:]:
+        loss, gradient = (
+            ", ".join(f"{name} {share:.0%}" for name, share in line[key].items()) for key in SHARES
+        )
+        lines.append((f"terms, step {line['step']}", f"loss: {loss}; gradient's norm: {gradient}"))
+    return lines
 
 
 def show_card(config: Config, card: list[tuple[str, str]]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.schema import Config, validate
@@ -20,13 +21,21 @@ from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state, total_steps
 from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder, open_workdir
+from crlm_jax.runs.lock import only_training
+from crlm_jax.runs.log import read_log
 from crlm_jax.runs.records import check_shared, keep_records
 from crlm_jax.runs.results import Summary
 from crlm_jax.system import parallel
-from crlm_jax.system.console import console
+from crlm_jax.system.console import console, print_stderr
 from crlm_jax.system.files import locate
 from crlm_jax.system.parallel import chosen_numbers
-from crlm_jax.training.card import describe_run, show_card, show_results
+from crlm_jax.training.card import (
+    describe_run,
+    describe_small_lesions,
+    describe_terms,
+    show_card,
+    show_results,
+)
 from crlm_jax.training.loop import Experiment, fit
 
 
@@ -46,13 +55,17 @@ def prepare(config: Config) -> Slices:
         cohort = cached_phantom(config.data.cache, config.phantom.patients, config.phantom.seed)
     else:
         cohort = Path(config.data.cohort).expanduser()
+    doubts: list[str] = []
     cases = read_cohort(
         cohort,
         conditions=config.data.conditions,
         test_fraction=config.data.test_fraction,
         validation_fraction=config.data.validation_fraction,
         seed=config.data.split_seed,
+        doubts=doubts,
     )
+    for doubt in doubts if parallel.is_main() else ():
+        print_stderr(f"warning: {doubt}")
     prepared = slice_cache.prepare(cases, config.data)
     if wait and parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
@@ -103,6 +116,13 @@ def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "")
             console.print(f"{folder.path} is finished: see {folder.report}")
         return None
     mesh = parallel.make_mesh()
+    with only_training(folder):  # before hours of preparing data for a folder that is read-only
+        return _run(config, folder, mesh, profile, source)
+
+
+def _run(
+    config: Config, folder: RunFolder, mesh: Mesh, profile: int, source: str
+) -> Summary | None:
     parallel.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
     parallel.check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
     networks, state = create_state(config, mesh)
@@ -111,6 +131,7 @@ def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "")
     keep_records(config, folder, data, prepared.digest)
     steps = total_steps(config, data["train"]["slices"])
     card = describe_run(config, folder, data, state, steps)
+    card += describe_small_lesions(config, prepared)
     if source:
         card.insert(1, ("config file", source))
     if parallel.is_main():
@@ -123,6 +144,7 @@ def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "")
     why = "the best on the validation patients"
     if not data["validation"]["tumour_slices"]:
         why = "the last: no validation patient has a tumour slice to choose by"
+    card += describe_terms(read_log(folder.log))
     card.append(("checkpoint", f"step {step}, {why}"))
     summary = summarise(config, measured)
     write_results(folder, measured, summary, card)

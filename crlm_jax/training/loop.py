@@ -6,21 +6,24 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from crlm_jax.config.schema import Config
+from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.data import pipeline
 from crlm_jax.data.slices import Slices
 from crlm_jax.measures import evaluate
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.networks import Networks
 from crlm_jax.method.segment import TrainedSegmenter
+from crlm_jax.method.shares import Shares, make_shares
 from crlm_jax.method.step import TrainState, make_train_step, total_steps
-from crlm_jax.runs.folder import RunFolder
+from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.runs.log import TrainLog
 from crlm_jax.system import parallel
+from crlm_jax.system.files import locate
 from crlm_jax.system.preemption import Notice, Preempted
 from crlm_jax.system.profiling import Profiler
 
@@ -36,8 +39,12 @@ class Experiment:
 
 
 def segmenter_part(state: TrainState) -> dict[str, Any]:
-    """Returns the part of a checkpoint that evaluation and prediction need."""
-    return {"segmenter": {"params": state.params, "batch_stats": state.batch_stats}}
+    """Returns the part of a checkpoint that evaluation and prediction need.
+
+    These are the averaged weights, if there are any.
+    """
+    own = {"params": state.params, "batch_stats": state.batch_stats}
+    return {"segmenter": own if state.average is None else state.average}
 
 
 def checkpoint_parts(state: TrainState) -> dict[str, Any]:
@@ -45,12 +52,46 @@ def checkpoint_parts(state: TrainState) -> dict[str, Any]:
     training = {"step": state.step, "opt_state": state.opt_state}
     if state.critic_opt_state is not None:
         training |= {"critic": state.critic, "critic_opt_state": state.critic_opt_state}
+    if state.average is not None:
+        training |= {"params": state.params, "batch_stats": state.batch_stats}
     return segmenter_part(state) | {"training": training}
 
 
 def with_parts(state: TrainState, parts: Mapping[str, Any]) -> TrainState:
     """Returns the state with the parts of a checkpoint."""
-    return dataclasses.replace(state, **parts["segmenter"], **parts["training"])
+    segmenter, training = parts["segmenter"], parts["training"]
+    if state.average is None:
+        return dataclasses.replace(state, **segmenter, **training)
+    return dataclasses.replace(state, average=segmenter, **training)
+
+
+def take_over(config: Config, state: TrainState) -> tuple[int, TrainState]:
+    """Returns the step and the state of the newest checkpoint of the run `train.init`.
+
+    Without an average there, the average begins with the weights.
+
+    Raises:
+      ConfigError: no run is there, or it has no more steps to go.
+      CheckpointError: its checkpoint is of other networks or of another optimiser.
+    """
+    source = RunFolder(locate(config.train.init))
+    averaged = bool(read_run(source.path).train.ema)
+    average = {"params": state.params, "batch_stats": state.batch_stats} if averaged else None
+    like = dataclasses.replace(state, average=average)
+    with Checkpoints(source.checkpoints, config.train.keep, saves=False) as saved:
+        step = saved.latest
+        if step is None:
+            raise ConfigError(
+                f"train.init = {config.train.init!r}: that run has no complete checkpoint yet; "
+                "train it first"
+            )
+        found = with_parts(like, saved.load(step, checkpoint_parts(like)))
+    if state.average is None:
+        return step, dataclasses.replace(found, average=None)
+    # A copy: the step is given the state to overwrite, and one array cannot be two of its parts.
+    own = {"params": found.params, "batch_stats": found.batch_stats}
+    average = found.average or jax.tree.map(jnp.copy, own)
+    return step, dataclasses.replace(found, average=average)
 
 
 def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: int = 0) -> None:
@@ -71,6 +112,14 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
         start, found = checkpoints.resume(checkpoint_parts(state)) or (0, None)
         if found:
             state = with_parts(state, found)
+        elif config.train.init:
+            start, state = take_over(config, state)
+            if start >= steps:
+                raise ConfigError(
+                    f"train.init: that run is at step {start:,}, and this one has {steps:,} in "
+                    "all; set more by --config.train.steps"
+                )
+        shares = make_shares(config, networks, experiment.mesh)
         profiler = stack.enter_context(Profiler(folder.profile, profile, start))
         batches = _batches(config, slices, start)
         log = TrainLog(folder.log, start, config, _name_record(slices))
@@ -80,7 +129,10 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
             with profiler.step(step):
                 batch = next(batches)
                 records = batch.pop("record")
-                state, terms = train_step(state, parallel.to_global(batch, experiment.mesh))
+                placed = parallel.to_global(batch, experiment.mesh)
+                if step == start + 1:
+                    _log_shares(log, start, shares(state, placed))
+                state, terms = train_step(state, placed)
             log.add(step, terms, records)
             told = notice.reached(step)
             save = told or step % config.train.checkpoint_every == 0 or step == steps
@@ -92,7 +144,12 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
             if save:
                 dsc = _validate(experiment, networks, state, step)
                 log.validation(step, dsc)
+                _log_shares(log, step, shares(state, placed))
                 checkpoints.save(step, checkpoint_parts(state), dsc)
+
+
+def _log_shares(log: TrainLog, step: int, shares: Shares) -> None:
+    log.shares(step, shares.loss, shares.gradient)
 
 
 def _validate(

@@ -69,7 +69,7 @@ def make_run(run: Path, scan: Path) -> nnx.Module:
     config.data.cache = str(run.parent / "cache")
     networks, state = create_state(config, parallel.make_mesh(1))
     module = nnx.merge(networks.segmenter_eval, state.params, state.batch_stats)
-    grey = resize(to_uint8(volumes.read_image(scan), "ct", ct_window=config.data.ct_window), 224)
+    grey = resize(to_uint8(volumes.read_image(scan), "ct", config.data), 224)
     middle = grey[len(grey) // 2][None, ..., None]
     logits = module(inputs.network_input(middle))[0]
     module.final.bias[...] -= np.quantile(logits, 0.98)

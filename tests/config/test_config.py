@@ -9,6 +9,17 @@ from configs import common
 from crlm_jax.config.schema import Config, ConfigError, field_types, flatten, validate
 from crlm_jax.config.storage import differences, from_json, to_json
 
+# Fields that 0.1.0 did not have, and what it did.
+YOUNGER = {
+    "data.antialias": False,
+    "data.mr_window": "percentiles",
+    "data.resample_masks": False,
+    "loss.feature_weight": 1.0,
+    "loss.mask_applied": "after_normalisation",
+    "train.init": "",
+    "train.ema": 0.0,
+    "system.threads": 0,
+}
 EXPERIMENTS = sorted(
     p.stem for p in Path("configs").glob("*.py") if p.stem not in ("common", "methods")
 )
@@ -101,6 +112,23 @@ def test_a_wrong_value_is_named_with_the_remedy(field, value, words):
 def test_json_round_trip():
     config = load("cross_pre", "scale=paper,method=unet")
     assert from_json(to_json(config), "x") == config
+
+
+def test_a_field_that_an_old_run_lacks_is_as_it_was_then(fixtures):
+    """A new field with another effect than before is listed with its old value."""
+    text = (fixtures / "made_by_0_1_0" / "run" / "config.json").read_text()
+    written = json.loads(text)
+    names = {f"{group}.{name}" for group, v in written.items() if isinstance(v, dict) for name in v}
+    younger = {name for name in flatten(Config()) if "." in name} - names
+    assert younger == set(YOUNGER)
+    read = flatten(from_json(text, "config.json"))
+    assert {name: read[name] for name in younger} == YOUNGER
+    for name in younger:  # a run of today keeps its own
+        group, field = name.split(".")
+        config = Config()
+        setattr(getattr(config, group), field, read[name])
+        assert flatten(from_json(to_json(config), "x"))[name] == read[name]
+        assert flatten(from_json(to_json(Config()), "x"))[name] == flatten(Config())[name]
 
 
 def test_a_config_of_another_version_is_refused():

@@ -23,7 +23,7 @@ from crlm_jax.data.slice_cache import prepare
 from crlm_jax.data.slices import Slices
 from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging.grey import to_uint8
-from crlm_jax.imaging.resize import resize
+from crlm_jax.imaging.resize import resize, resize_mask
 from tests.imaging.dicom import dicoms
 
 SIZE = 32
@@ -68,7 +68,7 @@ def slices(cases, tmp_path_factory):
 
 
 def names(table: np.ndarray) -> list[tuple[int, int, int, bool]]:
-    return [tuple(row) for row in table.tolist()]
+    return [tuple(row)[:4] for row in table.tolist()]
 
 
 def test_training_takes_tumour_slices_and_the_others_take_all(slices):
@@ -98,12 +98,29 @@ def test_records_are_the_resampled_slices(slices, split):
         pair = slices.cases[case].images[image]
         volume = volumes.read_image(pair.image)
         mask = masks.read_mask(pair.masks, 2, volume)
-        grey = to_uint8(volume, slices.cases[case].condition, ct_window=(-150.0, 250.0))
+        grey = to_uint8(volume, slices.cases[case].condition, Data())
         np.testing.assert_array_equal(grey_levels[..., 0], resize(grey, SIZE)[z])
-        np.testing.assert_array_equal(tumour_pixels[..., 0], resize(mask, SIZE, nearest=True)[z])
+        np.testing.assert_array_equal(tumour_pixels[..., 0], resize_mask(mask, SIZE)[0][z])
         assert grey_levels.dtype == tumour_pixels.dtype == np.uint8
         assert grey_levels.shape == tumour_pixels.shape == (SIZE, SIZE, 1)
         assert tumour_pixels.any() == tumour
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_a_lesion_below_a_pixel_is_counted_and_kept(tmp_path, antialias):
+    """A slice that was drawn with tumour has tumour in its record; before, it could be empty."""
+    pair = make_pair(tmp_path, "small", 2)
+    mask = np.zeros((6, 20, 16), np.uint8)
+    mask[0, 8, 8] = mask[1, 8, 8] = 2
+    mask[1, 2:12, 1:6] = 2
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(pair.masks[0]))
+    cases = Case("a", "ct", (pair,), "train"), Case("b", "ct", (pair,), "test")
+    slices = cut(cases, tmp_path / "cache", image_size=5, antialias=antialias)
+    table = slices.index("test")
+    assert table["too_small"].tolist() == [1, 1, 0, 0, 0, 0]
+    found = [bool(slices.source("test")[z][1].any()) for z in range(3)]
+    assert found == [antialias, True, False]
+    assert len(slices.index("train")) == 2
 
 
 def test_a_mask_whose_pixels_do_not_fill_bytes(tmp_path):
@@ -153,12 +170,17 @@ def test_found_again_and_made_anew_where_something_changed(tmp_path):
     changed = [
         cut(cases, cache, image_size=33),
         cut(cases, cache, ct_window=(0, 100)),
+        cut(cases, cache, mr_window="percentiles"),
+        cut(cases, cache, antialias=False),
         cut(cases, cache, train_slices="all"),
         cut(cases[:3], cache),
         cut((*cases[:3], dataclasses.replace(cases[3], split="test")), cache),
         cut((*cases[:3], dataclasses.replace(cases[3], condition="x")), cache),
     ]
     os.utime(cases[0].images[0].masks[0], ns=(1, 1))
+    changed.append(cut(cases, cache))
+    image = cases[0].images[0].image
+    image.with_name(image.name.partition(".")[0] + ".bval").write_text("0")
     changed.append(cut(cases, cache))
     pair = make_pair(tmp_path, "twice", 7)
     for paths in (pair.masks, pair.masks + cases[0].images[0].masks):
@@ -167,7 +189,7 @@ def test_found_again_and_made_anew_where_something_changed(tmp_path):
     os.utime(cases[0].images[0].masks[0], ns=(2, 2))  # the second file of the last one
     last = dataclasses.replace(cases[0], images=(several,))
     changed += [cut((last, *cases[1:]), cache), cut(cases, cache, resample_masks=True)]
-    assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 12
+    assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 15
 
 
 def test_masks_on_another_grid_are_cut_if_asked_for(tmp_path):
@@ -251,6 +273,38 @@ def test_order_does_not_depend_on_the_number_of_readers(cases, slices, tmp_path)
     for split in ("train", "test"):
         for one, two in zip(single.source(split), slices.source(split), strict=True):
             np.testing.assert_array_equal(one, two)
+
+
+def test_an_image_without_tumour_needs_no_mask(tmp_path):
+    cases = make_cases(tmp_path)
+    before = cut(cases, tmp_path / "cache")
+    case = next(case for case in cases if case.split == "test")
+    without = dataclasses.replace(case.images[0], masks=(), tumour=False)
+    changed = tuple(
+        dataclasses.replace(c, images=(without, *c.images[1:])) if c is case else c for c in cases
+    )
+    slices = cut(changed, tmp_path / "cache")
+    assert slices.fingerprint != before.fingerprint
+    table, old = slices.index("test"), before.index("test")
+    own = (table["case"] == cases.index(case)) & (table["image"] == 0)
+    assert own.sum() == 6
+    assert not table["tumour"][own].any()
+    assert old["tumour"][own].any()
+    assert (table["tumour"] == old["tumour"])[~own].all()
+    for record in np.flatnonzero(own):
+        image, mask = slices.source("test")[int(record)]
+        assert image.any()
+        assert not mask.any()
+
+
+def test_a_mask_with_tumour_contradicts_tumour_no(tmp_path):
+    pair = make_pair(tmp_path, "p1", 2)
+    cases = (
+        Case("p1", "ct", (dataclasses.replace(pair, tumour=False),), "train"),
+        Case("p2", "ct", (make_pair(tmp_path, "p2", 3),), "test"),
+    )
+    with pytest.raises(CohortError, match=r"cohort row 2: .*the column 'tumour' says 'no'"):
+        cut(cases, tmp_path / "cache")
 
 
 def test_every_unusable_image_is_listed_and_nothing_is_left(tmp_path):

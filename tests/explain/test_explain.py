@@ -21,7 +21,7 @@ from crlm_jax.method import losses, networks
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state, make_update
-from crlm_jax.models.inputs import network_input
+from crlm_jax.models.inputs import critic_input, network_input
 from crlm_jax.models.resnet import ResNet50
 from crlm_jax.models.torch_weights import WeightsError
 from crlm_jax.system import parallel
@@ -240,7 +240,8 @@ def test_the_mean_of_a_stage_map_is_its_term_of_the_loss():
     maps = method_attribution.stage_differences(critic, image, predicted, mask, (1, 2))
     assert {s: m.shape for s, m in maps.items()} == {1: (8, 8), 2: (4, 4)}
     seen, call = network_input(image[None, ..., None]), nnx.jit(lambda net, x: net(x))
-    features = [call(critic, seen * p[None, ..., None]) for p in (predicted, mask.astype("f4"))]
+    shown = (p[None, ..., None] for p in (predicted, mask.astype("f4")))
+    features = [call(critic, critic_input(seen, p, "before_normalisation")) for p in shown]
     for stage, values in maps.items():
         term = losses.feature_distance(*features, stages=(stage,))
         assert values.mean() == pytest.approx(float(term), rel=1e-4)
@@ -355,12 +356,14 @@ def test_what_cannot_be_done_is_one_line_and_leaves_no_part(
     other = write(tmp_path / "other.nii.gz", np.ones((2, 8, 8), np.uint8))
     before = sorted(tmp_path.rglob("*"))
     new = ("--out", tmp_path / "out")
+    _, said = command("--image", tmp_path, *new)
+    assert f"left out 1 file(s) that are no scans by name and content: {mask.name} (a mask)" in said
+    assert f"2 scans; name one of them:\nerror: {other}\nerror: {image}" in said
     for words, part in (
         (("--image", image, "--out", tmp_path / "full"), "something else (thesis.tex)"),
         (("--image", image, "--out", mask), "something else (a file)"),
         (("--image", image, "--out", mask / "in"), "give another --out"),
         (("--image", tmp_path / "none.nii.gz", *new), "file not found"),
-        (("--image", tmp_path, *new), "3 scans; name one"),
         (("--image", image, "--mask", other, *new), "differ in size"),
     ):
         code, said = command(*words)
@@ -421,7 +424,7 @@ def test_a_phantom_is_marked_and_logits_are_taken_as_trained(trained, scan, tmp_
         load_best(config, run / "checkpoints", parallel.make_mesh(1)),
     )
     _, mask = blob((20, 22))
-    grey = to_uint8(volumes.read_image(scan[0]), "pre_dwi", ct_window=config.data.ct_window)[3]
+    grey = to_uint8(volumes.read_image(scan[0]), "pre_dwi", config.data)[3]
     # The scan's rows and columns run against the patient's.
     maps = method_attribution.stage_differences(
         networks.create_critic(config), grey, task_logits(grey), mask[::-1, ::-1], (1,)

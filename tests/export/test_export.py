@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from crlm_jax.config.schema import ConfigError
+from crlm_jax.config.schema import ConfigError, Data
 from crlm_jax.config.storage import to_json
 from crlm_jax.errors import UserError
 from crlm_jax.export import bundle, to_onnx
@@ -160,11 +160,13 @@ def example(exported):
 def test_the_example_resamples_as_the_package_does(example, old, new):
     rng = np.random.default_rng(old)
     grey = rng.integers(0, 256, (2, old, old + 1)).astype(np.uint8)
-    found = np.rint(example.resize(grey.astype(np.float32), new, new))
+    found = np.rint(example.resize(grey.astype(np.float32), new, new, antialias=True))
     np.testing.assert_array_equal(found, imaging_resize.resize(grey, new))
     probability = rng.uniform(0, 1, (2, old, old + 1)).astype(np.float32)
-    found = example.resize(probability, new, new + 2)
-    np.testing.assert_array_equal(found, imaging_resize.resize(probability, (new, new + 2)))
+    found = example.resize(probability, new, new + 2, antialias=False)
+    np.testing.assert_array_equal(
+        found, imaging_resize.resize(probability, (new, new + 2), antialias=False)
+    )
 
 
 @pytest.mark.parametrize("eight_bit", [False, True])
@@ -174,10 +176,13 @@ def test_the_example_windows_as_the_package_does(example, eight_bit):
     rules = {
         "ct": {"kind": "fixed", "low": 20, "high": 180},
         "pre_dwi": {"kind": "percentiles", "low": 0.5, "high": 99.5},
+        "post_dwi": {"kind": "body", "low": 0.5, "high": 99, "headroom": 1.5},
     }
     for condition, rule in rules.items():
         window = example.find_window(voxels, eight_bit, rule)
-        expected = to_uint8(volume, condition, ct_window=(20.0, 180.0))
+        mr_window = "body" if rule["kind"] == "body" else "percentiles"
+        data = Data(ct_window=(20.0, 180.0), mr_window=mr_window)
+        expected = to_uint8(volume, condition, data)
         np.testing.assert_array_equal(example.to_grey(voxels, window), expected)
 
 
@@ -238,7 +243,9 @@ def test_preprocessing_says_what_a_user_must_know(tmp_path):
     assert contents(run) == before
     found = json.loads((tmp_path / "out" / bundle.PREPROCESSING).read_text())
     assert found["windows"]["ct"] == {"kind": "fixed", "unit": "HU", "low": -100, "high": 200}
-    assert found["windows"]["pre_dwi"]["kind"] == "percentiles"
+    assert found["windows"]["pre_dwi"]["kind"] == "body"
+    assert found["windows"]["pre_dwi"]["headroom"] == 1.5
+    assert found["antialias"] is True
     assert (found["run"], found["step"], found["threshold"]) == ("mixed", 7, 0.5)
     assert found["image_size"] == 32
     assert [warning.split(":")[0] for warning in found["warnings"]] == ["PHANTOM", "RANDOM CRITIC"]
@@ -333,7 +340,7 @@ def test_the_example_segments_a_scan_without_the_package(run, request, tmp_path,
     found = masks.read_mask(mask, None, volume)  # raises where the grids differ
     probability = predict.probability(predict.slices(predict.grey(volume)))
     expected = predict.finish(probability, volume.geometry).mask
-    probability = imaging_resize.resize(probability, volume.voxels.shape[1:])
+    probability = imaging_resize.resize(probability, volume.voxels.shape[1:], antialias=False)
     assert 0.05 < found.mean() < 0.95
     assert ((found == expected) | (np.abs(probability - 0.5) < to_onnx.TOLERANCE)).all()
 

@@ -13,11 +13,13 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
+from crlm_jax.config.schema import Data
 from crlm_jax.imaging import grey, masks, volumes
+from crlm_jax.imaging.dicom.files import find_series, is_dicom
 from crlm_jax.imaging.geometry import VolumeError
 from tests.fuzzing import fuzz, mutated, taken_or_refused
 from tests.imaging import drawings
-from tests.imaging.dicom import dicoms
+from tests.imaging.dicom import dicoms, enhanced
 
 
 def make_image(folder: Path, ending: str) -> bytes:
@@ -48,7 +50,8 @@ def check_image(path: Path) -> None:
     def read():
         nonlocal volume
         volume = volumes.read_image(path)
-        grey.to_uint8(volume, "ct", ct_window=(-150.0, 250.0))
+        grey.to_uint8(volume, "ct", Data())
+        grey.modality_doubt(volume, "pre_dwi")
 
     if taken_or_refused(read, VolumeError, path.parent, str(path)):
         taken_or_refused(
@@ -138,6 +141,27 @@ def test_dicom_bytes(series, tmp_path, data, number):
     contents = list(series)
     contents[number] = data.draw(mutated(series[number]))
     check_image(write_series(tmp_path / "ct", contents))
+
+
+@fuzz(200)
+@given(data=st.data(), meta=st.booleans())
+def test_dicom_without_preamble(series, tmp_path, data, meta):
+    """Files without preamble and ending are found by their first elements, or passed over."""
+    folder = write_series(tmp_path / "ct", [])
+    for number, content in enumerate(series):
+        begin = 132 if meta else content.index(b"\x08\x00\x05\x00CS")
+        bare = content[begin:]
+        (folder / f"IM{number}").write_bytes(data.draw(mutated(bare)) if number == 1 else bare)
+    check_image(folder)
+    unreadable: list[Path] = []
+    taken_or_refused(lambda: find_series(folder, unreadable, []), VolumeError, folder, str(folder))
+
+
+@fuzz(100)
+@given(content=st.one_of(st.binary(max_size=200), st.text(max_size=99).map(str.encode)))
+def test_files_that_are_not_dicom(tmp_path, content):
+    (tmp_path / "FILE").write_bytes(content)
+    assert not is_dicom(tmp_path / "FILE")
 
 
 ELEMENTS = """
@@ -309,3 +333,109 @@ def test_slicer_header(slicer, tmp_path, resample, line, value):
     path.write_bytes(b"\n".join(lines) + b"\n\n" + voxels)
     read = lambda: masks.read_lesions(path, None, image, resample=resample)  # noqa: E731
     taken_or_refused(read, VolumeError, tmp_path, str(path))
+
+
+MANY = {
+    "enhanced": lambda: enhanced.make_enhanced(
+        [(dicoms.voxels(b)[:3, :5, :6], enhanced.diffusion(b)) for b in (0, 1000)]
+    ),
+    "mosaic": lambda: enhanced.make_mosaic(dicoms.voxels()[:3, :5, :6], b=1000),
+    "grid": lambda: enhanced.make_grid(dicoms.voxels()[:3, :5, :6]),
+}
+
+
+def of_fixed_name(header: pydicom.Dataset) -> pydicom.Dataset:
+    """The same bytes in every run."""
+    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = dicoms.uid(30)
+    return header
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("several")
+    return {
+        name: dicoms.save(of_fixed_name(make()), folder / name).read_bytes()
+        for name, make in MANY.items()
+    }
+
+
+@pytest.mark.parametrize("kind", MANY)
+@fuzz(400)
+@given(data=st.data())
+def test_bytes_of_several_slices_in_one_file(several, tmp_path, kind, data):
+    check_image(write_series(tmp_path / "mr", [data.draw(mutated(several[kind]))]))
+
+
+OF_FRAMES = """
+    NumberOfFrames SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PixelSpacing
+    PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence FrameContentSequence
+    MRDiffusionSequence PixelValueTransformationSequence ImagePositionPatient StackID
+    ImageOrientationPatient DiffusionBValue RescaleSlope ConcatenationUID InConcatenationNumber
+    InConcatenationTotalNumber Rows ImageType ConceptCodeSequence DerivationCodeSequence
+"""
+OTHER_VALUES = {**VALUES, "UL": [b"", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\1\0"]}
+
+
+def places(header: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """A header and the items of its sequences, at any depth."""
+    found = [header]
+    for element in header:
+        if element.VR == "SQ":
+            found += [place for item in element.value for place in places(item)]
+    return found
+
+
+@fuzz(300)
+@given(keyword=st.sampled_from(OF_FRAMES.split()), data=st.data(), absent=st.booleans())
+def test_header_of_frames(several, tmp_path, keyword, data, absent):
+    folder = write_series(tmp_path / "mr", [several["enhanced"]])
+    header = pydicom.dcmread(folder / "0.dcm")
+    tag, kind = Tag(keyword), dictionary_VR(keyword)
+    where = [place for place in places(header) if tag in place] or [header]
+    place = data.draw(st.sampled_from(where))
+    place.pop(tag, None)
+    if not absent and kind == "SQ":
+        place.add_new(tag, "SQ", data.draw(st.sampled_from([[], [pydicom.Dataset()]])))
+    elif not absent:
+        value = data.draw(st.sampled_from(OTHER_VALUES.get(kind, TEXTS)))
+        place._dict[tag] = RawDataElement(tag, kind, len(value), value, 0, False, True)
+    header.save_as(folder / "0.dcm")
+    check_image(folder)
+
+
+@fuzz(400)
+@given(data=st.data(), place=st.integers(0, 700), number=NUMBERS)
+def test_csa_header(tmp_path, data, place, number):
+    header = of_fixed_name(MANY["mosaic"]())
+    element = header.private_block(0x0029, "SIEMENS CSA HEADER")[0x10]
+    csa = bytearray(element.value)
+    if data.draw(st.booleans()):
+        csa[place : place + 4] = np.int32(number).tobytes()
+    else:
+        csa = bytearray(data.draw(mutated(bytes(csa))))
+    element.value = bytes(csa)
+    folder = write_series(tmp_path / "mr", [])
+    header.save_as(folder / "a.dcm", enforce_file_format=True)
+    check_image(folder)
+
+
+@fuzz(150)
+@given(data=st.data())
+def test_bval_file(tmp_path, data):
+    path = tmp_path / "scan.nii"
+    stack = [sitk.GetImageFromArray(dicoms.voxels(n)[:3, :5, :6]) for n in range(3)]
+    sitk.WriteImage(sitk.JoinSeries(stack), str(path))
+    (tmp_path / "scan.bval").write_bytes(data.draw(mutated(b"0 50 1000\n")))
+    read = lambda: volumes.read_image(path)  # noqa: E731
+    taken_or_refused(read, VolumeError, tmp_path, str(tmp_path / "scan"))
+
+
+@fuzz(100)
+@given(data=st.data())
+def test_json_file_beside_an_image(images, tmp_path, data):
+    path = tmp_path / "scan.nii"
+    path.write_bytes(images[".nii"])
+    about = b'{"ImageType": ["DERIVED", "ADC"], "SeriesDescription": "DWI"}'
+    (tmp_path / "scan.json").write_bytes(data.draw(mutated(about)))
+    doubt = grey.modality_doubt(volumes.read_image(path), "pre_dwi")
+    assert doubt in (None, "it is an ADC map by the JSON file beside it")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from crlm_jax.config.schema import Data
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import find_window, modality_doubt, to_uint8
 from crlm_jax.imaging.volumes import from_image, read_image
@@ -14,7 +15,7 @@ from crlm_jax.system.console import exit_code
 from tests.imaging.dicom import dicoms
 from tests.predict.test_segmenter import identity
 
-WINDOW = (-150.0, 250.0)  # HU
+DATA = Data(mr_window="percentiles")
 
 
 def magnitudes(seed: int = 0) -> np.ndarray:
@@ -71,8 +72,8 @@ def test_marked_padding_is_that_of_the_stored_values(tmp_path, dtype, stored, el
     np.testing.assert_array_equal(volume.padding, where)
     plain = array * (slope or 1) + (7 if slope else 0)
     expected = np.percentile(plain[~where].astype(np.float32), (0.5, 99.5))
-    assert find_window(volume, "pre_dwi", WINDOW) == pytest.approx(tuple(expected))
-    grey = to_uint8(volume, "pre_dwi", ct_window=WINDOW)
+    assert find_window(volume, "pre_dwi", DATA) == pytest.approx(tuple(expected))
+    grey = to_uint8(volume, "pre_dwi", DATA)
     assert (grey[where] == 0).all()
     assert modality_doubt(volume, "pre_dwi") is None
 
@@ -93,7 +94,7 @@ def test_without_padding_nothing_changes(tmp_path, elements):
     volume = read_image(tmp_path)
     assert volume.padding is None
     low, high = np.percentile(array.astype(np.float32), (0.5, 99.5))
-    assert find_window(volume, "pre_dwi", WINDOW) == (low, high)
+    assert find_window(volume, "pre_dwi", DATA) == (low, high)
 
 
 def test_padding_of_an_oblique_series_turns_with_it(tmp_path):
@@ -179,7 +180,7 @@ def test_padding_is_background_and_the_lesion_keeps_its_size(tmp_path, monkeypat
     dicoms.write_series(
         tmp_path / "mr", array, modality="MR", change=change, spacing=(5.0, 1.5, 1.5)
     )
-    bright = identity(conditions=("pre_dwi",), threshold=0.7)
+    bright = identity(conditions=("pre_dwi",), threshold=0.5)
     inverted = lambda batch: 1 - batch[..., 0].astype(np.float32) / 255  # noqa: E731
     dark = dataclasses.replace(bright, network=inverted)  # would take padding for a lesion
     for name, segmenter in (("bright", bright), ("dark", dark)):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from crlm_jax.config.schema import Data
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.imaging.masks import read_mask
 from crlm_jax.imaging.volumes import read_image, to_original_grid, write_image
 
 SHAPE = (12, 20, 16)  # z, y, x
-WINDOW = (-150.0, 250.0)  # HU
 
 
 def scan(seed: int = 0, shape=SHAPE, dtype=np.int16) -> np.ndarray:
@@ -332,52 +332,11 @@ def test_mask_without_the_label_is_an_image_without_tumour(tmp_path):
     assert not found.any()
 
 
-# Grey levels
-
-
-def test_ct_window(tmp_path):
-    array = np.full(SHAPE, -1000, np.int16)
-    array[0, 0, :5] = [-150, 50, 250, 3000, 51]
-    volume = read_image(save(tmp_path / "a.nrrd", array))
-    grey = to_uint8(volume, "ct", ct_window=WINDOW)
-    assert grey.dtype == np.uint8
-    assert grey[0, 0, :6].tolist() == [0, 128, 255, 255, 128, 0]  # 50 HU: 127.5, to the even
-    assert to_uint8(volume, "ct_portal", ct_window=(0, 255))[0, 0, 1] == 50
-
-
-def test_mri_is_scaled_by_its_own_percentiles(tmp_path):
-    array = np.random.default_rng(0).gamma(2, 100, SHAPE).astype(np.float32)
-    array[0, 0, 0] = 1e6
-    volume = read_image(save(tmp_path / "a.nrrd", array))
-    grey = to_uint8(volume, "pre_dwi", ct_window=WINDOW)
-    low, high = np.percentile(array, (0.5, 99.5))
-    expected = np.clip((array - low) / (high - low) * 255, 0, 255)
-    np.testing.assert_allclose(grey, expected, atol=0.51)
-    doubled = read_image(save(tmp_path / "b.nrrd", array * 2))
-    np.testing.assert_array_equal(to_uint8(doubled, "pre_dwi", ct_window=WINDOW), grey)
-
-
-def test_mri_that_is_almost_empty(tmp_path):
-    array = np.zeros(SHAPE, np.float32)
-    array[0, 0, 0] = 3
-    volume = read_image(save(tmp_path / "a.nrrd", array))
-    grey = to_uint8(volume, "post_t2wi", ct_window=WINDOW)
-    assert grey[0, 0, 0] == 255
-    assert grey.sum() == 255
-
-
-@pytest.mark.parametrize("condition", ["ct", "pre_dwi"])
-def test_eight_bit_images_stay_as_they_are(tmp_path, condition):
-    grey = scan(shape=(20, 16), dtype=np.uint8)
-    volume = read_image(save(tmp_path / "a.png", grey))
-    np.testing.assert_array_equal(to_uint8(volume, condition, ct_window=WINDOW), grey[None])
-
-
 def test_real_ct(shared):
     folder = shared / "data" / "ct_volume"
     volume = read_image(folder / "image.nii.gz")
     tumour = read_mask(folder / "labels.nii.gz", 2, volume)
     liver = read_mask(folder / "labels.nii.gz", 1, volume)
-    grey = to_uint8(volume, "ct", ct_window=WINDOW)
+    grey = to_uint8(volume, "ct", Data())
     assert volume.voxels.shape == tumour.shape == (128, 128, 128)
     assert grey[tumour].mean() < grey[liver].mean()  # metastases are darker in the portal phase

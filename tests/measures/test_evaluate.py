@@ -1,8 +1,11 @@
 """Evaluation with a segmenter whose answers are known: it thresholds the grey level."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from crlm_jax.data import slice_cache
 from crlm_jax.measures import evaluate, summary
 from crlm_jax.measures.view import CaseView
 from crlm_jax.runs.folder import RunFolder
@@ -45,6 +48,46 @@ def test_both_protocols_of_known_cases(measured):
     assert slices == {"half": (3, 1), "missed": (3, 1), "clean": (3, 0)}
     assert rows["clean"]["dsc"] == 1
     assert rows["clean"]["dsc_paper"] is None
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("pixels", [1, 2, 3])
+def test_a_missed_lesion_never_scores_however_small(tmp_path, pixels, antialias):
+    """At 32 pixels of 256, the nearest pixel holds nothing of the lesion."""
+    rows = []
+    for name, split in (("teach", "train"), ("missed", "test"), ("beside", "test")):
+        image, mask = np.zeros((3, 256, 256), np.int16), np.zeros((3, 256, 256), np.uint8)
+        image[:, :4, :4] = 255
+        mask[1, 129 : 129 + pixels, 129 : 129 + pixels] = 1
+        if name == "beside":  # another lesion, which is found
+            mask[1, 160:224, 160:224] = 1
+            image[1, 160:224, 160:224] = 200
+        write_volume(tmp_path / f"{name}.nii.gz", image)
+        write_volume(tmp_path / f"{name}_mask.nii.gz", mask)
+        rows.append(f"{name},ct,{name}.nii.gz,{name}_mask.nii.gz,{split}")
+    config, slices = prepare(tmp_path, rows, ("ct",), antialias=antialias)
+    assert slices.index("test")["too_small"].sum() == 2
+    measures = {r.row.patient: r.row.measures for r in evaluate_bright(config, slices)}
+    for suffix in ("", "_paper"):
+        assert measures["missed"]["dsc" + suffix] == 0
+        assert measures["missed"]["recall" + suffix] == 0
+    if antialias:
+        assert measures["beside"]["recall_paper"] < 1
+
+
+def test_an_image_without_a_mask_is_measured_as_one_without_tumour(known, measured):
+    config, prepared = known
+    cases = tuple(
+        dataclasses.replace(case, images=(dataclasses.replace(image, mask=None, tumour=False),))
+        for case in prepared.cases
+        for image in case.images
+        if case.patient == "clean"
+    )
+    cases = (*cases, *(case for case in prepared.cases if case.patient != "clean"))
+    again = evaluate_bright(config, slice_cache.prepare(cases, config.data))
+    assert {r.row.patient: r.row.measures for r in again} == {
+        r.row.patient: r.row.measures for r in measured
+    }
 
 
 def test_empty_masks_are_counted(known, measured):

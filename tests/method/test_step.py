@@ -46,7 +46,8 @@ def pytorch_start(config: Config):
 def paper_config(**loss) -> Config:
     config = Config()
     config.critic.weights = "random"  # replaced by the recipe's
-    config.loss = dataclasses.replace(config.loss, bce_weight=0.5, **loss)
+    loss = {"bce_weight": 0.5, "mask_applied": "after_normalisation"} | loss  # as recorded
+    config.loss = dataclasses.replace(config.loss, **loss)
     return config
 
 

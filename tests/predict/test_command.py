@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from crlm_jax.config.schema import Data
 from crlm_jax.errors import UserError
-from crlm_jax.imaging import volumes
+from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.imaging.grey import to_uint8
@@ -19,7 +20,8 @@ from crlm_jax.predict import outputs, stream
 from crlm_jax.predict import segmenter as predict_segmenter
 from crlm_jax.predict.scans import Scan
 from crlm_jax.system.console import exit_code
-from tests.imaging.dicom import dicoms
+from tests.imaging import test_bvals as bvals
+from tests.imaging.dicom import dicoms, enhanced
 from tests.predict.test_segmenter import ball, identity, tiny_run
 
 __all__ = ["tiny_run"]  # a fixture
@@ -125,7 +127,7 @@ def test_probability_threshold_and_small_lesions(tmp_path, run):
     words = ["--image", scan, "--out", tmp_path / "mask.nii.gz"]
     assert run(*words, "--probability", tmp_path / "p.nii.gz") == 0
     image, probability = ball()[0], sitk.ReadImage(str(tmp_path / "p.nii.gz"))
-    grey = to_uint8(volumes.from_image(image), "ct", ct_window=(-150.0, 250.0))
+    grey = to_uint8(volumes.from_image(image), "ct", Data())
     np.testing.assert_allclose(sitk.GetArrayFromImage(probability), grey / 255, atol=1e-6)
     assert probability.GetOrigin() == pytest.approx(image.GetOrigin())
 
@@ -209,6 +211,42 @@ def test_a_tree_of_dicom_series(tmp_path, run):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("ending", [".dcm", ".nii.gz"])
+def test_an_enhanced_diffusion_image(tmp_path, run, ending):
+    array = np.zeros(dicoms.SHAPE, np.int16)
+    array[2, 3:8, 4:9] = 1000
+    path = enhanced.write_enhanced(
+        tmp_path / "a.dcm",
+        [(array[::-1].copy(), enhanced.diffusion(0)), (array, enhanced.diffusion(1000))],
+    )
+    out = tmp_path / f"mask{ending}"
+    # White is 1500, half as bright again as the body.
+    words = ["--image", path, "--condition", "pre_dwi", "--out", out]
+    assert run(*words, "--threshold", 1 / 3) == 0
+    image = volumes.read_image(path)
+    np.testing.assert_array_equal(masks.read_mask(out, None, image), array > 0)
+
+
+def test_a_diffusion_nifti_by_b_value(tmp_path, run):
+    path = bvals.write(tmp_path)
+    out = tmp_path / "mask.nii.gz"
+    assert run("--image", path, "--b-value", 50, "--condition", "pre_dwi", "--out", out) == 0
+    mask, image = volumes.read_image(out), volumes.read_image(path, b_value=50)
+    assert mask.geometry == image.geometry
+
+
+def test_a_segmentation_of_a_mosaic_is_refused_before_the_network_runs(tmp_path, run, capsys):
+    path = dicoms.save(enhanced.make_mosaic(dicoms.voxels()), tmp_path / "in" / "a.dcm")
+    network = lambda _: pytest.fail("the network runs")  # noqa: E731
+    job = outputs.Job(Scan(path, "a"), tmp_path / "mask.dcm")
+    segmenter = identity()
+    object.__setattr__(segmenter, "network", network)
+    _, (failed,) = stream.predict_scans(segmenter, [job], warn=pytest.fail)
+    assert "a MOSAIC" in str(failed)
+    assert "write the mask as NIfTI" in str(failed)
+    assert run("--image", path, "--out", tmp_path / "mask.nii.gz") == 0
+
+
 def test_a_broken_file_in_a_tree_does_not_stop_the_series(tmp_path, run, capsys):
     bright_series(tmp_path / "in" / "p1")
     bright_series(tmp_path / "in" / "p2", series=dicoms.uid(2))
@@ -242,10 +280,13 @@ def test_the_next_scan_is_read_while_the_network_works(tmp_path, monkeypatch):
         outputs.Job(Scan(scan_file(tmp_path / f"{i}.nii.gz"), str(i)), tmp_path / f"m{i}.nii")
         for i in (1, 2)
     ]
-    found, failed = stream.predict_scans(segmenter, jobs, warn=pytest.fail)
+    warned: list[str] = []
+    found, failed = stream.predict_scans(segmenter, jobs, warn=warned.append)
     assert not failed
     assert [row.scan for row in found] == ["1", "2"]
     assert all(waited)
+    assert all("32 mm wide and 38 mm high" in text for text in warned)
+    assert len(warned) == 2
 
 
 # What is refused, with one clear line
@@ -328,12 +369,46 @@ def test_another_modality_is_a_warning(tmp_path, run, capsys):
     assert "looks like another modality than ct: no voxel is below 0 HU" in capsys.readouterr().err
     mri = identity(conditions=("pre_dwi",))
     assert run(*words, segmenter=mri) == 0
-    assert "modality" not in capsys.readouterr().err
+    assert "another modality than" not in capsys.readouterr().err
     sitk.WriteImage(ball()[0] - 300, str(tmp_path / "mr.nii.gz"))
     assert run(*words, segmenter=mri) == 0
     assert "as in CT" in capsys.readouterr().err
     assert run(*words, "--condition", "ct", segmenter=mri) == 0
     assert "is ct, but the run was trained on pre_dwi" in capsys.readouterr().err
+
+
+def test_a_condition_that_the_run_does_not_know_is_a_warning(tmp_path, run, capsys):
+    sitk.WriteImage(ball()[0] + 300, str(tmp_path / "mr.nii.gz"))
+    words = ["--image", tmp_path / "mr.nii.gz", "--out", tmp_path / "m.nii.gz"]
+    mri = identity(conditions=("pre_dwi", "post_dwi"))
+    for known in ("pre_dwi", "post_dwi"):
+        assert run(*words, "--condition", known, segmenter=mri) == 0
+        assert "see that the scans" not in capsys.readouterr().err
+    assert run(*words, "--condition", "pre_t2wi", segmenter=mri) == 0
+    assert (
+        "warning: condition pre_t2wi: the run was trained on pre_dwi, post_dwi; see that the scans "
+        "are of the same kind\n"
+    ) in capsys.readouterr().err
+
+
+def test_a_folder_is_listed_before_it_is_segmented(tmp_path, run, capsys):
+    folder = tmp_path / "in"
+    bright_series(folder / "s1")
+    bright_series(folder / "s2", series=dicoms.uid(2))
+    (folder / "logo.png").write_bytes(b"")
+    assert run("--image", folder, "--out", tmp_path / "out") == 0
+    told = capsys.readouterr()
+    about = "(no description, CT, axial, 6 images, number 3)"
+    assert told.out.splitlines()[:3] == [
+        f"{folder}: 2 scan(s) to segment:",
+        f"{folder / 's1'} {about}",
+        f"{folder / 's2'} {about}",
+    ]
+    assert f"warning: {folder}: left out 1 picture(s) beside DICOM series: logo.png\n" in told.err
+    assert run("--image", folder, "--out", tmp_path / "one", "--series", "modality=MR") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[0] for line in lines[-3:]] == ["error"] * 3
+    assert f"{folder}: has no DICOM series modality=MR; choose one with" in lines[-3]
 
 
 def test_the_modality_of_a_series_is_read(tmp_path, run, capsys):

@@ -2,9 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from pydicom.fileset import FileSet
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    RTStructureSetStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.volumes import read_image
@@ -56,8 +65,218 @@ def test_a_tree_of_series_may_be_narrowed_to_one(tmp_path):
     assert [scan.name for scan in find_scans(tmp_path)] == ["p1_s", "p2_s"]
     (scan,) = find_scans(tmp_path, series=dicoms.uid(2))
     assert (scan.path, scan.series) == (tmp_path / "p2" / "s", dicoms.uid(2))
-    with pytest.raises(VolumeError, match=r"no DICOM series 1\.2 in this folder"):
+    with pytest.raises(VolumeError, match=r"has no DICOM series 1\.2; choose one with") as why:
         find_scans(tmp_path, series="1.2")
+    assert f"\n{dicoms.uid(2)}: no description, CT, axial, 6 images, number 3" in str(why.value)
+
+
+def named(description: str, number: int, modality: str = "MR", **elements):
+    def change(index, header):
+        header.SeriesDescription, header.SeriesNumber = description, number
+        header.Modality = modality
+        for keyword, value in elements.items():
+            setattr(header, keyword, value)
+
+    return change
+
+
+CORONAL = np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
+SERIES = {
+    1: (named("T2 tse tra", 2), np.eye(3)),
+    2: (named("t2_tse_cor", 3), CORONAL),
+    3: (named("T1 vibe, Musterfrau", 4), np.eye(3)),
+    4: (named("liver, portal", 5, "CT"), np.eye(3)),
+    5: (named("ep2d_diff", 6, DiffusionBValue=800.0), np.eye(3)),
+    6: (named("", 7), np.eye(3)),
+}
+
+
+@pytest.fixture(params=["flat", "tree"])
+def several(request, tmp_path) -> Path:
+    """Six series, in one folder or each in its own."""
+    for number, (change, axes) in SERIES.items():
+        folder = tmp_path if request.param == "flat" else tmp_path / f"s{number}"
+        names = [f"{number}_{index}" for index in range(6)]
+        dicoms.write_series(
+            folder, series=dicoms.uid(number), change=change, axes=axes, names=names
+        )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("wanted", "number"),
+    [
+        ("description=*T2*,plane=axial", 1),
+        ("plane=coronal", 2),
+        ("description=t2?tse?c*", 2),
+        ("number=4", 3),
+        ("modality=ct", 4),
+        ("description=liver, portal", 4),
+        (" Description = liver, p* , Modality=CT", 4),
+        ("description='*DIFF*'", 5),
+        ("description=", 6),
+        (f"uid={dicoms.uid(6)}", 6),
+    ],
+)
+def test_a_series_is_chosen_by_what_it_is(several, wanted, number):
+    (scan,) = find_scans(several, series=wanted)
+    assert scan.series == dicoms.uid(number)
+    assert scan.about.startswith(("'", "no description, MR"))
+    volume = read_image(scan.path, series=scan.series)
+    assert volume.series.uid == dicoms.uid(number)
+    assert read_image(scan.path, series=wanted).series.uid == dicoms.uid(number)
+
+
+def test_a_pattern_of_no_series_lists_them_all(several):
+    with pytest.raises(VolumeError, match=r"description=\*FLAIR\*; choose one with") as why:
+        find_scans(several, series="description=*FLAIR*")
+    lines = str(why.value).splitlines()[1:]
+    assert lines == [
+        f"{dicoms.uid(1)}: 'T2 tse tra', MR, axial, 6 images, number 2",
+        f"{dicoms.uid(2)}: 't2_tse_cor', MR, coronal, 6 images, number 3",
+        f"{dicoms.uid(3)}: 'T1 vibe, …', MR, axial, 6 images, number 4",
+        f"{dicoms.uid(4)}: 'liver, portal', CT, axial, 6 images, number 5",
+        f"{dicoms.uid(5)}: 'ep2d_diff', MR, axial, 6 images, b 800, number 6",
+        f"{dicoms.uid(6)}: no description, MR, axial, 6 images, number 7",
+    ]
+
+
+def test_several_series_of_a_pattern_and_a_wrong_key(several):
+    if (several / "s1").is_dir():
+        assert len(find_scans(several, series="modality=MR")) == 5
+    else:
+        for wanted, part in ((None, "holds 6 series;"), ("plane=axial", "holds 5 series plane=")):
+            with pytest.raises(VolumeError, match=part) as why:
+                find_scans(several, series=wanted)
+            assert len(str(why.value).splitlines()) == 7
+    with pytest.raises(
+        VolumeError, match=r"'sequence' is nothing to choose by; write one of descr"
+    ):
+        find_scans(several, series="sequence=T2")
+
+
+def test_a_diffusion_series_lists_its_b_values(tmp_path):
+    for b in (0, 50, 1000):
+        change = named("dwi", 6, DiffusionBValue=float(b))
+        names = [f"{b}_{index}" for index in range(6)]
+        dicoms.write_series(tmp_path, change=change, names=names)
+    dicoms.write_series(tmp_path, series=dicoms.uid(2))
+    with pytest.raises(VolumeError) as why:
+        find_scans(tmp_path)
+    assert "'dwi', MR, axial, 6 slices, 18 images, b 0, 50, 1000, number 6" in str(why.value)
+
+
+def test_a_file_of_another_series_than_the_pattern(tmp_path):
+    (file, *_) = dicoms.write_series(tmp_path, change=named("T2", 2))
+    assert read_image(file, series="description=t2").series.uid == dicoms.uid(1)
+    with pytest.raises(VolumeError, match=r"its series is not number=9, but 'T2', MR, axial"):
+        read_image(file, series="number=9")
+
+
+def test_dicom_objects_that_are_no_scans_are_said(tmp_path):
+    """A segmentation, contours, a report, a presentation state and a picture of the screen."""
+    kinds = {
+        SegmentationStorage: "Segmentation", RTStructureSetStorage: "RT Structure Set",
+        ComprehensiveSRStorage: "Comprehensive SR",
+        GrayscaleSoftcopyPresentationStateStorage: "Grayscale Softcopy Presentation State",
+        SecondaryCaptureImageStorage: "Secondary Capture",
+    }  # fmt: skip
+    for folder in ("flat", "tree/s1"):
+        files = dicoms.write_series(tmp_path / folder)
+        for number, kind in enumerate(kinds):
+            other = pydicom.dcmread(files[0])
+            other.SOPClassUID = other.file_meta.MediaStorageSOPClassUID = kind
+            other.SeriesInstanceUID = dicoms.uid(20 + number)
+            dicoms.save(other, tmp_path / folder / f"other{number}")
+    for folder in ("flat", "tree"):
+        said = []
+        (scan,) = find_scans(tmp_path / folder, warn=said.append)
+        assert scan.series == dicoms.uid(1)
+        assert read_image(scan.path, series=scan.series).voxels.any()
+        (line,) = said
+        assert line.startswith(f"{tmp_path / folder}: left out 5 DICOM object(s) that are no scans")
+        assert all(f"{kind} (1)" in line for kind in kinds.values())
+
+
+def test_masks_beside_scans_are_left_out_by_name_and_content(tmp_path):
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 900, (4, 24, 24)).astype(np.int16)
+    mask = np.zeros(grey.shape, np.uint8)
+    mask[1:3, 4:9, 5:12] = 1
+    organs = mask + 2 * (grey > 700)
+    contents = {
+        "p1.nii.gz": grey, "p2.nrrd": grey, "liver_roi.nii.gz": grey, "Mask.mha": grey,
+        "p1_norm.nii.gz": (grey / 900).astype(np.float32), "tumour_scan.nii": grey,
+    }  # fmt: skip
+    masks = {
+        "p1_mask.nii.gz": mask, "p1_seg.nrrd": mask, "labels.nii.gz": organs, "p1-m.nii.gz": mask,
+        "p2LiverMask.mha": mask, "empty_roi.nii": 0 * mask, "GT_p7.nii.gz": 255 * mask,
+        "sub-01_dseg.nii.gz": organs,
+    }  # fmt: skip
+    for name, array in (contents | masks).items():
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / name))
+    probability = sitk.GetImageFromArray((mask * 0.93).astype(np.float32))
+    sitk.WriteImage(probability, str(tmp_path / "p1_probability.nii.gz"))
+    said = []
+    found = find_scans(tmp_path, warn=said.append)
+    assert {scan.path.name for scan in found} == set(contents)
+    (line,) = said
+    assert line.startswith(f"{tmp_path}: left out 9 file(s) that are no scans by name and content")
+    assert all(f"{name} (a mask)" in line for name in masks)
+    assert "p1_probability.nii.gz (a map of probabilities)" in line
+
+
+def test_a_folder_of_masks_alone_is_an_error_that_says_so(tmp_path):
+    mask = np.zeros((3, 8, 8), np.uint8)
+    mask[1, 2:5, 2:5] = 1
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / "a_mask.nii.gz"))
+    with pytest.raises(VolumeError, match="all its images are masks by name and content"):
+        find_scans(tmp_path)
+    assert len(find_scans(tmp_path / "a_mask.nii.gz")) == 1
+
+
+def test_masks_as_pictures_and_of_slicer(tmp_path):
+    rng = np.random.default_rng(0)
+    disc = 255 * (np.hypot(*np.indices((64, 64)) - 30.0) < 12).astype(np.uint8)
+    grey = rng.integers(0, 255, (64, 64))
+    pictures = {
+        "a.png": grey,
+        "a_m.png": disc,
+        "a_mask.jpg": disc,
+        "a-2.jpg": disc,
+        "roi.jpg": grey,
+    }
+    for name, array in pictures.items():
+        sitk.WriteImage(sitk.GetImageFromArray(array.astype(np.uint8)), str(tmp_path / name))
+    layers = sitk.GetImageFromArray(
+        rng.integers(0, 2, (3, 8, 8, 2)).astype(np.uint8), isVector=True
+    )
+    layers.SetMetaData("Segment0_Name", "Tumour")
+    sitk.WriteImage(layers, str(tmp_path / "Drawn.seg.nrrd"))
+    said = []
+    found = find_scans(tmp_path, warn=said.append)
+    assert [scan.path.name for scan in found] == ["a.png", "roi.jpg"]
+    (line,) = said
+    assert line.endswith("Drawn.seg.nrrd (a segmentation), a-2.jpg (a mask), a_m.png (a mask), "
+                         "a_mask.jpg (a mask)")  # fmt: skip
+
+
+def test_what_else_is_left_out_is_said(tmp_path):
+    touch(tmp_path, "scan.nii", "old.hdr", "old.img", "x.tif", "notes.txt", "below/c.nii.gz")
+    dicoms.write_series(tmp_path / "s1")
+    said = []
+    assert [scan.path.name for scan in find_scans(tmp_path, warn=said.append)] == ["scan.nii"]
+    assert [line.removeprefix(f"{tmp_path}: left out ") for line in said] == [
+        "3 file(s) of a format that is not read: old.hdr, old.img, x.tif",
+        "2 folder(s) below, whose images are not looked for: below, s1",
+    ]
+    touch(tmp_path / "s1", "copy.nii.gz", "more/scan.nii")
+    said.clear()
+    assert len(find_scans(tmp_path / "s1", warn=said.append)) == 1
+    assert [line.partition("left out ")[2] for line in said] == [
+        "1 image(s) beside the DICOM files: copy.nii.gz",
+        "1 folder(s) below, which may hold other series: more",
+    ]
 
 
 def test_hidden_files_are_left_out_with_one_line(tmp_path):
@@ -66,8 +285,7 @@ def test_hidden_files_are_left_out_with_one_line(tmp_path):
     found = find_scans(tmp_path, warn=said.append)
     assert [scan.path.name for scan in found] == ["p1.nii.gz", "p2.nii.gz"]
     (line,) = said
-    assert line.startswith(f"{tmp_path}: left out 2 file(s) that are no scans")
-    assert line.endswith(": ._p1.nii.gz, ._p2.nii.gz")
+    assert line == f"{tmp_path}: left out 2 hidden file(s): ._p1.nii.gz, ._p2.nii.gz"
 
 
 def test_pictures_beside_dicom_series_are_no_scans(tmp_path):
@@ -79,8 +297,7 @@ def test_pictures_beside_dicom_series_are_no_scans(tmp_path):
     found = find_scans(tmp_path, warn=said.append)
     assert [scan.name for scan in found] == ["DICOM_S1", "DICOM_S2"]
     (line,) = said
-    assert line.endswith("left out 2 file(s) that are no scans (hidden files, or pictures beside "
-                         "DICOM series): cover.jpg, logo.png")  # fmt: skip
+    assert line.endswith("left out 2 picture(s) beside DICOM series: cover.jpg, logo.png")
 
 
 @pytest.mark.parametrize("given", [".", "DICOMDIR"])

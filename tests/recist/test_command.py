@@ -15,7 +15,7 @@ from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.recist import command as recist_command
 from crlm_jax.recist.thickness import slice_thickness
-from tests.imaging.dicom.dicoms import write_segments, write_series
+from tests.imaging.dicom.dicoms import uid, write_segments, write_series
 
 RUN = {"algorithm": "CRLM-GAN", "version": "1.2.3", "fingerprint": "0123abcd"}
 
@@ -132,6 +132,30 @@ def test_command_reads_segmentations_and_their_frame_of_reference(masks, tmp_pat
         recist_command.main([*argv[:2], *masks[2:]])
     with pytest.raises(UserError, match="no segment is labelled 'liver'"):
         recist_command.main([*argv, "--label", "liver"])
+
+
+def test_command_chooses_the_series_by_a_pattern(tmp_path, capsys):
+    argv = []
+    for when, length in (("pre", 15), ("post", 9)):
+        for number, description in ((1, "T2 tse"), (2, "T1 vibe")):
+            names = [f"{number}_{index}" for index in range(6)]
+
+            def describe(_, header, description=description):
+                header.SeriesDescription, header.SliceThickness = description, 2.5
+
+            folder = tmp_path / when
+            write_series(folder, series=uid(number), names=names, change=describe)
+        _, geometry, series = read_series(tmp_path / when, series="description=T2*")
+        assert series.uid == uid(1)
+        mask = np.zeros(geometry.size[::-1], bool)
+        mask[2, 4, :length] = True  # of 0.8 mm
+        write_segmentation(tmp_path / f"{when}.dcm", mask, series, **RUN)
+        argv += [f"--{when}", str(tmp_path / f"{when}.dcm"), f"--{when}-image"]
+        argv += [str(tmp_path / when)]
+    assert "12.0 → 7.2 mm" in run([*argv, "--series", "description=t2*"], capsys).out
+    with pytest.raises(UserError, match=r"holds 2 series; choose one with --series") as why:
+        recist_command.main(argv)
+    assert f"{uid(2)}: 'T1 vibe', CT, axial, 6 images" in str(why.value)
 
 
 def test_command_says_by_what_lesions_are_measurable(masks, tmp_path, capsys):

@@ -5,7 +5,8 @@ A *case* is a patient under a condition (for example ``pre_dwi``) and may have s
 The split follows Xia et al., Cancer Imaging 26:10 (2025), doi 10.1186/s40644-025-00964-z: by
 patient, 6:4. The number of test patients is rounded up, which gives the paper's 66 / 45 of 111.
 The split is drawn over all patients of the file, whatever conditions are asked for. So a patient
-who is tested under one condition is never trained on under another.
+who is tested under one condition is never trained on under another. Where the file names validation
+patients, none are drawn out of its training patients.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 
 from crlm_jax.config.schema import Data
+from crlm_jax.data.cohort.alike import alike_warnings
 from crlm_jax.data.cohort.rows import (
     CohortError,
     ImagePair,
@@ -49,23 +51,29 @@ def read_cohort(
     test_fraction: float = Data.test_fraction,
     validation_fraction: float = Data.validation_fraction,
     seed: int = Data.split_seed,
+    doubts: list[str] | None = None,
 ) -> tuple[Case, ...]:
     """Reads a cohort file into cases, ordered by split, patient and condition.
 
     Args:
-      path: the cohort file (UTF-8, comma-separated, first row the header).
+      path: the cohort file, as a spreadsheet saves it (`table`).
       conditions: conditions to train, validate and test on.
       test_fraction: share of all patients that are tested, where the file has no `split`.
-      validation_fraction: share of the training patients that are set aside to validate on.
+      validation_fraction: share of the training patients that are set aside to validate on, where
+        the file names none.
       seed: seed of the drawn splits, which depend on it and on the set of patients, not on the
         order of the rows.
+      doubts: receives what the user should know of the file, such as patients who may be the same,
+        a line each.
 
     Raises:
       CohortError: listing all that is wrong with the file, or naming the condition or split that
         has no case.
     """
     path = Path(path)
-    rows = _all_or_error(*read_rows(path))
+    rows = _all_or_error(*read_rows(path, doubts))
+    if doubts is not None:
+        doubts += alike_warnings(path, rows)
     _check_conditions(path, rows, conditions)
     split_of = _split_patients(rows, test_fraction, validation_fraction, seed)
 
@@ -89,16 +97,16 @@ def read_cohort(
     return cases
 
 
-def read_images(path: str | Path) -> tuple[ImageRow, ...]:
+def read_images(path: str | Path, doubts: list[str] | None = None) -> tuple[ImageRow, ...]:
     """Reads the images to predict from a cohort file, in its order.
 
     Needs the columns patient, condition and image, and reads b_value; the other columns may be
-    absent or wrong.
+    absent or wrong. `doubts` receives what was assumed of the file, a line each.
 
     Raises:
       CohortError: listing all that is wrong with those columns.
     """
-    return tuple(_all_or_error(*read_image_rows(path)))
+    return tuple(_all_or_error(*read_image_rows(path, doubts)))
 
 
 def _all_or_error(rows: list[_AnyRow], problems: Sequence[str]) -> list[_AnyRow]:
@@ -126,17 +134,20 @@ def _split_patients(
     given = {row.patient: row.split for row in rows}
     patients = sorted(given)  # sorted: the draw must not depend on the order of the rows
     rng = np.random.default_rng(seed)
+    validation: list[str] = []
     if any(given.values()):
         train = [patient for patient in patients if given[patient] == "train"]
+        validation = [patient for patient in patients if given[patient] == "validation"]
     else:
         order = [patients[i] for i in rng.permutation(len(patients))]
         tests = math.ceil(test_fraction * len(order) - 1e-9)
         train = sorted(order[tests:])
     split_of: dict[str, Split] = dict.fromkeys(patients, "test")
-    split_of |= dict.fromkeys(train, "train")
+    split_of.update(dict.fromkeys(train, "train"))
+    split_of.update(dict.fromkeys(validation, "validation"))
 
     held_out = 0
-    if validation_fraction > 0 and len(train) >= 2:
+    if not validation and validation_fraction > 0 and len(train) >= 2:
         held_out = min(max(1, round(validation_fraction * len(train))), len(train) - 1)
     for i in rng.permutation(len(train))[:held_out]:
         split_of[train[i]] = "validation"

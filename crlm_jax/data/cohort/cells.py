@@ -12,16 +12,23 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from crlm_jax.data.cohort.paths import spelt_path
 from crlm_jax.imaging.conditions import CONDITION, suggest_condition
 from crlm_jax.imaging.mask_files import split_masks
 from crlm_jax.imaging.segment_names import EACH_LABEL
 
 REQUIRED = ("patient", "condition", "image", "mask")
-OPTIONAL = ("mask_label", "b_value", "split")
+OPTIONAL = ("mask_label", "b_value", "tumour", "split")
+_SPLITS = ("train", "validation", "test")
+_YES_NO = {"yes": True, "y": True, "true": True, "1": True} | {
+    "no": False, "n": False, "false": False, "0": False,
+}  # fmt: skip
+# 1.000 is a thousand to some spreadsheets and one to others.
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}([.,]\d{3})+")
 # Categories of Unicode: control characters, formatting (such as marks of direction), line ends.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _FORMULA = ("=", "+", "-", "@")
@@ -31,12 +38,18 @@ _T = TypeVar("_T")
 
 
 class Cells:
-    """The cells of a row by column; collects the `problems` of those that cannot be read."""
+    """The cells of a row by column; collects the `problems` of those that cannot be read.
 
-    def __init__(self, path: Path, number: int, texts: Mapping[str, str]):
+    With `decimal_comma`, numbers may have one.
+    """
+
+    def __init__(
+        self, path: Path, number: int, texts: Mapping[str, str], decimal_comma: bool = False
+    ):
         self.folder = path.parent
         self.number = number
         self.texts = texts
+        self.decimal_comma = decimal_comma
         self.problems: list[str] = []
         self._where = f"{path}, row {number}"
 
@@ -50,8 +63,12 @@ class Cells:
                 raise ValueError(f"{text!r} holds the control character {hidden}; take it out")
             return parse(text) if text else default
         except ValueError as error:
-            self.problems.append(f"{self._where}, column '{column}': {error}")
+            self.refuse(column, error)
             return default
+
+    def refuse(self, column: str, reason: object) -> None:
+        """Notes what is wrong with a cell."""
+        self.problems.append(f"{self._where}, column '{column}': {reason}")
 
 
 def patient_problem(text: str) -> str | None:
@@ -90,12 +107,12 @@ def parse_condition(text: str) -> str:
 
 def find_image(text: str, folder: Path) -> Path:
     """Returns the path of an image file, or of the folder of a DICOM series."""
-    return _check(folder / text, text, folders=True)
+    return _check(spelt_path(text, folder), text, folders=True)
 
 
 def find_masks(text: str, folder: Path, image: Path) -> tuple[Path, ...]:
     """Returns the files of a mask, as `split_masks`; none may be the image."""
-    files = split_masks(text, folder)
+    files = split_masks(text, folder, spelt_path)
     for file in files:
         _check(file, text if len(files) == 1 else str(file), folders=False)
         if file.resolve() == image.resolve():
@@ -118,11 +135,16 @@ def _check(file: Path, text: str, *, folders: bool) -> Path:
     return file
 
 
-def parse_label(text: str, mask: str) -> int | str:
-    """Returns a label above 0; or labels joined by commas, "lesions", or the name of a segment."""
+def parse_label(text: str, masks: Sequence[str]) -> int | str:
+    """Returns a label above 0; or labels joined by commas, "lesions", or the name of a segment.
+
+    `masks` names the files of the mask. Without any the label does nothing, so that a column may
+    hold the same in every row.
+    """
     if not re.fullmatch(r"[+-]?\d+", text):
         joined = re.fullmatch(r"0*[1-9]\d{0,8}(\s*,\s*0*[1-9]\d{0,8})+", text)
-        if joined or text.lower() == EACH_LABEL or mask.lower().endswith(_WITH_NAMES):
+        named = not masks or any(mask.lower().endswith(_WITH_NAMES) for mask in masks)
+        if joined or text.lower() == EACH_LABEL or named:
             return text
         raise ValueError(f"{text!r} is not an integer; write the label or leave it empty")
     label = int(text)
@@ -132,10 +154,13 @@ def parse_label(text: str, mask: str) -> int | str:
     return label
 
 
-def parse_b_value(text: str) -> float:
-    """Returns a b-value in s/mm²."""
+def parse_b_value(text: str, decimal_comma: bool = False) -> float:
+    """Returns a b-value in s/mm²; with `decimal_comma`, 800,5 is 800.5."""
+    if _THOUSANDS.fullmatch(text):
+        plain = re.sub("[.,]", "", text)
+        raise ValueError(f"{text!r} can be read in two ways; write {plain}, or clear it")
     try:
-        value = float(text)
+        value = float(text.replace(",", ".") if decimal_comma else text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
@@ -143,14 +168,22 @@ def parse_b_value(text: str) -> float:
     return value
 
 
+def parse_tumour(text: str) -> bool:
+    """Returns whether the image shows tumour."""
+    if text.lower() not in _YES_NO:
+        raise ValueError(f"{text!r} is not 'yes' or 'no'; write one of them, or clear it")
+    return _YES_NO[text.lower()]
+
+
 def parse_split(text: str) -> str:
-    """Returns "train" or "test"."""
-    if text in ("train", "test"):
-        return text
-    close = difflib.get_close_matches(text.lower(), ("train", "test"), n=1)
+    """Returns "train", "validation" or "test"."""
+    name = text.lower()
+    if name in ("val", "valid"):
+        return "validation"
+    if name in _SPLITS:
+        return name
+    close = difflib.get_close_matches(name, _SPLITS, n=1)
     remedy = "write one of them, or leave the whole column empty to have the split drawn"
     if close:
         remedy = f"write '{close[0]}'"
-    elif text.lower().startswith("val"):
-        remedy = "write 'train': validation patients are drawn out of the training patients"
-    raise ValueError(f"{text!r} is not 'train' or 'test'; {remedy}")
+    raise ValueError(f"{text!r} is not 'train', 'validation' or 'test'; {remedy}")

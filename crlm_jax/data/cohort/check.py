@@ -8,7 +8,7 @@ lesions have no volume. A lesion that shows in several pictures of a patient cou
 
 import collections
 import dataclasses
-import functools
+import hashlib
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,13 +22,16 @@ from rich.text import Text
 from tqdm import tqdm
 
 from crlm_jax.config.schema import Data
+from crlm_jax.data.cohort.alike import alike_warnings, shared_scan_warnings
 from crlm_jax.data.cohort.cases import Split, read_cohort
+from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
 from crlm_jax.imaging import grey
+from crlm_jax.imaging.adc import adc_doubt
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.mask_files import name_masks
-from crlm_jax.imaging.masks import read_lesions
-from crlm_jax.imaging.volumes import read_image
+from crlm_jax.imaging.resize import resize_mask, stretch_doubt
+from crlm_jax.imaging.volumes import Volume, read_image
 from crlm_jax.stats.patient_table import has_phantoms
 
 
@@ -37,17 +40,21 @@ class ImageCheck:
     """The measurements of one image and its mask.
 
     `volumes` of the lesions in mm³, `spacing` (z, y, x) in mm; a 2D image has neither. `warnings`
-    begin with the file that looks wrong.
+    begin with the file that looks wrong. `prints` tell the image from others: by its voxels, and by
+    the UID of its DICOM series.
     """
 
     row: Row
     slices: int
     tumour_slices: int
+    too_small: int  # lesions of slices that are smaller than a pixel of the network
+    too_small_slices: int
     lesions: int
     volumes: tuple[float, ...]
     spacing: tuple[float, float, float] | None
     warnings: tuple[str, ...]
     labels: tuple[str, ...] = ()  # of the mask, if it is a label map
+    prints: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,23 +74,24 @@ class Report:
 
 
 def check_cohort(
-    path: str | Path, *, workers: int = 2, progress: bool = False, resample_masks: bool = False
+    path: str | Path, *, data: Data | None = None, workers: int = 2, progress: bool = False
 ) -> Report:
     """Reads a whole cohort; reports its content, all problems, and what looks wrong.
 
     Args:
       path: the cohort file.
+      data: how an experiment will cut it into slices; None: as by default.
       workers: images that are read at once, each in memory as a whole.
       progress: show a progress bar on stderr if stderr is a terminal, one step an image.
-      resample_masks: resample masks that lie on another grid than their image.
     """
-    path = Path(path)
+    path, data = Path(path), Data() if data is None else data
+    of_file: list[str] = []
     try:
-        rows, problems = read_rows(path)
+        rows, problems = read_rows(path, of_file)
     except CohortError as error:
         return Report(path, tuple(str(error).splitlines()))
     images: list[ImageCheck] = []
-    for row, result in _check_images(rows, workers, progress, resample_masks):
+    for row, result in _check_images(rows, data, workers, progress):
         if isinstance(result, ImageCheck):
             images.append(result)
         else:
@@ -97,61 +105,81 @@ def check_cohort(
             split = {case.patient: case.split for case in cases}
         except CohortError as error:
             problems += str(error).splitlines()
+    warnings = of_file + alike_warnings(path, rows)
+    of_rows = [image.row for image in images]
+    warnings += shared_scan_warnings(path, of_rows, [image.prints for image in images])
     # Only if all rows could be read is it known which images a patient lacks.
-    warnings = [] if problems else _case_warnings(path, images, split)
+    warnings += [] if problems else _case_warnings(path, images, split)
     warnings += _label_warnings(path, images) + _image_warnings(path, images)
+    warnings += _size_warnings(path, images, data)
     drawn = not any(row.split for row in rows)
     return Report(path, tuple(problems), tuple(warnings), tuple(images), split, drawn)
 
 
 def _check_images(
-    rows: Sequence[Row], workers: int, progress: bool, resample: bool
+    rows: Sequence[Row], data: Data, workers: int, progress: bool
 ) -> Iterable[tuple[Row, ImageCheck | str]]:
     """Yields every row with its check, or with its problem, in the order of the file."""
     pool = ThreadPoolExecutor(workers)
     try:
         # A worker returns a few numbers only, so each worker has at most one volume in memory.
-        results = zip(
-            rows, pool.map(functools.partial(_try_image, resample=resample), rows), strict=True
-        )
+        results = zip(rows, pool.map(lambda row: _try_image(row, data), rows), strict=True)
         silent = None if progress else True  # None: a bar in a terminal, none in a log file
         yield from tqdm(results, "checking", len(rows), unit="image", disable=silent)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _try_image(row: Row, *, resample: bool) -> ImageCheck | str:
+def _try_image(row: Row, data: Data) -> ImageCheck | str:
     try:
-        return _check_image(row, resample)
+        return _check_image(row, data)
     except (VolumeError, OSError) as error:
         return str(error)
 
 
-def _check_image(row: Row, resample: bool) -> ImageCheck:
+def _check_image(row: Row, data: Data) -> ImageCheck:
     pair = row.pair
     volume = read_image(pair.image, b_value=pair.b_value)
-    mask = read_lesions(pair.masks, pair.mask_label, volume, resample=resample)
+    mask = read_reference(pair, volume, resample=data.resample_masks)
     sizes = [int(region.inside.sum()) for region in mask.regions]
     flat = len(volume.geometry.size) == 2
     voxel = float(np.prod(volume.spacing))
     of_image = list(volume.doubts)
     if doubt := grey.modality_doubt(volume, row.condition):
-        of_image.append(
-            f"looks like another modality than {row.condition}: {doubt}; correct the condition, or "
-            "export it again with its rescale slope and intercept"
-        )
+        remedy = "correct the condition, or export it again with its rescale slope and intercept"
+        if adc_doubt(volume, row.condition):
+            remedy = "give the diffusion image itself, or a condition of maps such as pre_adc"
+        of_image.append(f"looks like another modality than {row.condition}: {doubt}; {remedy}")
+    if doubt := stretch_doubt(volume.voxels.shape, volume.spacing):
+        of_image.append(doubt)
+    if doubt := grey.clipping_doubt(volume, mask.voxels, row.condition, data):
+        of_image.append(doubt)
+    _, too_small = resize_mask(mask.voxels, data.image_size)
     warnings = [f"{row.image}: {doubt}" for doubt in of_image]
     warnings += (f"{name_masks(row.masks)}: {doubt}" for doubt in mask.doubts)
     return ImageCheck(
         row,
         slices=len(mask.voxels),
         tumour_slices=int(mask.voxels.any(axis=(1, 2)).sum()),
+        too_small=int(too_small.sum()),
+        too_small_slices=int(np.count_nonzero(too_small)),
         lesions=len(sizes),
         volumes=() if flat else tuple(size * voxel for size in sizes),
         spacing=None if flat else volume.spacing,
         warnings=tuple(warnings),
         labels=mask.labels,
+        prints=_prints(volume),
     )
+
+
+def _prints(volume: Volume) -> dict[str, str]:
+    """Returns what tells an image from others, whatever its file is called."""
+    digest = hashlib.blake2b(repr(volume.voxels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(volume.voxels).data)
+    found = {"have the same voxels": digest.hexdigest()}
+    if volume.series is not None:
+        found["are one DICOM series by their UID"] = volume.series.uid
+    return found
 
 
 def _case_warnings(
@@ -218,6 +246,20 @@ def _image_warnings(path: Path, images: Sequence[ImageCheck]) -> list[str]:
         rows = _some([str(row) for row, _ in found])
         warnings.append(f"{path}: {len(found):,} like warnings, rows {rows}; first: {found[0][1]}")
     return warnings
+
+
+def _size_warnings(path: Path, images: Sequence[ImageCheck], data: Data) -> list[str]:
+    """Says how many lesions are smaller than a pixel at the network's size."""
+    lesions = sum(image.too_small for image in images)
+    if not lesions:
+        return []
+    slices = sum(image.too_small_slices for image in images)
+    rows = _some([str(image.row.row) for image in images if image.too_small])
+    return [
+        f"{path}: at {data.image_size} × {data.image_size} pixels {lesions:,} lesions in "
+        f"{slices:,} slices (rows {rows}) are smaller than a pixel; each counts as one pixel, in "
+        "training and in the paper's protocol; a larger data.image_size shows them better"
+    ]
 
 
 _ALIKE = 5

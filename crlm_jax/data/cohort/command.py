@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from crlm_jax.config.schema import Data
 from crlm_jax.data.cohort.check import check_cohort, split_line, summary_table
 from crlm_jax.data.cohort.layouts import from_decathlon, from_nnunet, from_released
 from crlm_jax.data.cohort.patterns import Found, from_patterns
@@ -47,6 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="check|build")
     check = commands.add_parser("check", help="read all images and masks; list every problem")
     check.add_argument("cohort", type=local_path, help="the cohort.csv")
+    check.add_argument(
+        "--image-size",
+        type=int,
+        default=Data.image_size,
+        metavar="S",
+        help=f"side of the network's slices in pixels (default {Data.image_size})",
+    )
     check.add_argument("--workers", type=int, default=2, help="images read at once (default 2)")
     check.add_argument("--resample-masks", action="store_true", help=RESAMPLE)
     build = commands.add_parser(
@@ -102,9 +110,10 @@ def _add_layouts(build: argparse.ArgumentParser) -> None:
 def _check(args: argparse.Namespace) -> int:
     if args.workers < 1:
         raise CohortError(f"--workers {args.workers}: write 1 or more")
-    report = check_cohort(
-        args.cohort, workers=args.workers, progress=True, resample_masks=args.resample_masks
-    )
+    if args.image_size < 1:
+        raise CohortError(f"--image-size {args.image_size}: write 1 or more, in pixels")
+    data = Data(image_size=args.image_size, resample_masks=args.resample_masks)
+    report = check_cohort(args.cohort, data=data, workers=args.workers, progress=True)
     for problem in report.problems:
         print_stderr(f"error: {problem}")
     for warning in report.warnings:

@@ -2,18 +2,17 @@
 
 The file has one row an image: ``patient,condition,image,mask`` and optionally ``mask_label`` (what
 is tumour in the mask: an integer, a pattern of names such as ``Tumor*``, or ``lesions``; see
-`imaging.masks`), ``b_value`` (s/mm², which image of a DICOM diffusion series) and ``split``
-(``train`` or ``test``; absent: drawn, see `cases`). Paths are relative to the file; an image may be
-a folder, a DICOM series; a mask may be several files joined by ``|``, or a pattern. `cells`
-has the rules of each column.
+`imaging.masks`), ``b_value`` (s/mm², which image of a diffusion series), ``tumour`` (``yes`` or
+``no``; an image without tumour needs no mask) and ``split`` (``train``, ``validation`` or ``test``;
+absent: drawn, see `cases`). Paths are relative to the file; an image may be a folder, a DICOM
+series; a mask may be several files joined by ``|``, or a pattern. `cells` has the rules of each
+column, `table` those of the text.
 
 A problem names its row as a spreadsheet numbers it (the header is row 1).
 """
 
-import csv
 import dataclasses
 import difflib
-import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -30,22 +29,22 @@ from crlm_jax.data.cohort.cells import (
     parse_label,
     parse_patient,
     parse_split,
+    parse_tumour,
 )
-from crlm_jax.errors import UserError
+from crlm_jax.data.cohort.table import CohortError as CohortError
+from crlm_jax.data.cohort.table import normal_name, read_table
 
-_FOR_TRAINING = ("mask", "mask_label", "split")  # columns that a prediction does without
-
-
-class CohortError(UserError):
-    """A cohort that cannot be used; the message has one line for each thing to correct."""
+_FOR_TRAINING = ("mask", "mask_label", "tumour", "split")  # a prediction does without these columns
+_NO_MASK = "empty; fill the cell, or write 'no' in the column 'tumour' if the image shows none"
 
 
 @dataclasses.dataclass(frozen=True)
 class ImagePair:
     """One image and its mask; `row` as in a spreadsheet, `b_value` in s/mm².
 
-    `masks` are the files that make up the mask, `mask_label` says what is tumour in them; see
-    `imaging.masks.read_mask`.
+    `masks` are the files that make up the mask; without any, the image shows no tumour.
+    `mask_label` says what is tumour in them, see `imaging.masks.read_mask`. `tumour` is what the
+    file says of the image; None: nothing.
     """
 
     image: Path
@@ -53,6 +52,7 @@ class ImagePair:
     mask_label: int | str | None
     row: int
     b_value: float | None = None
+    tumour: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,111 +68,114 @@ class ImageRow:
 
 @dataclasses.dataclass(frozen=True)
 class Row(ImageRow):
-    """A whole row; `split` is "train", "test", or "" where the file gives none."""
+    """A whole row; `split` is as in `cases.SPLITS`, or "" where the file gives none."""
 
     masks: tuple[Path, ...]
     mask_label: int | str | None
     split: str
+    tumour: bool | None = None
 
     @property
     def pair(self) -> ImagePair:
         """The image and its mask, without patient and condition."""
-        return ImagePair(self.image, self.masks, self.mask_label, self.row, self.b_value)
+        return ImagePair(
+            self.image, self.masks, self.mask_label, self.row, self.b_value, self.tumour
+        )
 
 
 _AnyRow = TypeVar("_AnyRow", bound=ImageRow)
 
 
-def read_rows(path: str | Path) -> tuple[list[Row], list[str]]:
+def read_rows(path: str | Path, doubts: list[str] | None = None) -> tuple[list[Row], list[str]]:
     """Returns the rows whose cells pass all checks, and all problems of the others.
+
+    Args:
+      path: of the file.
+      doubts: receives what was assumed of the file as a text, a line each.
 
     Raises:
       CohortError: the file as a whole, or its header, cannot be used.
     """
     path = Path(path)
-    rows, problems = _read(path, _read_row)
+    rows, problems = _read(path, _read_row, doubts)
     return rows, problems + _check_splits(path, rows)
 
 
-def read_image_rows(path: str | Path) -> tuple[list[ImageRow], list[str]]:
+def read_image_rows(
+    path: str | Path, doubts: list[str] | None = None
+) -> tuple[list[ImageRow], list[str]]:
     """Does as `read_rows`, but neither needs nor checks the columns of masks and splits."""
-    return _read(Path(path), _read_image_row, unused=_FOR_TRAINING)
+    return _read(Path(path), _read_image_row, doubts, unused=_FOR_TRAINING)
 
 
 def _read(
-    path: Path, read_row: Callable[[Cells], _AnyRow], unused: Sequence[str] = ()
+    path: Path,
+    read_row: Callable[[Cells], _AnyRow],
+    doubts: list[str] | None,
+    unused: Sequence[str] = (),
 ) -> tuple[list[_AnyRow], list[str]]:
-    table = _read_table(path)
-    number, header = table[0]
-    header = [name.strip() for name in header]
-    problems = _check_header(path, number, header, unused)
+    doubts = [] if doubts is None else doubts
+    table = read_table(path, REQUIRED + OPTIONAL, doubts)
+    number, names = table.rows[0]
+    header = [normal_name(name) for name in names]
+    problems = _check_header(path, number, names, unused)
     if problems:
         raise CohortError("\n".join(problems))
-    if len(table) == 1:
+    if len(table.rows) == 1:
         raise CohortError(f"{path}: no rows below the header; add one row an image")
 
-    rows = []
-    for number, texts in table[1:]:
-        if len(texts) != len(header):
+    rows, short = [], []
+    for number, texts in table.rows[1:]:
+        texts = list(map(str.strip, texts))
+        missing = header[len(texts) :]
+        if any(texts[len(header) :]) or set(missing) & (set(REQUIRED) - set(unused)):
             problems.append(
                 f"{path}, row {number}: {len(texts)} cells under {len(header)} columns; correct "
-                "the commas of the row (put a cell that holds a comma in double quotes)"
+                f"the {_SIGNS[table.separator]} of the row (put a cell that holds one in double "
+                "quotes)"
             )
             continue
-        cells = Cells(path, number, dict(zip(header, map(str.strip, texts), strict=True)))
+        if any(name in OPTIONAL and name not in unused for name in missing):
+            short.append(number)  # Excel leaves out the empty cells at the end of some rows
+        by_name = dict(zip(header, texts + [""] * len(missing), strict=False))
+        cells = Cells(path, number, by_name, table.decimal_comma)
         row = read_row(cells)
         problems += cells.problems
         rows += [] if cells.problems else [row]
+    if short:
+        doubts.append(
+            f"{path}, {_numbers(short)}: fewer cells than columns; those at the end are taken as "
+            "empty"
+        )
     return rows, problems + _check_images(path, rows)
 
 
-def _read_table(path: Path) -> list[tuple[int, list[str]]]:
-    """Returns (row number, cells) of every row that is not blank, the header first."""
-    if path.is_dir():
-        raise CohortError(f"{path}: is a folder; give the cohort.csv in it")
-    if not path.is_file():
-        raise CohortError(f"{path}: cohort file not found; correct the path of the cohort file")
-    remedy = "save it as UTF-8 text with commas (in a spreadsheet: 'CSV UTF-8')"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CohortError(f"{path}: not UTF-8 text (byte {error.start}); {remedy}") from error
-    if "\0" in text:
-        raise CohortError(f"{path}: not a text file (it holds zero bytes); {remedy}")
-    try:
-        table = list(enumerate(csv.reader(io.StringIO(text, newline=""), strict=True), start=1))
-    except csv.Error as error:
-        raise CohortError(f"{path}: not readable as CSV ({error}); {remedy}") from error
-    # Spreadsheets leave rows of empty cells below the data; they still count as rows.
-    table = [(number, cells) for number, cells in table if any(cell.strip() for cell in cells)]
-    if not table:
-        header = ",".join(REQUIRED)
-        raise CohortError(
-            f"{path}: the file is empty; write the header {header} and one row an image"
-        )
-    return table
+_SIGNS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
-def _check_header(path: Path, number: int, header: list[str], unused: Sequence[str]) -> list[str]:
+def _check_header(path: Path, number: int, names: list[str], unused: Sequence[str]) -> list[str]:
     known = [name for name in REQUIRED + OPTIONAL if name not in unused]
     where = f"{path}, row {number}"
-    if len(header) == 1 and re.search(r"[;\t|]", header[0]):
-        return [f"{where}: one column named {header[0]!r}; separate the cells with commas"]
+    names = [name.strip() for name in names]
+    header = [normal_name(name) for name in names]
+    if len(header) == 1 and re.search(r"[,;\t|]", names[0]):
+        return [f"{where}: one column named {names[0]!r}; separate the cells with commas"]
     problems = []
     for name in sorted({name for name in header if name in known and header.count(name) > 1}):
         problems.append(f"{where}, column '{name}': stands {header.count(name)} times; keep one")
     absent = [name for name in known if name not in header]
+    alike = [name for name in absent if name != "tumour"]  # others count 'tumours'
     meant: dict[str, str] = {}
-    for name in header:
+    for own, name in zip(names, header, strict=True):
         # 'patient_id' beside 'patient' is somebody's extra column; without it, it is a slip.
-        close = difflib.get_close_matches(name.lower().replace(" ", "_"), absent, n=1, cutoff=0.75)
+        close = difflib.get_close_matches(name, alike, n=1, cutoff=0.75)
         if name not in (*known, *unused) and close:
-            meant[close[0]] = name
-            problems.append(f"{where}, column '{name}': unknown; rename it to '{close[0]}'")
+            meant[close[0]] = own
+            problems.append(f"{where}, column '{own}': unknown; rename it to '{close[0]}'")
     for name in REQUIRED:
         if name in absent and name not in meant:
             problems.append(
-                f"{where}, column '{name}': missing; add it (there are: {', '.join(header)})"
+                f"{where}, column '{name}': missing; add it (there are: {', '.join(names)})"
             )
     return problems
 
@@ -182,20 +185,26 @@ def _read_image_row(cells: Cells) -> ImageRow:
         patient=cells.read("patient", parse_patient, ""),
         condition=cells.read("condition", parse_condition, ""),
         image=cells.read("image", lambda text: find_image(text, cells.folder), Path()),
-        b_value=cells.read("b_value", parse_b_value, None),
+        b_value=cells.read("b_value", lambda text: parse_b_value(text, cells.decimal_comma), None),
         row=cells.number,
     )
 
 
 def _read_row(cells: Cells) -> Row:
     about = _read_image_row(cells)
+    tumour = cells.read("tumour", parse_tumour, None)
+    masks: tuple[Path, ...] = ()
+    if cells.texts["mask"]:
+        masks = cells.read("mask", lambda text: find_masks(text, cells.folder, about.image), ())
+    elif tumour is not False:
+        cells.refuse("mask", _NO_MASK)
+    names = list(map(str, masks)) or list(filter(None, [cells.texts["mask"]]))
     return Row(
         **vars(about),
-        masks=cells.read("mask", lambda text: find_masks(text, cells.folder, about.image), ()),
-        mask_label=cells.read(
-            "mask_label", lambda text: parse_label(text, cells.texts["mask"]), None
-        ),
+        masks=masks,
+        mask_label=cells.read("mask_label", lambda text: parse_label(text, names), None),
         split=cells.read("split", parse_split, ""),
+        tumour=tumour,
     )
 
 
@@ -234,13 +243,13 @@ def _check_splits(path: Path, rows: Sequence[Row]) -> list[str]:
     for patient in sorted({row.patient for row in with_split}):
         own = {
             split: [r.row for r in with_split if r.patient == patient and r.split == split]
-            for split in ("train", "test")
+            for split in ("train", "validation", "test")
         }
-        if own["train"] and own["test"]:
+        given = [f"{split!r} in {_numbers(numbers)}" for split, numbers in own.items() if numbers]
+        if len(given) > 1:
             problems.append(
-                f"{path}, column 'split': patient {patient!r} is 'train' in "
-                f"{_numbers(own['train'])} and 'test' in {_numbers(own['test'])}; put all rows of "
-                "a patient in one split"
+                f"{path}, column 'split': patient {patient!r} is {' and '.join(given)}; put all "
+                "rows of a patient in one split"
             )
     return problems
 

@@ -73,7 +73,12 @@ def find_window(voxels: np.ndarray, eight_bit: bool, rule: dict) -> tuple[float,
     if rule["kind"] == "fixed":
         return rule["low"], rule["high"]
     low, high = np.percentile(voxels, (rule["low"], rule["high"]))
-    if low == high:
+    if rule["kind"] == "body":
+        body = voxels[voxels > voxels.mean(dtype=np.float64)]
+        high = low
+        if body.size:
+            high = low + rule["headroom"] * (np.percentile(body, rule["high"]) - low)
+    if not low < high:
         low, high = voxels.min(), voxels.max()
     return float(low), float(high)
 
@@ -91,12 +96,31 @@ def neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return first, np.minimum(first + 1, old - 1), (centre - first).astype(np.float32)
 
 
-def resize(slices: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Resamples every slice of (B, H, W) float32 linearly: (B, rows, columns) float32."""
-    top, bottom, down = neighbours(slices.shape[1], rows)
-    left, right, across = neighbours(slices.shape[2], columns)
-    lines = slices[:, top] + (slices[:, bottom] - slices[:, top]) * down[:, None]
-    return lines[:, :, left] + (lines[:, :, right] - lines[:, :, left]) * across
+def triangle(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+    """The old pixels that a new, larger one averages, and their weights: (new, taps) each."""
+    scale = old / new
+    centre = (np.arange(new)[:, None] + 0.5) * scale - 0.5
+    index = np.ceil(centre - scale).astype(int) + np.arange(int(2 * scale) + 1)
+    weights = np.maximum(0.0, 1 - np.abs(index - centre) / scale)
+    weights[(index < 0) | (index >= old)] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.clip(index, 0, old - 1), weights.astype(np.float32)
+
+
+def resize_rows(slices: np.ndarray, new: int, antialias: bool) -> np.ndarray:
+    """Resamples the rows of (B, H, W) float32."""
+    old = slices.shape[1]
+    if antialias and new < old:
+        index, weights = triangle(old, new)
+        return sum(slices[:, i] * w[:, None] for i, w in zip(index.T, weights.T, strict=True))
+    before, after, weight = neighbours(old, new)
+    return slices[:, before] + (slices[:, after] - slices[:, before]) * weight[:, None]
+
+
+def resize(slices: np.ndarray, rows: int, columns: int, antialias: bool) -> np.ndarray:
+    """Resamples every slice of (B, H, W) float32: (B, rows, columns) float32."""
+    lines = resize_rows(slices, rows, antialias).swapaxes(1, 2)
+    return resize_rows(lines, columns, antialias).swapaxes(1, 2)
 
 
 def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
@@ -110,11 +134,13 @@ def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
     eight_bit = scan.GetPixelID() == sitk.sitkUInt8
     window = find_window(voxels, eight_bit, SETTINGS["windows"][condition])
     side, mask = SETTINGS["image_size"], np.empty(voxels.shape, np.uint8)
+    height, width = voxels.shape[1:]
     for start in range(0, len(voxels), BATCH):
         start = max(0, min(start, len(voxels) - BATCH))  # all of one size: compiled once
         batch = slice(start, start + BATCH)
-        grey = np.rint(resize(to_grey(voxels[batch], window), side, side))
-        probability = resize(network(grey), *voxels.shape[1:])
+        grey = to_grey(voxels[batch], window)
+        grey = np.rint(resize(grey, side, side, SETTINGS["antialias"]))
+        probability = resize(network(grey), height, width, antialias=False)
         mask[batch] = probability > SETTINGS["threshold"]
     image = sitk.GetImageFromArray(mask)
     image.CopyInformation(axial)

@@ -1,53 +1,53 @@
-"""Chooses one image per slice position from a diffusion series, at one b-value.
+"""Chooses one image per slice position from a series that has several, at one b-value.
 
 Scanners put every b-value (and often every gradient direction) of a diffusion acquisition into one
-series. The segmenter takes one image per slice: the trace at one b-value, by default 1000 s/mm².
-The vendors' private elements for the b-value, and GE's bias, are as the dcm2niix project found them
-with the vendors (rordenlab/dcm2niix, issues 149 and 602).
+series, and sometimes the ADC map too. The segmenter takes one image per slice: the trace at one
+b-value, by default 1000 s/mm².
 """
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
 
+from crlm_jax.imaging.dicom.b_value import is_trace, stated_b_value
+from crlm_jax.imaging.dicom.frames import Frame, name_of
+from crlm_jax.imaging.dicom.maps import is_map, kind_of_value
 from crlm_jax.imaging.geometry import VolumeError
 
 DEFAULT_B_VALUE = 1000.0  # s/mm²
 SAME_POSITION = 0.01  # mm; images closer than this show the same slice
 
-# Private creator, group, element, and the binary type of a value whose VR is unknown (UN).
-_PRIVATE = (
-    ("GEMS_PARM_01", 0x0043, 0x39, None),  # text: b\…\…\…
-    ("SIEMENS MR HEADER", 0x0019, 0x0C, None),  # text
-    ("Philips Imaging DD 001", 0x2001, 0x03, "<f4"),
-)
-_GE_BIAS = 1e9  # GE adds it to the private value in series of several b-values (issue 602)
-_TRACE_TYPES = {"TRACEW", "TRACE", "ISOTROPIC"}  # among the values of Image Type
+# What tells images at one position apart, apart from the b-value, in the order of a message.
+_DIFFERENCES = {
+    "SeriesNumber": "Series Number",
+    "EchoTime": "echo time",
+    "TemporalPositionIndex": "temporal position",
+    "TemporalPositionIdentifier": "temporal position",
+    "StackID": "stack",
+    "InversionTime": "inversion time",
+    "TriggerTime": "trigger time",
+    "ImageType": "Image Type",
+    "AcquisitionNumber": "acquisition",
+}
 
 
-def stated_b_value(header: pydicom.Dataset) -> float | None:
-    """Returns the b-value that a header states, in s/mm², rounded to a whole number; else None.
+class Choice(NamedTuple):
+    """The indices of the chosen images, the b-value (s/mm²) that they state, and doubts."""
 
-    The value is read from Diffusion b-value (0018,9087), else from the private elements of GE
-    (0043,xx39), Siemens (0019,xx0C) and Philips (2001,xx03) under the vendor's private creator.
-    """
-    found = _number(header.get("DiffusionBValue"), "<f8")
-    if found is not None:
-        return float(round(found))
-    for creator, group, element, stored in _PRIVATE:
-        found = _number(_private(header, creator, group, element), stored)
-        if found is not None:
-            return float(round(found % _GE_BIAS))
-    return None
+    images: list[int]
+    b_value: float | None
+    doubts: tuple[str, ...]
 
 
 def choose_images(
     name: str, headers: Sequence[pydicom.Dataset], heights: np.ndarray, b_value: float | None
-) -> tuple[list[int], float | None]:
+) -> Choice:
     """Chooses one image at each slice position of a series.
+
+    Maps of diffusion (ADC, FA) beside other images are left out. Of magnitude, phase, real and
+    imaginary images and field maps at one position the magnitude is chosen, and a doubt says so.
 
     Args:
       name: of the series, for messages.
@@ -56,13 +56,58 @@ def choose_images(
       b_value: in s/mm²; None: 1000 if the series has several.
 
     Returns:
-      The indices of the chosen images, and the b-value that they state, or None.
+      The indices of the chosen images, the b-value that they state (or None), and doubts.
 
     Raises:
       VolumeError: no image has the b-value, some slices lack it, or several images with it share a
         position.
     """
-    places = _places(heights)
+    maps = [is_map(header) for header in headers]
+    some = [index for index, left_out in enumerate(maps) if not left_out]
+    some = some or list(range(len(headers)))
+    some, doubts = _magnitude(headers, heights, some)
+    places = _places(heights[some])
+    chosen, b = _of_b_value(name, [headers[index] for index in some], places, b_value)
+    chosen = _one_per_place(name, [headers[index] for index in some], places, chosen, b)
+    return Choice([some[index] for index in chosen], b, doubts)
+
+
+def pick_b_value(
+    name: str, known: Sequence[float], asked: float | None, *, of: str = "the series"
+) -> float:
+    """Returns the b-value to read from images of several, in s/mm².
+
+    Args:
+      name: of the images, for the message.
+      known: the b-values that they have, each rounded to a whole number.
+      asked: the wanted one; None: 1000.
+      of: what has the b-values, for the message.
+
+    Raises:
+      VolumeError: no image has it.
+    """
+    b = float(round(DEFAULT_B_VALUE if asked is None else asked))
+    if b not in known:
+        default = "" if asked is not None else ", the default"
+        raise VolumeError(
+            f"{name}: no image has a b-value of {b:g} s/mm²{default}; {of} has "
+            f"{list_b_values(known)}: {SAY_WHICH}"
+        )
+    return b
+
+
+SAY_WHICH = "choose it with --b-value (in a cohort: the column b_value)"
+
+
+def list_b_values(b_values: Sequence[float]) -> str:
+    """Writes the different b-values for a message, such as `0, 50, 1000`."""
+    return ", ".join(f"{value:g}" for value in sorted(set(b_values)))
+
+
+def _of_b_value(
+    name: str, headers: Sequence[pydicom.Dataset], places: np.ndarray, b_value: float | None
+) -> tuple[list[int], float | None]:
+    """Returns the images of the wanted b-value, and it, or all of them if they have at most one."""
     doubled = len(set(places)) < len(places)
     stated = [stated_b_value(header) for header in headers]
     known = sorted({b for b in stated if b is not None})
@@ -70,34 +115,40 @@ def choose_images(
     # If some images state a b-value and others do not, the others are maps (ADC, …) where they
     # repeat positions. Without repeated positions, their headers are only less complete.
     if len(known) > 1 or (doubled and known and None in stated):
-        b = float(round(DEFAULT_B_VALUE if b_value is None else b_value))
+        b = pick_b_value(name, known, b_value)
         chosen = [index for index in chosen if stated[index] == b]
-        if not chosen:
-            default = "" if b_value is not None else ", the default"
-            raise VolumeError(
-                f"{name}: no image has a b-value of {b:g} s/mm²{default}; the series has "
-                f"{_listed(known)}: {_SAY_WHICH}"
-            )
         missing = len(set(places)) - len({places[index] for index in chosen})
         if missing:
             raise VolumeError(
                 f"{name}: the b-value {b:g} s/mm² lacks {missing} of the {len(set(places))} slices;"
-                f" export the complete series again, or take another b-value of {_listed(known)}: "
-                f"{_SAY_WHICH}"
+                " export the complete series again, or take another b-value of "
+                f"{list_b_values(known)}: {SAY_WHICH}"
             )
     elif b_value is not None and b is not None and round(b_value) != b:
         raise VolumeError(
-            f"{name}: states a b-value of {b:g} s/mm², not {b_value:g}; {_SAY_WHICH} {b:g}, or "
+            f"{name}: states a b-value of {b:g} s/mm², not {b_value:g}; {SAY_WHICH} {b:g}, or "
             "choose the series that has the other (--series UID)"
         )
-    return _one_per_place(name, headers, places, chosen, b), b
+    return chosen, b
 
 
-_SAY_WHICH = "choose it with --b-value (in a cohort: the column b_value)"
-
-
-def _listed(b_values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in b_values)
+def _magnitude(
+    headers: Sequence[pydicom.Dataset], heights: np.ndarray, some: list[int]
+) -> tuple[list[int], tuple[str, ...]]:
+    """Returns the magnitude images if positions repeat and images of other kinds are there."""
+    if len(set(_places(heights[some]))) == len(some):
+        return some, ()
+    kinds = {index: kind_of_value(headers[index]) for index in some}
+    magnitude = [index for index in some if kinds[index] == "magnitude"]
+    others = sorted(set(kinds.values()) - {"magnitude"})
+    if not magnitude or not others:
+        return some, ()
+    left_out = len(some) - len(magnitude)
+    doubt = (
+        f"its {len(magnitude)} magnitude images are read; {left_out} others at the same positions "
+        f"({', '.join(others)}) are left out"
+    )
+    return magnitude, (doubt,)
 
 
 def _one_per_place(
@@ -110,29 +161,48 @@ def _one_per_place(
     """Returns `chosen` reduced to the trace images if positions repeat, or raises VolumeError."""
     if len({places[index] for index in chosen}) == len(chosen):
         return chosen
-    traces = [index for index in chosen if _is_trace(headers[index])]
+    traces = [index for index in chosen if is_trace(headers[index])]
     if len(traces) == len({places[index] for index in traces}) == len(set(places)):
         return traces
     seen: dict[int, int] = {}
-    first, second = next(
-        (seen[places[index]], index)
-        for index in chosen
-        if seen.setdefault(places[index], index) != index
-    )
-    pair = " and ".join(Path(headers[index].filename).name for index in (first, second))
-    uids = {headers[index].get("SOPInstanceUID") for index in (first, second)}
-    if len(uids) == 1:
-        raise VolumeError(f"{name}: holds the same image twice ({pair}); remove one of them")
+    pair = [
+        headers[index]
+        for index in next(
+            (seen[places[index]], index)
+            for index in chosen
+            if seen.setdefault(places[index], index) != index
+        )
+    ]
+    names = " and ".join(name_of(header) for header in pair)
+    identities = {
+        (header.get("SOPInstanceUID"), header.number if isinstance(header, Frame) else 0)
+        for header in pair
+    }
+    if len(identities) == 1:
+        raise VolumeError(f"{name}: holds the same image twice ({names}); remove one of them")
+    differ = _difference(*pair)
     if b is not None:
         raise VolumeError(
-            f"{name}: several images of b-value {b:g} s/mm² at one position ({pair}), as for "
+            f"{name}: several images of b-value {b:g} s/mm² at one position ({names}), as for "
             "several diffusion directions, and not one trace image per slice; choose the series of "
             "the trace images (--series UID), or convert the wanted volume to NIfTI"
         )
     raise VolumeError(
-        f"{name}: several images at one position ({pair}) that no b-value distinguishes; remove "
-        "the doubled images, or export each phase, echo or b-value as its own series"
+        f"{name}: several images at one position ({names}) that no b-value distinguishes{differ}; "
+        "remove the doubled images, or export each phase, echo or b-value as its own series, or "
+        "convert the wanted one to NIfTI, for example with dcm2niix"
     )
+
+
+def _difference(first: pydicom.Dataset, second: pydicom.Dataset) -> str:
+    """Says what tells two images at one position apart, such as `: they differ in echo time`."""
+    found = []
+    for keyword, words in _DIFFERENCES.items():
+        one, other = first.get(keyword), second.get(keyword)
+        if one is not None and other is not None and one != other and words not in found:
+            found.append(words)
+    hint = " (give a file of the wanted one)" if found[:1] == ["Series Number"] else ""
+    return f": they differ in {', '.join(found)}{hint}" if found else ""
 
 
 def _places(heights: np.ndarray) -> np.ndarray:
@@ -141,42 +211,3 @@ def _places(heights: np.ndarray) -> np.ndarray:
     places = np.empty(len(heights), int)
     places[order] = np.cumsum(np.diff(heights[order], prepend=heights[order[0]]) > SAME_POSITION)
     return places
-
-
-def _is_trace(header: pydicom.Dataset) -> bool:
-    return (
-        bool(_TRACE_TYPES.intersection(header.get("ImageType") or ()))
-        or header.get("DiffusionDirectionality") == "ISOTROPIC"
-        or _text(_private(header, "Philips Imaging DD 001", 0x2001, 0x04)) == "I"
-    )
-
-
-def _private(header: pydicom.Dataset, creator: str, group: int, element: int) -> object:
-    try:
-        return header.get_private_item(group, element, creator).value
-    except KeyError:
-        return None
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        value = value.decode("ascii", "replace")
-    return str(value or "").strip(" \0")
-
-
-def _number(value: object, stored: str | None) -> float | None:
-    """Returns the first number of an element; `stored` is its binary type in plain bytes.
-
-    None if the element has no number that is finite and at least 0.
-    """
-    if isinstance(value, bytes) and stored and len(value) >= np.dtype(stored).itemsize:
-        value = float(np.frombuffer(value, stored, 1)[0])
-    elif isinstance(value, bytes | str):
-        value = _text(value).split("\\")[0]
-    elif isinstance(value, Sequence):
-        value = value[0] if len(value) else None
-    try:
-        number = float(str(value))
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None

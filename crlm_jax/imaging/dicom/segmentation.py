@@ -15,6 +15,7 @@ from pydicom.uid import generate_uid
 
 from crlm_jax.imaging.dicom.segments import object_class, read_segments
 from crlm_jax.imaging.dicom.series import Series
+from crlm_jax.imaging.dicom.sources import as_source_images, put_frame_numbers
 from crlm_jax.imaging.geometry import Geometry, VolumeError
 from crlm_jax.imaging.regions import fill
 from crlm_jax.system.files import write_whole
@@ -111,7 +112,9 @@ def _encode(
     header = series.headers[0]
     thickness = header.get("SliceThickness") or _distance(series)
     written = hd.seg.Segmentation(
-        source_images=[_source(header, thickness) for header in series.headers],
+        source_images=as_source_images(
+            series, [_source(header, thickness) for header in series.headers]
+        ),
         pixel_array=mask.astype(np.uint8 if lesions < 256 else np.uint16),
         segmentation_type="BINARY",
         segment_descriptions=[_segment(number, algorithm) for number in range(1, lesions + 1)],
@@ -128,6 +131,7 @@ def _encode(
         # For a mask without a marked voxel highdicom would warn and write every frame anyway.
         omit_empty_frames=bool(mask.any()),
     )
+    put_frame_numbers(written, series.headers)
     for keyword in _PATIENT_AND_STUDY.split():
         if keyword in header:
             written[keyword] = header[keyword]

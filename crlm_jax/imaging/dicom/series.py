@@ -12,40 +12,49 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.datadict import dictionary_description
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from crlm_jax.imaging.dicom.diffusion import choose_images
 from crlm_jax.imaging.dicom.files import as_volume_error, choose_series, read_file
-from crlm_jax.imaging.dicom.padding import marked_padding
-from crlm_jax.imaging.geometry import Geometry, VolumeError, check_size
+from crlm_jax.imaging.dicom.frames import name_of, numbers
+from crlm_jax.imaging.dicom.mosaic import is_tiled, split_tiles
+from crlm_jax.imaging.dicom.multiframe import check_complete, check_one_stack, split_frames
+from crlm_jax.imaging.dicom.pixels import read_pixels
+from crlm_jax.imaging.geometry import (
+    GEOMETRY_TOLERANCE,
+    SLIGHT_SHEAR,
+    Geometry,
+    VolumeError,
+    check_size,
+    nearest_rotation,
+)
 from crlm_jax.imaging.headers import check_deflated
 
-# How far a slice may lie from its place on the even grid, along the normal: the larger of a share
-# of the spacing and a length in mm. Positions are decimal text, often with two digits after the
-# point, so that the slices of a true grid stray by 0.01 mm from the line through its ends. A
-# missing slice makes them stray by half a spacing or more.
-UNEVEN = (0.01, 0.02)
+# How far a slice may lie from its place on the even grid, as a share of the spacing. Positions are
+# decimal text, often with one or two digits after the point, so that the slices of a true grid
+# stray from the line through its ends. A missing slice makes them stray by half a spacing or more.
+UNEVEN = 0.1
 OFF_GRID = 0.2  # of a voxel: how far a slice, or a frame of a mask, may lie off the grid in plane
 SAME_DIRECTION = 1e-4  # of a direction cosine; exports keep four digits or more
+SAME_SPACING = 1e-4  # of the pixel spacing; 0.05 of a pixel at the far edge of 512
+ROUNDED = 0.101  # mm off the even grid: positions rounded to a tenth of a millimetre
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
     """The headers of a series that was read as a volume.
 
-    `headers` are without pixels, one per slice, in the order of the volume. `path` is the file or
+    `headers` are without pixels, one per slice, in the order of the volume; slices that share a
+    file are `frames.Frame`. `path` is the file or
     folder as it was given. `b_value` (s/mm²) is the one that the chosen images state, or None.
     `padding` is bool (slices, rows, columns), True where the headers mark padding; None if they
-    mark none.
+    mark none. `doubts` say what the user should know of how the series was read, a sentence each.
     """
 
     headers: tuple[pydicom.Dataset, ...]
     path: Path
     b_value: float | None
     padding: np.ndarray | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def uid(self) -> str:
@@ -61,10 +70,11 @@ class Series:
 def read_series(
     path: Path, *, series: str | None = None, b_value: float | None = None
 ) -> tuple[np.ndarray, Geometry, Series]:
-    """Reads one series of single-frame images as a volume.
+    """Reads one series as a volume: an image a slice, multi-frame ("enhanced") images, or MOSAIC.
 
     Args:
-      path: the folder of the files, or one file of the series in that folder.
+      path: the folder of the files, or one file of the series in that folder. Where one Series
+        Instance UID has several Series Numbers, a file stands for those of its own number.
       series: Series Instance UID; required if the folder has several series.
       b_value: of a diffusion series, in s/mm²; None: 1000 if the series has several.
 
@@ -80,18 +90,18 @@ def read_series(
     uid, files = choose_series(path, series)
     name = f"{path}: series {uid}"
     check_deflated(files)  # pydicom keeps what it has inflated as long as the headers
-    headers = [read_file(file, stop_before_pixels=True) for file in files]
-    for header in headers:
-        with as_volume_error(header.filename):
-            _check_image(name, header)
+    headers = _read_headers(name, files)
     with as_volume_error(name):
+        check_one_stack(name, headers)
+        headers = _of_same_number(path, headers)
         first = _check_alike(name, headers)
-        rows, columns, pixel, axes = first.rows, first.columns, first.pixel, _axes(name, first)
-        positions = np.stack([_numbers(header, "ImagePositionPatient", 3) for header in headers])
-        chosen, b_value = choose_images(name, headers, positions @ axes[2], b_value)
-    chosen = sorted(chosen, key=lambda index: positions[index] @ axes[2])
+        rows, columns, pixel = first.rows, first.columns, first.pixel
+        axes, doubts = _axes(name, first)
+        positions = np.stack([numbers(header, "ImagePositionPatient", 3) for header in headers])
+        choice = choose_images(name, headers, positions @ axes[2], b_value)
+    chosen = sorted(choice.images, key=lambda index: positions[index] @ axes[2])
     headers, positions = [headers[index] for index in chosen], positions[chosen]
-    spacing = _slice_spacing(name, headers, positions, pixel, axes)
+    spacing, uneven = _slice_spacing(name, headers, positions, pixel, axes)
     geometry = Geometry(
         (columns, rows, len(headers)),
         (float(pixel[1]), float(pixel[0]), spacing),
@@ -101,14 +111,46 @@ def read_series(
     check_size(path, (columns, rows, len(headers)))
     voxels = np.empty((len(headers), rows, columns), np.float32)
     padding = np.zeros(voxels.shape, bool)
-    for target, padded, header in zip(voxels, padding, headers, strict=True):
-        target[...], marked = _pixels(header)
-        padded[...] = False if marked is None else marked
+    for index, (values, marked) in enumerate(read_pixels(headers)):
+        voxels[index] = values
+        padding[index] = False if marked is None else marked
     marks = padding if padding.any() else None
-    return voxels, geometry, Series(tuple(headers), path, b_value, marks)
+    doubts = (*doubts, *choice.doubts, *uneven)
+    return voxels, geometry, Series(tuple(headers), path, choice.b_value, marks, doubts)
 
 
 # Headers
+
+
+def _read_headers(name: str, files: Sequence[Path]) -> list[pydicom.Dataset]:
+    """Reads the header of each slice, or of each frame and tile where files hold several."""
+    headers, whole = [], []
+    for file in files:
+        header = read_file(file, stop_before_pixels=True)
+        with as_volume_error(file):
+            _check_image(name, header)
+            tiled = is_tiled(header)
+        whole.append(header)
+        headers += split_tiles(header) if tiled else split_frames(header)
+    with as_volume_error(name):
+        check_complete(name, whole)
+    return headers
+
+
+def _of_same_number(path: Path, headers: list[pydicom.Dataset]) -> list[pydicom.Dataset]:
+    """Returns the images with the Series Number of a file that stands for its series.
+
+    All are returned where those images are not a whole stack: some exports number every image.
+    """
+    number = {str(header.filename): header.get("SeriesNumber") for header in headers}
+    if path.is_dir() or len(set(number.values())) == 1:
+        return headers
+
+    def places(some: Sequence[pydicom.Dataset]) -> set[str]:
+        return {str(header.get("ImagePositionPatient")) for header in some}
+
+    same = [header for header in headers if header.get("SeriesNumber") == number.get(str(path))]
+    return same if places(same) == places(headers) else headers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,27 +165,9 @@ class _Plane:
     frame_of_reference: str | None
 
 
-def _numbers(header: pydicom.Dataset, keyword: str, count: int) -> np.ndarray:
-    try:
-        numbers = np.atleast_1d(np.asarray(header.get(keyword), float))  # None becomes NaN
-    except Exception:  # pydicom converts the value only here, and raises any error
-        numbers = np.array([])
-    if len(numbers) != count or not np.isfinite(numbers).all():
-        raise VolumeError(
-            f"{header.filename}: has no valid {dictionary_description(keyword)} {Tag(keyword)}; "
-            "copy it again, or export the original images"
-        )
-    return numbers
-
-
 def _check_image(name: str, header: pydicom.Dataset) -> None:
     """Raises VolumeError if an image is not one grey slice of a stack."""
     file = Path(header.filename).name
-    if int(header.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in header:
-        raise VolumeError(
-            f"{name}: {file} holds several frames (an enhanced or multi-frame image); export it as "
-            "single-frame images, or convert it to NIfTI, for example with dcm2niix"
-        )
     colours = int(header.get("SamplesPerPixel") or 1)
     if colours > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise VolumeError(
@@ -164,7 +188,7 @@ def _check_alike(name: str, headers: Sequence[pydicom.Dataset]) -> _Plane:
     for plane in planes[1:]:
         differs = {
             "size": (plane.rows, plane.columns) != (first.rows, first.columns),
-            "pixel spacing": (plane.pixel != first.pixel).any(),
+            "pixel spacing": not np.allclose(plane.pixel, first.pixel, rtol=SAME_SPACING, atol=0),
             "orientation": not np.allclose(
                 plane.orientation, first.orientation, rtol=0, atol=SAME_DIRECTION
             ),
@@ -180,33 +204,45 @@ def _check_alike(name: str, headers: Sequence[pydicom.Dataset]) -> _Plane:
 
 
 def _plane(header: pydicom.Dataset) -> _Plane:
-    rows, columns = (int(_numbers(header, keyword, 1)[0]) for keyword in ("Rows", "Columns"))
+    rows, columns = (int(numbers(header, keyword, 1)[0]) for keyword in ("Rows", "Columns"))
     return _Plane(
-        Path(header.filename).name,
+        name_of(header),
         rows,
         columns,
-        _numbers(header, "PixelSpacing", 2),
-        _numbers(header, "ImageOrientationPatient", 6),
+        numbers(header, "PixelSpacing", 2),
+        numbers(header, "ImageOrientationPatient", 6),
         header.get("FrameOfReferenceUID"),
     )
 
 
-def _axes(name: str, plane: _Plane) -> np.ndarray:
-    """Returns the directions of x, y and the normal in LPS, (3, 3), one per row."""
+def _axes(name: str, plane: _Plane) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns the directions of x, y and the normal in LPS, (3, 3), one per row, and doubts.
+
+    They are the rotation nearest to the direction cosines, which are rounded in the file.
+    """
     across, down = np.reshape(plane.orientation, (2, 3))
-    lengths = np.linalg.norm(across), np.linalg.norm(down)
-    skew = abs(across @ down)
-    upright = max(abs(lengths[0] - 1), abs(lengths[1] - 1), skew) <= 1e-3
-    if not upright or plane.pixel.min() <= 0 or plane.rows < 1:
+    if plane.pixel.min() <= 0 or plane.rows < 1:
         raise VolumeError(
-            f"{name}: {plane.file} has an invalid pixel spacing or invalid direction cosines; "
-            "export the original images"
+            f"{name}: {plane.file} has an invalid pixel spacing; export the original images"
         )
-    # Cosines are rounded in the file; those of an ITK geometry are perpendicular unit vectors.
-    across = across / lengths[0]
+    lengths = np.linalg.norm(across), np.linalg.norm(down)
     normal = np.cross(across, down)
-    normal /= np.linalg.norm(normal)
-    return np.stack([across, np.cross(normal, across), normal])
+    columns = np.stack([across, down, normal], axis=1)
+    off = float(max(abs(lengths[0] - 1), abs(lengths[1] - 1)))
+    with contextlib.suppress(VolumeError):  # the message below fits DICOM better
+        if off <= SLIGHT_SHEAR:
+            rotation, skew = nearest_rotation(Path(name), columns.ravel().tolist())
+            off = max(off, skew)
+            doubt = (
+                "its direction cosines are not quite perpendicular unit vectors (off by "
+                f"{off:.2g}); the nearest rotation is taken"
+            )
+            return rotation.T, (doubt,) if off > GEOMETRY_TOLERANCE else ()
+    raise VolumeError(
+        f"{name}: {plane.file} has direction cosines (Image Orientation) that are not perpendicular"
+        f" unit vectors (lengths {lengths[0]:.4g} and {lengths[1]:.4g}, product "
+        f"{across @ down:.2g}); export the original images"
+    )
 
 
 def _slice_spacing(
@@ -215,26 +251,26 @@ def _slice_spacing(
     positions: np.ndarray,
     pixel: np.ndarray,
     axes: np.ndarray,
-) -> float:
-    """Returns the distance in mm of ordered slices.
+) -> tuple[float, tuple[str, ...]]:
+    """Returns the distance in mm of ordered slices, and doubts.
 
     Raises VolumeError if the stack is uneven, or tilted against its normal.
     """
     if len(headers) == 1:  # no second position to measure the distance to
         for keyword in ("SpacingBetweenSlices", "SliceThickness"):
             with contextlib.suppress(VolumeError):  # both are optional
-                if (size := float(_numbers(headers[0], keyword, 1)[0])) > 0:
-                    return size
-        return 1.0
+                if (size := float(numbers(headers[0], keyword, 1)[0])) > 0:
+                    return size, ()
+        return 1.0, ()
     offsets = (positions - positions[0]) @ axes.T  # mm along x, y, normal
     heights = offsets[:, 2]
     step = heights[-1] / (len(headers) - 1)
     off = np.abs(heights - step * np.arange(len(headers)))
-    if off.max() > max(UNEVEN[0] * step, UNEVEN[1]):
+    if off.max() > max(UNEVEN * step, min(ROUNDED, step / 4)):
         gaps = np.diff(heights)
         usual = np.median(gaps)
         worst = int(np.abs(gaps - usual).argmax())
-        pair = " and ".join(Path(header.filename).name for header in headers[worst : worst + 2])
+        pair = " and ".join(name_of(header) for header in headers[worst : worst + 2])
         raise VolumeError(
             f"{name}: slices are unevenly spaced, {gaps[worst]:.4g} mm between {pair} and "
             f"{usual:.4g} mm as a rule, so a slice may be missing; export the complete series again"
@@ -246,51 +282,10 @@ def _slice_spacing(
             f"{name}: slices are shifted in their plane by up to {drift.max():.4g} mm, as by a "
             f"gantry tilt of {tilt:.3g}°; convert it to NIfTI with dcm2niix, which puts it upright"
         )
-    return float(step)
-
-
-# Pixels
-
-
-def _pixels(header: pydicom.Dataset) -> tuple[np.ndarray, np.ndarray | None]:
-    """Decodes one image, (rows, columns) in the modality's unit, and which pixels are padding."""
-    path = Path(header.filename)
-    image = read_file(path)
-    with as_volume_error(path):
-        syntax = image.file_meta.get("TransferSyntaxUID")
-        if syntax is None:  # a file without the meta header
-            syntax = ImplicitVRLittleEndian if image.is_implicit_VR else ExplicitVRLittleEndian
-            image.file_meta.TransferSyntaxUID = syntax
-        coded = syntax.is_compressed
-    if coded and not _can_decode(syntax):
-        raise VolumeError(
-            f"{path}: no decoder for its transfer syntax {syntax} ({syntax.name}); "
-            f"{_install_remedy(syntax)}store the series uncompressed (for example with gdcmconv "
-            "--raw)"
+    doubts: tuple[str, ...] = ()
+    if off.max() > max(UNEVEN / 10 * step, ROUNDED):
+        doubts = (
+            f"its slices are not quite evenly spaced (off by up to {off.max():.2g} mm at a spacing "
+            f"of {step:.4g} mm); an even spacing is taken",
         )
-    try:
-        array = image.pixel_array
-        if array.shape != (header.Rows, header.Columns):
-            raise ValueError(f"decoded to {array.shape}")
-        slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-        rescaled = array * float(1 if slope is None else slope) + float(intercept or 0)
-        return rescaled, marked_padding(image, array)
-    except Exception as error:  # each decoder raises errors of its own
-        other = f", or not decodable ({syntax.name}: store it uncompressed)" if coded else ""
-        raise VolumeError(
-            f"{path}: its pixels are cut off or damaged{other}; copy or export it again"
-        ) from error
-
-
-def _install_remedy(syntax: UID) -> str:
-    """Names the package that decodes a syntax; all of them are permissively licensed."""
-    if syntax.name.startswith("High-Throughput JPEG 2000"):
-        return "pip install pylibjpeg pylibjpeg-openjpeg, or "
-    return "pip install python-gdcm, or " if "JPEG" in syntax.name else ""
-
-
-def _can_decode(syntax: UID) -> bool:
-    try:
-        return get_decoder(syntax).is_available
-    except NotImplementedError:
-        return False
+    return float(step), doubts

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crlm_jax.data.cohort.cases import read_cohort, read_images
-from crlm_jax.data.cohort.rows import CohortError, ImageRow
+from crlm_jax.data.cohort.rows import CohortError, ImageRow, read_rows
 
 HEADER = "patient,condition,image,mask"
 
@@ -110,6 +110,52 @@ def test_validation_patients_come_out_of_the_given_training_patients(tmp_path):
     assert "validation" not in none.values()
 
 
+def test_validation_patients_of_the_file_are_the_validation_patients(tmp_path):
+    given = ["Train", "validation", "test", "train", "train", "val", "TEST", "train"]
+    lines = [f"{line},{split}" for line, split in zip(rows(8), given, strict=True)]
+    path = write(tmp_path, [HEADER + ",split", *lines])
+    for fraction in (0, 0.2, 0.9):
+        found = splits(read_cohort(path, conditions=["ct"], validation_fraction=fraction))
+        assert list(found.values()).count("train") == 4
+        assert {p for p, s in found.items() if s == "validation"} == {"p01", "p05"}
+        assert {p for p, s in found.items() if s == "test"} == {"p02", "p06"}
+
+
+def test_validation_patients_are_no_others(tmp_path):
+    lines = ["a,x,im1,ma1,train", "a,y,im2,ma2,validation", "b,x,im3,ma3,test"]
+    path = write(tmp_path, [HEADER + ",split", *lines])
+    refuse(
+        path,
+        "patient 'a' is 'train' in row 2 and 'validation' in row 3",
+        conditions=["x"],
+    )
+
+
+def test_an_image_without_tumour_needs_no_mask(tmp_path):
+    header = HEADER + ",Tumour"
+    lines = ["a,ct,im1,ma1,yes", "b,ct,im2,,no", "c,ct,im3,ma3,", "d,ct,im4,ma4,No"]
+    path = write(tmp_path, [header, *lines])
+    found = {
+        case.patient: ([mask.name for mask in image.masks], image.tumour)
+        for case in read_cohort(path, conditions=["ct"])
+        for image in case.images
+    }
+    assert found == {
+        "a": (["ma1"], True),
+        "b": ([], False),
+        "c": (["ma3"], None),
+        "d": (["ma4"], False),
+    }
+    lines = ["a,ct,im1,,", "b,ct,im2,,yes", "c,ct,im3,ma3,perhaps"]
+    message = refuse(
+        write(tmp_path, [header, *lines]),
+        "row 2, column 'mask': empty; fill the cell, or write 'no' in the column 'tumour'",
+        "row 3, column 'mask': empty; fill the cell, or write 'no' in the column 'tumour'",
+        "row 4, column 'tumour': 'perhaps' is not 'yes' or 'no'",
+    )
+    assert len(message.splitlines()) == 3
+
+
 def test_one_training_patient_stays_in_training(tmp_path):
     path = write(tmp_path, [HEADER, *rows(2)])
     found = splits(read_cohort(path, conditions=["ct"]))
@@ -125,7 +171,7 @@ def test_one_training_patient_stays_in_training(tmp_path):
         (b"\x89PNG\r\n\x1a\n\xff\xfe", ["not UTF-8 text", "save it as UTF-8"]),
         (b"patient\0", ["not a text file", "save it as UTF-8"]),
         (HEADER.encode() + b'\na,ct,"im1,ma1\n', ["not readable as CSV", "save it"]),
-        (b"patient;condition;image;mask\na;b;c;d\n", ["row 1", "separate the cells with commas"]),
+        (b"patient|condition|image|mask\na|b|c|d\n", ["row 1", "separate the cells with commas"]),
     ],
 )
 def test_unusable_files(tmp_path, content, parts):
@@ -145,7 +191,8 @@ def test_absent_file(tmp_path):
         ("patient,condition,image", ["row 1, column 'mask': missing; add it"]),
         ("patient,condition,image,image,mask", ["column 'image': stands 2 times; keep one"]),
         ("patient,condition,images,mask", ["column 'images': unknown; rename it to 'image'"]),
-        (HEADER + ",Mask Label", ["column 'Mask Label': unknown; rename it to 'mask_label'"]),
+        (HEADER + ",Mask Labels", ["column 'Mask Labels': unknown; rename it to 'mask_label'"]),
+        (HEADER + ",MASK", ["column 'mask': stands 2 times; keep one"]),
         (HEADER + ",spilt", ["column 'spilt': unknown; rename it to 'split'"]),
     ],
 )
@@ -170,7 +217,7 @@ def test_every_wrong_row_is_listed_at_once(tmp_path):
             "d,ct,im4,ma4,1.0,train",
             ",ct,im5,ma5,0,train",
             "f,ct,im6,im6,,trian",
-            "g,ct,im7,ma7,,validation",
+            "g,ct,im7,ma7,,vakidation",
             "h,ct,im8",
         ],
     )
@@ -184,8 +231,8 @@ def test_every_wrong_row_is_listed_at_once(tmp_path):
         "row 6, column 'patient': empty; fill the cell",
         "row 6, column 'mask_label': 0 is background; write a label above 0",
         "row 7, column 'mask': the same file as the image",
-        "row 7, column 'split': 'trian' is not 'train' or 'test'; write 'train'",
-        "row 8, column 'split': 'validation' is not 'train' or 'test'; write 'train'",
+        "row 7, column 'split': 'trian' is not 'train', 'validation' or 'test'; write 'train'",
+        "row 8, column 'split': 'vakidation' is not 'train', 'validation' or 'test'; write 'vali",
         "row 9: 3 cells under 6 columns; correct the commas",
     )
     assert len(message.splitlines()) == 9
@@ -355,6 +402,37 @@ def test_a_mask_may_be_several_files(tmp_path):
         "row 3, column 'mask': file not found: no*; correct the path",
         "row 4, column 'mask': the same file as the image: ma1|im3",
     )
+
+
+def test_several_files_are_spelt_as_other_paths_are(tmp_path, monkeypatch):
+    folder = tmp_path / "a [1]"  # is no pattern
+    (folder / "sub").mkdir(parents=True)
+    for name in ("im1", "sub/ma1", "sub/ma2"):
+        (folder / name).touch()
+    monkeypatch.setenv("CRLM_MASKS", str(folder / "sub"))
+    monkeypatch.setenv("HOME", str(folder))
+    both = (folder / "sub" / "ma1", folder / "sub" / "ma2")
+    path = folder / "cohort.csv"
+    spelt = [
+        "$CRLM_MASKS/ma1|$CRLM_MASKS/ma2",
+        r"sub\ma*",
+        "~/sub/ma2|~/sub/ma?",
+        r"sub\ma1|sub/ma2",
+    ]
+    for cell in spelt:
+        path.write_text("\n".join([HEADER, f"a,ct,im1,{cell}"]))
+        (row,), problems = read_rows(path)
+        assert (sorted(row.masks), problems) == (list(both), [])
+    path.write_text("\n".join([HEADER, r"a,ct,im1,ma1|D:\x\sub\ma1"]))
+    refuse(path, "row 2, column 'mask': a path of Windows", "such as sub/ma1")
+
+
+@pytest.mark.parametrize("label", ["Tumor*", "lesions", "2"])
+def test_a_label_without_a_mask_does_nothing(tmp_path, label):
+    header = HEADER + ",mask_label,tumour"
+    path = write(tmp_path, [header, f"a,ct,im1,,{label},no", "b,ct,im2,ma2,,"])
+    (case,) = (c for c in read_cohort(path, conditions=["ct"]) if c.patient == "a")
+    assert case.images[0].masks == ()
 
 
 @pytest.mark.parametrize("label", ["lesions", "1, 2", "12,3"])

@@ -9,11 +9,14 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
+from crlm_jax.config.schema import Data
 from crlm_jax.data.cohort import check
 from crlm_jax.data.cohort.check import check_cohort, summary_rows
 from crlm_jax.data.cohort.command import main
+from crlm_jax.imaging.volumes import read_image, to_original_grid
 from crlm_jax.system.console import exit_code
 from tests.cohorts import make_cohort
+from tests.imaging.dicom import dicoms
 
 HEADER = "patient,condition,image,mask,mask_label,split"
 
@@ -26,7 +29,8 @@ def write_volume(path: Path, voxels: np.ndarray, spacing=(1.5, 1.5, 7.0)) -> Non
 
 def write_pair(folder: Path, name: str, mask: np.ndarray, *, low: int = 0, high: int = 900) -> str:
     """Writes an image of noise between two values and its mask; returns their two cells."""
-    voxels = np.random.default_rng(0).integers(low, high, mask.shape).astype(np.int16)
+    rng = np.random.default_rng(list(name.encode()))
+    voxels = rng.integers(low, high, mask.shape).astype(np.int16)
     write_volume(folder / f"{name}.nii.gz", voxels)
     write_volume(folder / f"{name}_roi.nii.gz", mask.astype(np.uint8))
     return f"{name}.nii.gz,{name}_roi.nii.gz"
@@ -101,17 +105,28 @@ def test_images_that_look_like_another_modality(tmp_path, condition, low, high, 
     path.write_text("\n".join(lines) + "\n")
     report = check_cohort(path)
     assert report.problems == ()
-    assert len(report.warnings) == (0 if part is None else 2)
-    assert part is None or f"row 2: {tmp_path / 'a.nii.gz'}: " in report.warnings[0]
-    assert part is None or part in report.warnings[0]
+    doubts = [warning for warning in report.warnings if "looks like" in warning]
+    assert len(doubts) == (0 if part is None else 2)
+    assert part is None or f"row 2: {tmp_path / 'a.nii.gz'}: " in doubts[0]
+    assert part is None or part in doubts[0]
+
+
+def test_an_adc_map_has_its_own_remedy(tmp_path):
+    cells = write_pair(tmp_path, "a_ADC", a_mask(ONE))
+    report = check_cohort(write_cohort(tmp_path, [f"a,dwi,{cells}"]))
+    (doubt,) = (warning for warning in report.warnings if "looks like" in warning)
+    assert doubt.endswith(
+        "it is an ADC map by its name; give the diffusion image itself, or a condition of maps "
+        "such as pre_adc"
+    )
 
 
 def test_doubts_of_a_mask_name_the_mask(tmp_path):
     lines = ["patient,condition,image,mask"]
     soft = np.zeros((24, 24), np.uint8)
     soft[8:16, 8:16], soft[7, 8:16] = 255, 99
-    for name in "ab":
-        noise = np.random.default_rng(0).integers(0, 255, (24, 24)).astype(np.uint8)
+    for seed, name in enumerate("ab"):
+        noise = np.random.default_rng(seed).integers(0, 255, (24, 24)).astype(np.uint8)
         sitk.WriteImage(sitk.GetImageFromArray(noise), str(tmp_path / f"{name}.png"))
         sitk.WriteImage(sitk.GetImageFromArray(soft), str(tmp_path / f"{name}_roi.png"))
         lines.append(f"{name},pre_dwi,{name}.png,{name}_roi.png")
@@ -122,10 +137,42 @@ def test_doubts_of_a_mask_name_the_mask(tmp_path):
     assert f"row 2: {tmp_path / 'a_roi.png'}: a mask with soft edges" in warnings[0]
 
 
+def test_lesions_below_a_pixel_of_the_network_are_counted(tmp_path, capsys):
+    mask = np.zeros((3, 96, 96), bool)
+    mask[0, 40, 40] = mask[1, 40, 40] = mask[1, 70, 70] = mask[2, 10:40, 10:40] = True
+    cells = write_pair(tmp_path, "a", mask, low=-100, high=200)
+    other = write_pair(tmp_path, "b", mask[[2, 2]], low=-100, high=200)
+    path = tmp_path / "cohort.csv"
+    path.write_text(f"patient,condition,image,mask\na,ct,{cells}\nb,ct,{other}\n")
+    assert exit_code(main, ["check", str(path), "--image-size", "32"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "at 32 × 32 pixels 3 lesions in 2 slices (rows 2) are smaller than a pixel" in line
+    assert exit_code(main, ["check", str(path)]) == 0  # 224 pixels: all are larger
+    assert capsys.readouterr().err == ""
+    assert exit_code(main, ["check", str(path), "--image-size", "0"]) == 1
+    assert "--image-size 0" in capsys.readouterr().err
+
+
+def test_a_window_that_clips_and_a_matrix_that_is_stretched(tmp_path):
+    mask = np.zeros((2, 24, 36), bool)
+    mask[0, 4:9, 4:9] = True
+    lines = ["patient,condition,image,mask"]
+    for name in "ab":
+        cells = write_pair(tmp_path, name, mask, low=-400, high=1000)
+        lines.append(f"{name},ct,{cells}")
+    path = tmp_path / "cohort.csv"
+    path.write_text("\n".join(lines) + "\n")
+    first = [warning for warning in check_cohort(path).warnings if "row 2: " in warning]
+    assert f"{tmp_path / 'a.nii.gz'}: its slices are 54 mm wide and 36 mm high" in first[0]
+    assert "% of its tumour voxels are black or white in the window from -150 to 250" in first[1]
+    wide = Data(ct_window=(-500.0, 1100.0))
+    assert not any("black or white" in text for text in check_cohort(path, data=wide).warnings)
+
+
 def test_many_like_warnings_are_one_line_with_a_count(tmp_path):
     lines = ["patient,condition,image,mask"]
     for number in range(12):
-        cells = write_pair(tmp_path, f"p{number}", a_mask(ONE), low=number, high=900)
+        cells = write_pair(tmp_path, f"p{number}", a_mask(ONE), low=number, high=240)
         lines.append(f"p{number},ct,{cells}")
     path = tmp_path / "cohort.csv"
     path.write_text("\n".join(lines) + "\n")
@@ -171,6 +218,75 @@ def test_a_phantom_is_labelled(tmp_path):
         (tmp_path / "cohort.csv").write_text("\n".join(["patient,condition,image,mask", *rows]))
         title = str(check.summary_table(check_cohort(tmp_path / "cohort.csv")).title)
         assert title == f"cohort.csv{' (PHANTOM)' * marked}: medians (range)"
+
+
+def write_cohort(folder: Path, lines: list[str], header: str = "patient,condition,image,mask"):
+    path = folder / "cohort.csv"
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def test_images_without_tumour_need_no_mask(tmp_path):
+    header = "patient,condition,image,mask,tumour"
+    for name in "abcd":
+        write_pair(tmp_path, name, a_mask(ONE) if name in "ab" else a_mask())
+    good = [
+        "a,dwi,a.nii.gz,a_roi.nii.gz,yes",
+        "c,dwi,c.nii.gz,c_roi.nii.gz,no",
+        "d,dwi,d.nii.gz,,no",
+    ]
+    report = check_cohort(write_cohort(tmp_path, good, header))
+    assert report.problems == ()
+    assert [(i.slices, i.tumour_slices, i.lesions) for i in report.images] == [
+        (4, 2, 1), (4, 0, 0), (4, 0, 0),
+    ]  # fmt: skip
+    bad = ["b,dwi,b.nii.gz,b_roi.nii.gz,no", "c,dwi,c.nii.gz,c_roi.nii.gz,yes"]
+    problems = check_cohort(write_cohort(tmp_path, good[:1] + bad, header)).problems
+    assert [problem.split(": ", 2)[-1] for problem in problems] == [
+        "12 voxels of it are tumour, but the column 'tumour' says 'no'; correct one of them, or "
+        "leave the mask out",
+        "no voxel of it is tumour, but the column 'tumour' says 'yes'; correct one of them, or "
+        "mask_label",
+    ]
+
+
+def test_a_scan_under_two_patients_is_a_warning(tmp_path):
+    cells = write_pair(tmp_path, "a", a_mask(ONE))
+    (tmp_path / "copy.nii").write_bytes(b"")
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")), str(tmp_path / "copy.nii"))
+    lines = [f"a,dwi,{cells}", "b,dwi,copy.nii,a_roi.nii.gz"]
+    lines.append(f"c,dwi,{write_pair(tmp_path, 'c', a_mask(ONE))}")
+    path = write_cohort(tmp_path, lines)
+    (warning,) = check_cohort(path).warnings
+    assert warning == (
+        f"{path}: 'a' (row 2, a.nii.gz) and 'b' (row 3, copy.nii) have the same voxels; the split "
+        "may train on what it tests; if it is one scan, correct the patient or the path"
+    )
+    same = write_cohort(tmp_path, [line.replace("b,dwi", "a,pre_dwi") for line in lines])
+    assert not any("the same voxels" in warning for warning in check_cohort(same).warnings)
+
+
+def test_a_dicom_series_under_two_patients_is_a_warning(tmp_path):
+    lines = []
+    for seed, name in enumerate("ab"):
+        dicoms.write_series(tmp_path / name, dicoms.voxels(seed), series=dicoms.uid(1))
+        image = read_image(tmp_path / name)
+        mask = to_original_grid(image.voxels > 300, image.geometry)
+        sitk.WriteImage(mask, str(tmp_path / f"{name}.nii.gz"))
+        lines.append(f"{name},ct,{name},{name}.nii.gz")
+    said = check_cohort(write_cohort(tmp_path, lines)).warnings
+    (warning,) = (line for line in said if "may train on what it tests" in line)
+    assert "'a' (row 2, a) and 'b' (row 3, b) are one DICOM series by their UID" in warning
+
+
+def test_names_that_differ_in_spelling_are_a_warning(tmp_path, capsys):
+    lines = [f"{p},dwi,{write_pair(tmp_path, p, a_mask(ONE))}" for p in ("P01", "p-1", "P02")]
+    path = write_cohort(tmp_path, lines)
+    assert exit_code(main, ["check", str(path)]) == 0
+    assert (
+        f"warning: {path}: 'P01' (row 2) and 'p-1' (row 3) may be one patient; the split may train "
+        "on what it tests; if it is one, write one name in all rows\n"
+    ) == capsys.readouterr().err
 
 
 def test_drawn_split_is_that_of_the_training(tmp_path):
@@ -266,7 +382,7 @@ def test_lesions_count_as_they_were_drawn(tmp_path):
     assert "--resample-masks" in said[1]
     rows[2] = rows[2].replace(",,train", ",lesions,train")
     path.write_text("\n".join(rows))
-    report = check_cohort(path, resample_masks=True)
+    report = check_cohort(path, data=Data(resample_masks=True))
     assert report.problems == ()
     assert [image.lesions for image in report.images] == [1, 2, 2, 1]
     assert [sum(image.volumes) for image in report.images] == [24 * 7 * 1.5 * 1.5] * 4

@@ -10,9 +10,14 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.distance import pdist
 
+from crlm_jax.config.schema import Data
+from crlm_jax.data.cohort.rows import read_rows
 from crlm_jax.data.phantom import cohort as phantom_cohort
 from crlm_jax.data.phantom.cohort import CONDITIONS, make_phantom
 from crlm_jax.errors import UserError
+from crlm_jax.imaging.grey import to_uint8
+from crlm_jax.imaging.masks import read_mask
+from crlm_jax.imaging.volumes import read_image
 from tests.benchmarks.phantom import contrast_to_noise
 
 PATIENTS = 3
@@ -185,3 +190,29 @@ def test_wrong_settings_are_an_error(tmp_path, wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         make_phantom(tmp_path / "cohort", **wrong)
     assert not (tmp_path / "cohort").exists()
+
+
+# Windows
+
+
+@pytest.fixture(scope="module")
+def clipped(tmp_path_factory) -> dict[str, list[float]]:
+    """By condition of MRI, the share of each patient's lesion voxels that are black or white."""
+    conditions = [name for name in CONDITIONS if name != "ct"]
+    folder = tmp_path_factory.mktemp("windows") / "cohort"
+    path = make_phantom(folder, patients=24, conditions=conditions, workers=2)
+    shares: dict[str, list[float]] = {name: [] for name in conditions}
+    for row in read_rows(path)[0]:
+        volume = read_image(row.image)
+        grey = to_uint8(volume, row.condition, Data())
+        lesions = grey[read_mask(row.masks, None, volume)]
+        shares[row.condition].append(float(((lesions == 0) | (lesions == 255)).mean()))
+    return shares
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", ["pre_dwi", "post_dwi", "pre_t2wi", "post_t2wi"])
+def test_the_window_hardly_clips_a_lesion(clipped, condition):
+    assert len(clipped[condition]) == 24
+    assert np.median(clipped[condition]) <= 0.02
+    assert max(clipped[condition]) <= 0.10

@@ -48,7 +48,17 @@ def philips_bytes(header: Dataset, b: int) -> None:
     block.add_new(3, "UN", struct.pack("<f", b))
 
 
+def uih(header: Dataset, b: int) -> None:
+    header.private_block(0x0065, "Image Private Header", create=True).add_new(9, "FD", float(b))
+
+
+def uih_bytes(header: Dataset, b: int) -> None:
+    block = header.private_block(0x0065, "Image Private Header", create=True)
+    block.add_new(9, "UN", struct.pack("<d", b))
+
+
 VENDORS = [standard, ge, ge_biased, ge_bytes, siemens, siemens_bytes, philips, philips_bytes]
+VENDORS += [uih, uih_bytes]
 
 
 def write_diffusion(folder: Path, state, b_values=(0, 50, 1000), change=None) -> None:
@@ -82,7 +92,7 @@ def test_b_1000_of_several(tmp_path, state):
     assert [Path(header.filename).name for header in series.headers][:2] == ["0-50", "1-50"]
 
 
-@pytest.mark.parametrize("state", [siemens, ge, philips])
+@pytest.mark.parametrize("state", [siemens, ge, philips, uih])
 def test_private_values_of_a_file_with_implicit_types(tmp_path, state):
     def implicit(index, header, b):
         header.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
@@ -147,6 +157,38 @@ def test_series_that_states_no_b_value_is_taken_as_it_is(tmp_path):
 def test_map_beside_the_diffusion_images(tmp_path):
     write_diffusion(tmp_path, lambda header, b: siemens(header, b) if b else None, (0, 1000))
     np.testing.assert_array_equal(read_series(tmp_path)[0], voxels(1000))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"],
+        ["DERIVED", "SECONDARY", "ADC"],
+        ["DERIVED", "SECONDARY", "ADC_UNSPECIFIED"],
+        ["ORIGINAL", "PRIMARY", "EADC", "SE", "EADC"],
+        ["DERIVED", "PRIMARY", "DIFFUSION", "FA", "ND"],
+    ],
+)
+@pytest.mark.parametrize("stated", [0, 1000])
+def test_map_that_states_a_b_value_is_left_out(tmp_path, kind, stated):
+    def state(header, b):
+        siemens(header, stated if b == 9 else b)
+        if b == 9:
+            header.ImageType = kind
+
+    write_diffusion(tmp_path, state, (0, 50, 1000, 9))
+    for asked in (0, 50, 1000):
+        np.testing.assert_array_equal(read_series(tmp_path, b_value=asked)[0], voxels(asked))
+
+
+def test_phase_beside_the_magnitude(tmp_path):
+    def state(header, b):
+        header.ImageType = ["ORIGINAL", "PRIMARY", "P" if b else "M", "ND"]
+
+    write_diffusion(tmp_path, state, (0, 1))
+    array, _, series = read_series(tmp_path)
+    np.testing.assert_array_equal(array, voxels(0))
+    assert "(phase) are left out" in series.doubts[0]
 
 
 def as_trace(header: Dataset) -> None:

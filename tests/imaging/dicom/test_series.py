@@ -1,5 +1,6 @@
 """DICOM series to volumes: order, geometry, values, and what is refused."""
 
+import io
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import (
     MPEG2MPML,
     HTJ2KLossless,
@@ -17,9 +20,13 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from crlm_jax.imaging.dicom import series as dicom_series
+from crlm_jax.imaging.dicom import pixels as dicom_pixels
 from crlm_jax.imaging.dicom.files import find_series, is_dicom
+from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
+from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.imaging.masks import read_mask
+from crlm_jax.imaging.volumes import read_image
 from tests.imaging.dicom.dicoms import (
     FRAME,
     ORIGIN,
@@ -125,6 +132,87 @@ def test_positions_of_two_digits_are_even_enough(tmp_path):
     assert read_series(tmp_path)[1].spacing[2] == pytest.approx(0.333, abs=0.005)
 
 
+@pytest.mark.parametrize("spacing", [1.25, 2.5, 0.9])
+def test_positions_of_one_digit_are_even_enough(tmp_path, spacing):
+    def round_off(index, header):
+        header.ImagePositionPatient = [f"{value:.1f}" for value in header.ImagePositionPatient]
+
+    write_series(tmp_path, spacing=(spacing, 0.7, 0.8), change=round_off)
+    _, geometry, series = read_series(tmp_path)
+    assert geometry.spacing[2] == pytest.approx(spacing, abs=0.03)
+    assert series.doubts == ()
+
+
+def test_spacing_that_is_slightly_uneven_is_a_doubt(tmp_path):
+    def shift(index, header):
+        x, y, z = header.ImagePositionPatient
+        header.ImagePositionPatient = [x, y, z + 0.2 * (index == 3)]
+
+    write_series(tmp_path, change=shift)
+    assert "not quite evenly spaced (off by up to 0.2 mm" in read_series(tmp_path)[2].doubts[0]
+
+
+def test_pixel_spacing_that_differs_in_the_seventh_digit(tmp_path):
+    def change(index, header):
+        header.PixelSpacing = [0.7 + 1e-7 * index, 0.8 - 1e-7 * index]
+
+    write_series(tmp_path, change=change)
+    array, geometry, series = read_series(tmp_path)
+    np.testing.assert_array_equal(array, voxels() - 1024)
+    assert geometry.spacing[:2] == pytest.approx((0.8, 0.7))
+    assert series.doubts == ()
+
+
+def skewed(angle: float, length: float = 1.0):
+    """Direction cosines with the columns turned towards the rows."""
+    cosines = [1, 0, 0, np.sin(angle), np.cos(angle) * length, 0]
+    return lambda _, header: setattr(header, "ImageOrientationPatient", cosines)
+
+
+@pytest.mark.parametrize("change", [skewed(0.004), skewed(-0.015), skewed(0, 1.006)])
+def test_axes_slightly_off_take_the_nearest_rotation(tmp_path, change):
+    write_series(tmp_path, change=change)
+    array, geometry, series = read_series(tmp_path)
+    np.testing.assert_array_equal(array, voxels() - 1024)
+    axes = np.reshape(geometry.direction, (3, 3))
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(axes, np.eye(3), atol=0.01)
+    assert "not quite perpendicular unit vectors" in series.doubts[0]
+    assert read_image(tmp_path).doubts == series.doubts
+
+
+@pytest.mark.parametrize("change", [skewed(0.1), skewed(0, 0.9), skewed(0, 0), skewed(np.pi / 2)])
+def test_axes_clearly_off(tmp_path, change):
+    write_series(tmp_path, change=change)
+    refuse(
+        lambda: read_series(tmp_path),
+        f"series {uid(1)}: 000.dcm has direction cosines (Image Orientation) that are not perp",
+        "export the original images",
+    )
+
+
+def test_files_of_one_uid_with_several_series_numbers(tmp_path):
+    for number in (1, 2):
+        write_series(
+            tmp_path,
+            voxels(number),
+            names=[f"{number}-{index}" for index in range(6)],
+            change=lambda _, header, number=number: setattr(header, "SeriesNumber", number),
+        )
+    for number in (1, 2):
+        np.testing.assert_array_equal(
+            read_series(tmp_path / f"{number}-3")[0], voxels(number) - 1024
+        )
+    refuse(lambda: read_series(tmp_path), "differ in Series Number (give a file of the wanted one)")
+
+
+def test_a_series_number_of_each_image_is_no_choice(tmp_path):
+    files = write_series(
+        tmp_path, change=lambda index, header: setattr(header, "SeriesNumber", index)
+    )
+    np.testing.assert_array_equal(read_series(files[2])[0], voxels() - 1024)
+
+
 def test_real_series(shared):
     folder = shared / "data" / "dicom_seg" / "ct"
     array, geometry, series = read_series(folder)
@@ -166,14 +254,16 @@ def test_find_series(tmp_path):
 def test_one_of_several_series(tmp_path):
     write_series(tmp_path, names=[f"a{index}" for index in range(6)])
     other = write_series(tmp_path, voxels(1), series=uid(2), modality="MR")
-    listed = f"{uid(1)} (CT, 6 images); {uid(2)} (MR, 6 images)"
-    refuse(lambda: read_series(tmp_path), f"{tmp_path}: holds 2 series", "--series UID", listed)
-    refuse(
-        lambda: read_series(tmp_path, series=uid(9)),
-        f"{tmp_path}: has no series {uid(9)}",
-        "--series UID",
-        listed,
-    )
+    listed = [
+        f"{uid(1)}: no description, CT, axial, 6 images, number 3",
+        f"{uid(2)}: no description, MR, axial, 6 images, number 3",
+    ]
+    for asked, said in ((None, "holds 2 series; choose"), (uid(9), f"has no series {uid(9)};")):
+        with pytest.raises(VolumeError, match="--series UID") as why:
+            read_series(tmp_path, series=asked)
+        first, *lines = str(why.value).splitlines()
+        assert first.startswith(f"{tmp_path}: {said}")
+        assert lines == listed
     refuse(
         lambda: read_series(other[0], series=uid(1)),
         f"{other[0]}: belongs to series {uid(2)}, not {uid(1)}",
@@ -290,7 +380,7 @@ def test_no_decoder(tmp_path, monkeypatch, syntax, remedy):
     def none(_):
         raise NotImplementedError
 
-    monkeypatch.setattr(dicom_series, "get_decoder", none)
+    monkeypatch.setattr(dicom_pixels, "get_decoder", none)
     write_series(tmp_path, change=encode)
     refuse(
         lambda: read_series(tmp_path),
@@ -382,7 +472,6 @@ def test_gantry_tilt(tmp_path):
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, ["is a localizer", "--series UID"]),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, ["in colour", "--series UID"]),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, ["in colour"]),
-        ({"NumberOfFrames": 4}, ["several frames", "dcm2niix"]),
     ],
 )
 def test_images_that_are_no_slices(tmp_path, change, parts):
@@ -407,10 +496,75 @@ def test_headers_without_a_place(tmp_path, keyword, said):
         refuse(lambda: read_series(tmp_path), f"{tmp_path / '003.dcm'}: has no valid {said}")
 
 
-def test_screenshot_is_a_series_of_its_own(tmp_path):
+def test_a_screenshot_is_no_series(tmp_path):
     write_series(tmp_path)
     picture = image(voxels()[0], ORIGIN, np.eye(3), series=uid(2), number=1)
     picture.SOPClassUID = SecondaryCaptureImageStorage
     picture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     save(picture, tmp_path / "shot.dcm")
-    refuse(lambda: read_series(tmp_path), "holds 2 series", f"{uid(2)} (CT, 1 images)")
+    np.testing.assert_array_equal(read_series(tmp_path)[0], voxels() - 1024)
+    said: list[str] = []
+    assert list(find_series(tmp_path, left_out=said)) == [uid(1)]
+    assert said == ["Secondary Capture (1)"]
+
+
+def test_a_scan_stored_as_secondary_capture_is_a_series(tmp_path):
+    def change(index, header):
+        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+
+    write_series(tmp_path, change=change)
+    np.testing.assert_array_equal(read_series(tmp_path)[0], voxels() - 1024)
+
+
+# Files without preamble
+
+
+def strip(file: Path, *, meta: bool, implicit: bool = False) -> None:
+    """Takes the preamble from a file, and with `meta` the meta header too, as old exports lack."""
+    header = pydicom.dcmread(file)
+    own = Dataset()
+    own.update(header)
+    buffer = io.BytesIO()
+    with DicomIO(buffer) as stream:
+        stream.is_little_endian, stream.is_implicit_VR = True, implicit
+        if not meta:
+            write_file_meta_info(stream, header.file_meta, enforce_standard=True)
+            stream.is_little_endian, stream.is_implicit_VR = True, implicit
+        write_dataset(stream, own)
+        file.write_bytes(buffer.getvalue())
+
+
+@pytest.mark.parametrize(("meta", "implicit"), [(False, False), (True, False), (True, True)])
+def test_files_without_preamble_and_ending(tmp_path, meta, implicit):
+    names = [f"IM{index}" for index in range(6)]
+    folder = tmp_path / "cd"
+    for file in write_series(folder, names=names):
+        strip(file, meta=meta, implicit=implicit)
+        assert file.read_bytes()[128:132] != b"DICM"
+        assert is_dicom(file)
+    (folder / "README").write_text("of the CD")
+    array, _, about = read_series(folder)
+    np.testing.assert_array_equal(array, voxels() - 1024)
+    assert about.uid == uid(1)
+    assert list(find_series(tmp_path)) == [uid(1)]
+    volume = read_image(folder)
+    lesion = volume.geometry.from_axial(volume.voxels > 300).astype(np.int32)
+    write_segmentation(
+        tmp_path / "seg.dcm", lesion, volume.series, algorithm="a", version="1", fingerprint="f"
+    )
+    np.testing.assert_array_equal(read_mask(tmp_path / "seg.dcm", None, volume), lesion > 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\x08\x00", b"08 00 CS", b"patient,condition\n" * 20, bytes(400),
+        b"\x08\x00\x05\x00CS\x0a\x00" * 40, b"\x08\x00\x16\x00UI\x04\x001.2\0" * 9,
+        b"\x02\x00\x00\x00UL\x04\x00" + bytes(300),
+        bytes(range(256)) * 2, b"\x1f\x8b\x08\x00" * 99, b"\x08\x00\x08\x00" + b"\xff" * 300,
+    ],
+)  # fmt: skip
+def test_what_only_begins_like_dicom_is_none(tmp_path, content):
+    (tmp_path / "FILE").write_bytes(content)
+    assert not is_dicom(tmp_path / "FILE")
+    assert not is_dicom(tmp_path)

@@ -1,0 +1,73 @@
+"""Tells maps that are computed of diffusion images (ADC, FA) from the images, by their headers."""
+
+import re
+
+import pydicom
+
+from crlm_jax.imaging.dicom.b_value import TRACE_TYPES, image_type
+
+# As a word of its own, where digits and underscores end words too: `ep2d_diff_b50_800_ADC`.
+ADC = re.compile(r"(?<![A-Z])E?ADC(?![A-Z])|APPARENT[ _-]*DIFFUSION", re.IGNORECASE)
+_ADC_CODE = "113041"  # DCM, apparent diffusion coefficient
+_OTHER_MAPS = {"FA", "TENSOR", "EXP", "COLFA"}  # values of Image Type beside DIFFUSION
+_KINDS = {  # values of Image Type, and of Complex Image Component
+    "PHASE": "phase",
+    "P": "phase",
+    "PHASE MAP": "phase",
+    "PHASE_MAP": "phase",
+    "REAL": "real part",
+    "R": "real part",
+    "IMAGINARY": "imaginary part",
+    "I": "imaginary part",
+    "FIELD_MAP": "field map",
+    "FIELD MAP": "field map",
+    "B0_MAP": "field map",
+    "B0 MAP": "field map",
+    "VELOCITY MAP": "velocity map",
+    "VELOCITY": "velocity map",
+}
+
+
+def is_map(header: pydicom.Dataset) -> bool:
+    """Whether an image says of itself that it is a map of diffusion, not a diffusion image."""
+    values = image_type(header)
+    if any(ADC.search(value) for value in values) or _has_code(header):
+        return True
+    return "DIFFUSION" in values and bool(_OTHER_MAPS.intersection(values))
+
+
+def adc_evidence(header: pydicom.Dataset) -> str | None:
+    """Says which element of a header calls its image an ADC map; None: no element does.
+
+    The description of a series may speak of the whole examination, so that it does not count
+    where the image calls itself a trace.
+    """
+    if any(ADC.search(value) for value in image_type(header)):
+        return "Image Type"
+    if _has_code(header):
+        return "derivation"
+    if TRACE_TYPES.intersection(image_type(header)):
+        return None
+    for keyword, words in (("SeriesDescription", "description"), ("RescaleType", "Rescale Type")):
+        if ADC.search(str(header.get(keyword) or "")):
+            return words
+    return None
+
+
+def kind_of_value(header: pydicom.Dataset) -> str:
+    """Names what the values of an image are: `magnitude`, `phase`, `field map`, …."""
+    values = image_type(header)
+    for value in (*reversed(values), str(header.get("ComplexImageComponent") or "").upper()):
+        if value in _KINDS:
+            return _KINDS[value]
+    return "magnitude"
+
+
+def _has_code(header: pydicom.Dataset) -> bool:
+    """Whether the code of a derivation or quantity is that of the ADC."""
+    for keyword in ("DerivationCodeSequence", "QuantityDefinitionSequence"):
+        for item in header.get(keyword) or ():
+            codes = [item, *(item.get("ConceptCodeSequence") or ())]
+            if any(str(code.get("CodeValue") or "") == _ADC_CODE for code in codes):
+                return True
+    return False

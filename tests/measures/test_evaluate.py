@@ -78,7 +78,7 @@ def test_a_missed_lesion_never_scores_however_small(tmp_path, pixels, antialias)
 def test_an_image_without_a_mask_is_measured_as_one_without_tumour(known, measured):
     config, prepared = known
     cases = tuple(
-        dataclasses.replace(case, images=(dataclasses.replace(image, mask=None, tumour=False),))
+        dataclasses.replace(case, images=(dataclasses.replace(image, masks=(), tumour=False),))
         for case in prepared.cases
         for image in case.images
         if case.patient == "clean"

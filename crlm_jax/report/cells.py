@@ -9,7 +9,7 @@ from crlm_jax.stats.comparison import Numbers
 def format_mean(value: Numbers, digits: int = 2) -> str:
     """Writes a mean with its interval, as `0.81 (0.76–0.85)`; `–` where there is none.
 
-    An interval of few patients, which means little, is marked `*`.
+    An interval of few patients is marked `*`.
     """
     if value["mean"] is None:
         return "–"

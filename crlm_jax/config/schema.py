@@ -36,6 +36,7 @@ class Data:
     # Slices to train on: those with a lesion (the paper's choice), or all.
     train_slices: Literal["tumour", "all"] = "tumour"
     test_fraction: float = 0.4  # of the patients, where the cohort has no split column
+    resample_masks: bool = False  # take masks on another grid than the image's, resampled
     # Share of the training patients, where the cohort names no validation patients.
     validation_fraction: float = 0.2
     split_seed: int = 0  # the same split under every training seed

@@ -18,6 +18,7 @@ _NOT_THE_EXPERIMENT = (
 _BEFORE = {
     "data.antialias": False,
     "data.mr_window": "percentiles",
+    "data.resample_masks": False,
     "loss.feature_weight": 1.0,
     "loss.mask_applied": "after_normalisation",
     "train.init": "",

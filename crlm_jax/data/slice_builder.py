@@ -64,7 +64,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
 
     Args:
       cases: as from `read_cohort`.
-      data: `image_size`, `antialias`, both windows and `train_slices` are read.
+      data: `image_size`, `antialias`, both windows, `train_slices` and `resample_masks` are read.
       workers: images that are read at once, each in memory as a whole.
       data_dir: folder of the data set.
     """
@@ -204,7 +204,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
 
 def _cut_image(job: _Job, *, data: Data) -> _Cut:
     volume = volumes.read_image(job.pair.image, b_value=job.pair.b_value)
-    mask = read_reference(job.pair, volume)
+    mask = read_reference(job.pair, volume, resample=data.resample_masks).voxels
     grey = to_uint8(volume, job.condition, data)
     masks, too_small = resize_mask(mask, data.image_size, antialias=data.antialias)
     return _Cut(

@@ -18,7 +18,7 @@ from crlm_jax.imaging.bvals import find_bvals
 from crlm_jax.imaging.dicom import files
 from crlm_jax.system.files import clear_partial, whole_folder
 
-_SCHEMA = 4  # raise it when the content of records changes: older slices are then not used
+_SCHEMA = 5  # raise it when the content of records changes: older slices are then not used
 _STALE_SECONDS = 24 * 3600
 
 
@@ -69,6 +69,7 @@ def _fingerprint(cases: Sequence[Case], data: Data) -> str:
     window = [float(limit) for limit in data.ct_window]
     content: list = [
         _SCHEMA, data.image_size, data.antialias, window, data.mr_window, data.train_slices,
+        data.resample_masks,
     ]  # fmt: skip
     problems = []
     for case in cases:
@@ -77,7 +78,7 @@ def _fingerprint(cases: Sequence[Case], data: Data) -> str:
             content += [pair.mask_label, pair.b_value]
             if pair.tumour is not None:  # the masks are checked against it
                 content.append(f"tumour {pair.tumour}")
-            for path in (pair.image, *([pair.mask] if pair.mask else [])):
+            for path in (pair.image, *pair.masks):
                 try:
                     for file in _files(path):
                         stat = file.stat()

@@ -29,6 +29,7 @@ from crlm_jax.explain.scan import (
     explain_stages,
     read_scan,
 )
+from crlm_jax.imaging.lattice import RESAMPLE
 from crlm_jax.method.attribution import upsample_stage_map
 from crlm_jax.models.torch_weights import WeightsError
 from crlm_jax.predict.scans import add_scan_arguments, check_condition
@@ -125,9 +126,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="one scan: NIfTI, NRRD, MHA, PNG or DICOM folder",
     )
     add("--out", type=local_path, required=True, help="folder: new, empty, or of earlier maps")
-    add("--mask", type=local_path, help="reference, for the maps of the critic's stages")
+    add(
+        "--mask",
+        type=local_path,
+        help="reference, for the maps of the critic's stages; several files: joined by |",
+    )
     add("--mask-label", type=lambda x: int(x) if x.isdigit() else x, metavar="N",
-        help="the value of the mask that counts (default: any but 0)")  # fmt: skip
+        help="which label is tumour: a number, or a pattern of segment names")  # fmt: skip
+    add("--resample-masks", action="store_true", help=RESAMPLE)
     add_scan_arguments(parser, "scan")
     add("--steps", type=int, default=64, help="of integrated gradients at first (default: 64)")
     add("--lesion", type=int, metavar="N", help="only this one, as predict numbers them")
@@ -151,5 +157,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         explained = read_scan(
             args.run, args.image, condition=args.condition, series=args.series,
             b_value=args.b_value, mask=args.mask, mask_label=args.mask_label,
+            resample_masks=args.resample_masks,
         )  # fmt: skip
         return _explain(explained, folder, args)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from crlm_jax.imaging import volumes
 from crlm_jax.imaging.dicom.listing import HOW_TO_CHOOSE
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import modality_doubt
+from crlm_jax.imaging.mask_files import split_masks
+from crlm_jax.imaging.masks import read_mask
 from crlm_jax.imaging.resize import resize, resize_mask, stretch_doubt
 from crlm_jax.method import networks
 from crlm_jax.method.attribution import (
@@ -129,6 +132,7 @@ def read_scan(
     b_value: float | None = None,
     mask: Path | None = None,
     mask_label: int | str | None = None,
+    resample_masks: bool = False,
 ) -> ExplainedScan:
     """Loads a run and a scan, and predicts the scan.
 
@@ -138,8 +142,9 @@ def read_scan(
       condition: of the scan; None: that of the run.
       series: UID or pattern of the series to take out of a DICOM folder.
       b_value: s/mm², the images to take out of a DICOM diffusion series.
-      mask: the reference; None: there is none.
-      mask_label: the value of the mask that counts; None: any but 0.
+      mask: the reference, one file or several joined by `|`; None: there is none.
+      mask_label: what is tumour in it, as for `masks.read_mask`.
+      resample_masks: take a mask on another grid than the scan's.
 
     Raises:
       VolumeError: the image is not one scan, or cannot be used.
@@ -159,16 +164,15 @@ def read_scan(
     for text in unknown_conditions([asked], segmenter.config.data.conditions):
         warn(text)
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
-    for text in volume.doubts:
-        print_stderr(f"warning: {scan.path}: {text}")
-    if doubt := modality_doubt(volume, condition):
-        print_stderr(f"warning: {scan.path}: looks like another modality than {condition}: {doubt}")
-    if doubt := stretch_doubt(volume.voxels.shape, volume.spacing):
-        print_stderr(f"warning: {scan.path}: {doubt}")
+    for text in _image_doubts(volume, condition):
+        warn(f"{scan.path}: {text}")
     of_mask: list[str] = []
-    reference = volumes.read_mask(mask, mask_label, volume, of_mask) if mask else None
+    reference = None
+    if mask:
+        paths = split_masks(str(mask))
+        reference = read_mask(paths, mask_label, volume, of_mask, resample=resample_masks)
     for text in of_mask:
-        print_stderr(f"warning: {mask}: {text}")
+        warn(f"{mask}: {text}")
     grey = segmenter.grey(volume, condition)
     slices = segmenter.slices(grey)
     probability = segmenter.probability(slices)
@@ -177,6 +181,14 @@ def read_scan(
         segmenter, network, scan.name, condition, volume, grey, slices[..., 0], prediction,
         reference,
     )  # fmt: skip
+
+
+def _image_doubts(volume: volumes.Volume, condition: str) -> Iterator[str]:
+    yield from volume.doubts
+    if doubt := modality_doubt(volume, condition):
+        yield f"looks like another modality than {condition}: {doubt}"
+    if doubt := stretch_doubt(volume.voxels.shape, volume.spacing):
+        yield doubt
 
 
 def _region(mask: np.ndarray, size: int) -> np.ndarray:

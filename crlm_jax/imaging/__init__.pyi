@@ -6,9 +6,11 @@ from .grey import to_uint8 as to_uint8
 from .lesions import Lesion as Lesion
 from .lesions import label_lesions as label_lesions
 from .lesions import measure_lesions as measure_lesions
+from .masks import LesionMask as LesionMask
+from .masks import read_lesions as read_lesions
+from .masks import read_mask as read_mask
 from .volumes import Volume as Volume
 from .volumes import from_image as from_image
 from .volumes import read_image as read_image
-from .volumes import read_mask as read_mask
 from .volumes import to_original_grid as to_original_grid
 from .volumes import write_image as write_image

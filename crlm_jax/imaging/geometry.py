@@ -145,10 +145,7 @@ def check_same_grid(between: str, mask: Geometry, image: Geometry) -> None:
     """
     if mask.size != image.size:
         sizes = " and ".join(" × ".join(map(str, size)) for size in (mask.size, image.size))
-        raise VolumeError(
-            f"{between} differ in size ({sizes} voxels); resample the mask onto the "
-            "image's grid, or give the image that the mask was drawn on"
-        )
+        raise VolumeError(f"{between} differ in size ({sizes} voxels); {_ON_THE_GRID}")
     voxel = np.asarray(image.spacing)
     limits = {"spacing": voxel, "origin": voxel.min(), "direction": 1.0}
     for name, scale in limits.items():
@@ -156,9 +153,14 @@ def check_same_grid(between: str, mask: Geometry, image: Geometry) -> None:
         if (np.abs(ours - theirs) > GEOMETRY_TOLERANCE * scale).any():
             raise VolumeError(
                 f"{between} differ in {name} ({format_point(ours)} and {format_point(theirs)}); "
-                "resample the mask onto the image's grid, or give the image that the mask was "
-                "drawn on"
+                f"{_ON_THE_GRID}"
             )
+
+
+_ON_THE_GRID = (
+    "resample the mask onto the image's grid (--resample-masks does it), or give the image that "
+    "the mask was drawn on"
+)
 
 
 def format_point(values: np.ndarray) -> str:

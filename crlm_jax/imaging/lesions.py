@@ -49,27 +49,37 @@ def label_lesions(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return labels, count
 
 
-def measure_lesions(labels: np.ndarray, geometry: Geometry) -> list[Lesion]:
-    """Measures the lesions of a label map (Z, H, W) from `label_lesions`, in label order."""
+def measure_lesions(
+    labels: np.ndarray, geometry: Geometry, box: tuple[slice, ...] = (slice(0, None),) * 3
+) -> list[Lesion]:
+    """Measures the lesions of a label map from `label_lesions`, in label order.
+
+    Args:
+      labels: (Z, H, W) int, on the whole grid or in a box of it.
+      geometry: of the grid.
+      box: where `labels` lie on the grid.
+    """
     depth, height, width = geometry.axial_spacing
+    corner = [edge.start for edge in box]
     lesions = []
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        inside = labels[box] == number
-        places = np.argwhere(inside) + [edge.start for edge in box]
+    for number, part in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels[part] == number
+        first = np.add([edge.start for edge in part], corner)
+        places = np.argwhere(inside) + first
         axes = [_section_axes(s.tobytes(), s.shape, (height, width)) for s in inside]
         longest = int(np.argmax([diameter for diameter, _, _ in axes]))
         diameter, short_axis, ends = axes[longest]
-        first, second = (ends + [edge.start for edge in box[1:]]).tolist()
+        one, other = (ends + first[1:]).tolist()
         left, posterior, superior = geometry.to_patient(places.mean(axis=0, keepdims=True))[0]
         lesions.append(
             Lesion(
                 voxels=len(places),
                 volume=len(places) * depth * height * width,
                 diameter=diameter,
-                slice=longest + box[0].start,
+                slice=longest + int(first[0]),
                 centre=(float(left), float(posterior), float(superior)),
                 short_axis=short_axis,
-                ends=((first[0], first[1]), (second[0], second[1])),
+                ends=((one[0], one[1]), (other[0], other[1])),
             )
         )
     return lesions

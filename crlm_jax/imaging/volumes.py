@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from crlm_jax.imaging.bvals import take_volume
-from crlm_jax.imaging.dicom import files, segmentation
+from crlm_jax.imaging.dicom import files
 from crlm_jax.imaging.dicom.series import Series, read_series
 from crlm_jax.imaging.geometry import (
     COMPLEX,
@@ -24,12 +24,10 @@ from crlm_jax.imaging.geometry import (
     NOT_FINITE,
     Geometry,
     VolumeError,
-    check_same_grid,
     check_size,
     nearest_rotation,
 )
 from crlm_jax.imaging.headers import check_deflated, check_text_header
-from crlm_jax.imaging.label_maps import as_label_map, check_lossless
 from crlm_jax.imaging.nifti import check_nifti
 from crlm_jax.imaging.padding import corner_padding
 from crlm_jax.system.files import whole_file
@@ -119,61 +117,6 @@ def _volume(
             "segmented: export it again or leave it out"
         )
     return volume
-
-
-def read_mask(
-    path: str | Path, label: int | str | None, like: Volume, doubts: list[str] | None = None
-) -> np.ndarray:
-    """Reads the mask of an image as bool (Z, H, W).
-
-    Args:
-      path: of the mask.
-      label: the voxel value of tumour, or for a DICOM-SEG a pattern of segment labels; None: any
-        value that is not zero, or `Tumor*`. A mask without that value belongs to an image without
-        tumour, as every data set of liver and tumour has some. A DICOM-SEG without such a segment
-        is an error.
-      like: the image. The mask must have its size, and its geometry within
-        `geometry.GEOMETRY_TOLERANCE`. A DICOM-SEG may have fewer frames than the image has slices,
-        since each frame has its own position.
-      doubts: receives what the user should know of how the mask was read, a sentence each.
-
-    Raises:
-      VolumeError: the mask cannot be used, or does not belong to the image.
-    """
-    path = Path(path)
-    if files.is_dicom(path):
-        labels = segmentation.TUMOUR_LABELS if label is None else str(label)
-        return like.geometry.to_axial(
-            segmentation.read_segmentation(path, like.geometry, like.series, labels)
-        )
-    array, geometry = read_label_map(path, doubts)
-    check_same_grid(f"the mask {path} and the image {like.path}", geometry, like.geometry)
-    if doubts is not None and label is None and path.name.lower().endswith(_PICTURES):
-        values = np.unique(array[array != 0])
-        if len(values) > 1:
-            shown = ", ".join(f"{value:g}" for value in values[:8])
-            shown += ", …" * (len(values) > 8)
-            doubts.append(f"its grey values {shown} all count as tumour; choose with mask_label")
-    return geometry.to_axial(array != 0 if label is None else array == label)
-
-
-def read_label_map(path: Path, doubts: list[str] | None = None) -> tuple[np.ndarray, Geometry]:
-    """Reads a label map (Z, H, W) in the file's own axis order, and its geometry.
-
-    Args:
-      path: of the file.
-      doubts: receives what the user should know of how it was read, a sentence each.
-
-    Raises:
-      VolumeError: the file cannot be used, or its values are not those of a label map.
-    """
-    array, geometry, noted = read_voxels(path)
-    check_lossless(path)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise VolumeError(f"{path}: {NOT_FINITE}")
-    doubts = [] if doubts is None else doubts
-    doubts += noted
-    return as_label_map(path, array, doubts), geometry
 
 
 def to_original_grid(array: np.ndarray, geometry: Geometry) -> sitk.Image:
@@ -290,15 +233,24 @@ def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry, tuple[
             "volume that is to be segmented as its own file, or for DWI put the .bval file of "
             "dcm2niix beside it"
         )
-    doubts: tuple[str, ...] = ()
-    direction = image.GetDirection()
-    if len(size) == 3:
-        direction, doubts = _upright(image, path)
-    geometry = Geometry(size, image.GetSpacing(), image.GetOrigin(), direction)
+    geometry, doubts = read_geometry(image, path)
     if len(size) == 2 and path.name.lower().endswith(_PICTURES):  # dots per inch are no spacing
         geometry = Geometry(size, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
     array = array.copy()  # the view is valid only as long as the image
     return (array[None] if len(size) == 2 else array), geometry, doubts
+
+
+def read_geometry(image: sitk.Image, path: Path) -> tuple[Geometry, tuple[str, ...]]:
+    """Returns the geometry of a 2D or 3D image, and doubts about it.
+
+    Raises:
+      VolumeError: the axes are clearly not perpendicular.
+    """
+    direction = image.GetDirection()
+    doubts: tuple[str, ...] = ()
+    if image.GetDimension() == 3:
+        direction, doubts = _upright(image, path)
+    return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), direction), doubts
 
 
 def _upright(image: sitk.Image, path: Path) -> tuple[tuple[float, ...], tuple[str, ...]]:

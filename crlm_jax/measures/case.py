@@ -12,6 +12,8 @@ from crlm_jax.data.cohort.cases import Case
 from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
+from crlm_jax.imaging.masks import LesionMask
+from crlm_jax.imaging.regions import measure_regions
 from crlm_jax.imaging.resize import resize
 from crlm_jax.imaging.volumes import Volume
 from crlm_jax.measures.case_view import MeasuredImage, SliceAttribution, show_image
@@ -106,15 +108,15 @@ class Measurement:
         """
         pair = self.case.images[image]
         volume = volumes.read_image(pair.image, b_value=pair.b_value)
-        reference = read_reference(pair, volume)
+        drawn = read_reference(pair, volume, resample=config.data.resample_masks)
         probability = resize(probability, volume.voxels.shape[1:], antialias=False)
         if volume.padding is not None:
             probability[volume.padding] = 0
-        masks = {"reference": reference, "prediction": probability > config.evaluation.threshold}
-        measured = self._measure(volume, masks)
+        prediction = probability > config.evaluation.threshold
+        measured = self._measure(volume, prediction, drawn)
         self.clinical.pool(measured.counts)
         self.surfaces.pool(measured.surfaces)
-        self.tumour.add(masks["prediction"], reference, volume.spacing)
+        self.tumour.add(prediction, drawn.voxels, volume.spacing)
         for who in READERS:
             found = measured.lesions[who]
             point = TimePoint(tuple(found), volume.spacing[0], slice_thickness(volume))
@@ -126,17 +128,23 @@ class Measurement:
         if view is not None:
             show_image(self.case, image, measured, probability, attribution, config.data).save(view)
 
-    def _measure(self, volume: Volume, masks: dict[str, np.ndarray]) -> MeasuredImage:
-        """Measures one image, whose lesions are added to the scores of the case."""
-        prediction, reference = masks["prediction"], masks["reference"]
+    def _measure(self, volume: Volume, prediction: np.ndarray, drawn: LesionMask) -> MeasuredImage:
+        """Measures one image, whose lesions are added to the scores of the case.
+
+        Lesions of the reference are those that its reader drew, lesions of the prediction are its
+        connected parts.
+        """
+        reference = drawn.voxels
         counts, surfaces = Counts(), Surfaces()
         counts.add(prediction, reference)
         surfaces.add(prediction, reference, volume.spacing)
-        labels = {who: label_lesions(mask)[0] for who, mask in masks.items()}
-        lesions = {who: measure_lesions(labels[who], volume.geometry) for who in READERS}
-        pairs = self.scores.add(
-            labels["prediction"], labels["reference"], lesions["prediction"], lesions["reference"]
-        )
+        labels, _ = label_lesions(prediction)
+        lesions = {
+            "reference": measure_regions(drawn.regions, volume.geometry),
+            "prediction": measure_lesions(labels, volume.geometry),
+        }
+        pairs = self.scores.add(labels, drawn.lesions, lesions["prediction"], lesions["reference"])
+        masks = {"reference": reference, "prediction": prediction}
         partners = {
             "prediction": dict(pairs),
             "reference": {theirs: ours for ours, theirs in pairs},

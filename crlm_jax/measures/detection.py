@@ -25,7 +25,8 @@ class LesionScores:
     depend on the order of the lesions. A paired reference lesion is found, an unpaired prediction
     is a false positive. If two predictions lie on one lesion, one of them is false; if one
     prediction covers two lesions, one of them is missed: either would give a reader a wrong count
-    of lesions. Lesions that touch are one (`label_lesions`).
+    of lesions. Predicted lesions that touch are one (`label_lesions`); those of the reference are
+    one or two as their reader drew them (`imaging.masks`).
     """
 
     predicted: int = 0
@@ -43,7 +44,7 @@ class LesionScores:
 
         Args:
           prediction_labels: (Z, H, W) int, the predicted lesions' numbers, from `label_lesions`.
-          reference_labels: (Z, H, W) int, those of the reference.
+          reference_labels: (Z, H, W) int, those of the reference, from `read_lesions`.
           prediction_lesions: the predicted lesions by number, from `measure_lesions`.
           reference_lesions: those of the reference.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.imaging.masks import read_label_map
 
 _MASK_WORDS = {
     "mask", "masks", "msk", "seg", "segs", "segm", "segment", "segments", "segmentation",
@@ -59,7 +60,7 @@ def _content(file: Path, mapped: bool) -> str | None:
     if file.name.lower().endswith(".nrrd") and _is_slicer_segmentation(file):
         return "a segmentation"
     try:
-        labels, _ = volumes.read_label_map(file)
+        labels, _ = read_label_map(file)
     except VolumeError:
         labels = None
     if labels is not None:

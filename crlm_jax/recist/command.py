@@ -13,14 +13,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from crlm_jax.imaging import volumes
-from crlm_jax.imaging.dicom import files
-from crlm_jax.imaging.geometry import Geometry, VolumeError, check_same_grid
-from crlm_jax.recist.matching import Body, Match, locate_lesions, match_lesions
+from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.imaging.lattice import RESAMPLE
+from crlm_jax.imaging.mask_files import split_masks
+from crlm_jax.imaging.masks import read_lesions
+from crlm_jax.imaging.regions import measure_regions
+from crlm_jax.recist.matching import Body, Match, locate_regions, match_lesions
 from crlm_jax.recist.output import FollowUp, course_table, lesion_table, summary_lines, write
-from crlm_jax.recist.rules import DISCLAIMER, TimePoint, compare, measure_time_point
+from crlm_jax.recist.rules import DISCLAIMER, TimePoint, compare
 from crlm_jax.recist.thickness import slice_thickness
 from crlm_jax.system.console import local_path, print_stderr, print_table
 
@@ -71,7 +72,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description=f"Response between the lesions of two masks by RECIST 1.1. {DISCLAIMER}",
     )
     add = parser.add_argument
-    mask, image = "NIfTI, NRRD, MHA or DICOM-SEG", "of a DICOM-SEG: the series' folder or a file"
+    mask = "NIfTI, NRRD, MHA, DICOM-SEG or RTSTRUCT; several files: joined by |"
+    image = "that the mask was drawn on; of a DICOM-SEG or RTSTRUCT: the series' folder or a file"
     add(
         "--pre", type=local_path, required=True, metavar="MASK", help=f"before chemotherapy: {mask}"
     )
@@ -98,7 +100,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="MM",
         help="of images that do not say it, as DICOM does; otherwise the slice spacing counts",
     )
-    add("--label", help="of tumour: a number, or a pattern of DICOM-SEG labels (default: Tumor*)")
+    what = (
+        "of tumour: a number, a pattern of segment names (default: Tumor*), or 'lesions': each is"
+    )
+    add("--label", help=what)
+    add("--resample-masks", action="store_true", help=RESAMPLE)
     add("--same-frame", action="store_true", help="registered: pair lesions by position")
     add(
         "--out",
@@ -147,35 +153,13 @@ def _read_scan(mask_path: Path, image_path: Path | None, args: argparse.Namespac
         )
     if image is not None and image.series is not None:
         frame = image.series.headers[0].get("FrameOfReferenceUID") or None
-    if not files.is_dicom(mask_path):
-        mask, geometry, doubts = _read_label_map(mask_path, label)
-        if image is not None:
-            between = f"the mask {mask_path} and the image {image_path}"
-            check_same_grid(between, geometry, image.geometry)
-        point = measure_time_point(mask, geometry, thickness)
-        return _Scan(mask_path, point, locate_lesions(mask, geometry), frame, doubts)
-    if image is None:
-        raise VolumeError(
-            f"{mask_path}: a DICOM-SEG needs its images; give their folder by --pre-image or "
-            "--post-image"
-        )
-    mask = volumes.read_mask(mask_path, label, image)
-    point = measure_time_point(mask, image.geometry, thickness)
-    return _Scan(mask_path, point, locate_lesions(mask, image.geometry), frame, [])
-
-
-def _read_label_map(path: Path, label: str | None) -> tuple[np.ndarray, Geometry, list[str]]:
-    """Returns the mask (Z, H, W) bool of a label map, its geometry, and doubts about `label`."""
-    doubts: list[str] = []
-    array, geometry = volumes.read_label_map(path, doubts)
+    mask = read_lesions(split_masks(str(mask_path)), label, image, resample=args.resample_masks)
+    geometry, doubts = mask.geometry, list(mask.doubts)
     if len(geometry.size) == 2:
-        raise VolumeError(f"{path}: a picture; give a 3D mask, with a slice spacing in mm")
-    if label is not None and not label.isdecimal():
-        raise VolumeError(f"--label {label}: must be a whole number, because {path} is not DICOM")
-    mask = geometry.to_axial(array != 0 if label is None else array == int(label))
-    values = [f"{value:g}" for value in np.unique(array[array != 0])]
-    if label is None and len(values) > 1:
-        doubts.append(f"its labels {', '.join(values[:8])} all count; choose with --label")
-    elif label is not None and not mask.any():
-        doubts.append(f"no voxel is labelled {label}; it has {', '.join(values[:8]) or 'none'}")
-    return mask, geometry, doubts
+        raise VolumeError(f"{mask_path}: a picture; give a 3D mask, with a slice spacing in mm")
+    if mask.labels and not mask.voxels.any():
+        there = ", ".join(mask.labels[:8])
+        doubts.append(f"no voxel is labelled {label}; it has {there}")
+    lesions = tuple(measure_regions(mask.regions, geometry))
+    point = TimePoint(lesions, geometry.axial_spacing[0], thickness)
+    return _Scan(mask_path, point, locate_regions(mask.regions, geometry), frame, doubts)

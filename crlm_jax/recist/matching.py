@@ -5,15 +5,15 @@ Their grids may differ, since places are points in mm and no mask is resampled.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import KDTree
 
 from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.lesions import label_lesions
+from crlm_jax.imaging.regions import Region, split
 
 STEP = 1.0  # mm, the widest gap between the points of a lesion along an axis of its grid
 SHARE = 0.5  # of a lesion, the least that must lie in another's place to be the same lesion
@@ -54,13 +54,17 @@ class Body:
 
 def locate_lesions(mask: np.ndarray, geometry: Geometry) -> list[Body]:
     """Locates the lesions of a mask, bool (Z, H, W), in the order of `lesions.label_lesions`."""
-    labels, _ = label_lesions(mask)
+    return locate_regions(split(label_lesions(mask)[0]), geometry)
+
+
+def locate_regions(regions: Iterable[Region], geometry: Geometry) -> list[Body]:
+    """Locates lesions that were drawn apart, on the axial slices of a grid."""
     spacing = np.array(geometry.axial_spacing)
     parts = np.ceil(spacing / STEP).astype(int)  # of a voxel, along each axis
     offsets = (np.argwhere(np.ones(parts, bool)) + 0.5) / parts - 0.5
     bodies = []
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        voxels = np.argwhere(labels[box] == number) + [edge.start for edge in box]
+    for region in regions:
+        voxels = np.argwhere(region.inside) + region.start
         points = geometry.to_patient((voxels[:, None] + offsets).reshape(-1, 3))
         bodies.append(Body(points, float(spacing.prod() / len(offsets))))
     return bodies

@@ -54,7 +54,11 @@ def prepared(folder: Path, patients: int = 12, depth: int = 40) -> Slices:
             (image.astype(np.int16), tumour.astype(np.uint8)), paths, strict=True
         ):
             sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
-        cases.append(Case(f"p{patient}", "dwi", (ImagePair(*paths, None, patient + 2),), "train"))
+        cases.append(
+            Case(
+                f"p{patient}", "dwi", (ImagePair(paths[0], paths[1:], None, patient + 2),), "train"
+            )
+        )
     return prepare(cases, Data(cache=str(folder / "cache"), image_size=SIZE))
 
 

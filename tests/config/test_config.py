@@ -13,6 +13,7 @@ from crlm_jax.config.storage import differences, from_json, to_json
 YOUNGER = {
     "data.antialias": False,
     "data.mr_window": "percentiles",
+    "data.resample_masks": False,
     "loss.feature_weight": 1.0,
     "loss.mask_applied": "after_normalisation",
     "train.init": "",

@@ -21,7 +21,7 @@ from crlm_jax.data.cohort.cases import Case, read_cohort
 from crlm_jax.data.cohort.rows import CohortError, ImagePair
 from crlm_jax.data.slice_cache import prepare
 from crlm_jax.data.slices import Slices
-from crlm_jax.imaging import volumes
+from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.imaging.resize import resize, resize_mask
 from tests.imaging.dicom import dicoms
@@ -38,7 +38,7 @@ def make_pair(folder: Path, name: str, row: int, *, depth: int = 6, tumour: int 
     paths = folder / f"{name}.nii.gz", folder / f"{name}_mask.nii.gz"
     for array, path in zip((image, mask), paths, strict=True):
         sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
-    return ImagePair(*paths, mask_label=2, row=row)
+    return ImagePair(paths[0], paths[1:], mask_label=2, row=row)
 
 
 def make_cases(folder: Path) -> tuple[Case, ...]:
@@ -97,7 +97,7 @@ def test_records_are_the_resampled_slices(slices, split):
         grey_levels, tumour_pixels = source[i]
         pair = slices.cases[case].images[image]
         volume = volumes.read_image(pair.image)
-        mask = volumes.read_mask(pair.mask, 2, volume)
+        mask = masks.read_mask(pair.masks, 2, volume)
         grey = to_uint8(volume, slices.cases[case].condition, Data())
         np.testing.assert_array_equal(grey_levels[..., 0], resize(grey, SIZE)[z])
         np.testing.assert_array_equal(tumour_pixels[..., 0], resize_mask(mask, SIZE)[0][z])
@@ -113,7 +113,7 @@ def test_a_lesion_below_a_pixel_is_counted_and_kept(tmp_path, antialias):
     mask = np.zeros((6, 20, 16), np.uint8)
     mask[0, 8, 8] = mask[1, 8, 8] = 2
     mask[1, 2:12, 1:6] = 2
-    sitk.WriteImage(sitk.GetImageFromArray(mask), str(pair.mask))
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(pair.masks[0]))
     cases = Case("a", "ct", (pair,), "train"), Case("b", "ct", (pair,), "test")
     slices = cut(cases, tmp_path / "cache", image_size=5, antialias=antialias)
     table = slices.index("test")
@@ -177,12 +177,34 @@ def test_found_again_and_made_anew_where_something_changed(tmp_path):
         cut((*cases[:3], dataclasses.replace(cases[3], split="test")), cache),
         cut((*cases[:3], dataclasses.replace(cases[3], condition="x")), cache),
     ]
-    os.utime(cases[0].images[0].mask, ns=(1, 1))
+    os.utime(cases[0].images[0].masks[0], ns=(1, 1))
     changed.append(cut(cases, cache))
     image = cases[0].images[0].image
     image.with_name(image.name.partition(".")[0] + ".bval").write_text("0")
     changed.append(cut(cases, cache))
-    assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 11
+    pair = make_pair(tmp_path, "twice", 7)
+    for paths in (pair.masks, pair.masks + cases[0].images[0].masks):
+        several = dataclasses.replace(pair, masks=paths)
+        changed.append(cut((dataclasses.replace(cases[0], images=(several,)), *cases[1:]), cache))
+    os.utime(cases[0].images[0].masks[0], ns=(2, 2))  # the second file of the last one
+    last = dataclasses.replace(cases[0], images=(several,))
+    changed += [cut((last, *cases[1:]), cache), cut(cases, cache, resample_masks=True)]
+    assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 15
+
+
+def test_masks_on_another_grid_are_cut_if_asked_for(tmp_path):
+    cases = make_cases(tmp_path)
+    (path,) = cases[1].images[0].masks
+    mask = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).repeat(2, 1).repeat(2, 2)
+    fine = sitk.GetImageFromArray(mask)
+    fine.SetSpacing((0.5, 0.5, 1.0))
+    fine.SetOrigin((-0.25, -0.25, 0.0))
+    expected = [mask for _, mask in cut(cases, tmp_path / "cache").source("test")]
+    sitk.WriteImage(fine, str(path))
+    with pytest.raises(CohortError, match=r"row 4: the mask .*differ in size .*--resample-masks"):
+        cut(cases, tmp_path / "cache")
+    found = cut(cases, tmp_path / "cache", resample_masks=True).source("test")
+    np.testing.assert_array_equal([mask for _, mask in found], expected)
 
 
 def test_the_digest_follows_the_content_not_the_place(slices, tmp_path):
@@ -217,7 +239,7 @@ def test_dicom_gives_the_slices_of_the_same_scans_in_nifti(tmp_path):
     for number in range(3):
         place = tmp_path / f"p{number}"
         volume = volumes.read_image(place / "ct")
-        mask = volumes.read_mask(place / "seg.dcm", None, volume)
+        mask = masks.read_mask(place / "seg.dcm", None, volume)
         assert mask.sum() == 2 * 4 * (4 + number)
         for name, array in (("image", volume.voxels), ("mask", mask)):
             image = volumes.to_original_grid(array, volume.geometry)
@@ -257,7 +279,7 @@ def test_an_image_without_tumour_needs_no_mask(tmp_path):
     cases = make_cases(tmp_path)
     before = cut(cases, tmp_path / "cache")
     case = next(case for case in cases if case.split == "test")
-    without = dataclasses.replace(case.images[0], mask=None, tumour=False)
+    without = dataclasses.replace(case.images[0], masks=(), tumour=False)
     changed = tuple(
         dataclasses.replace(c, images=(without, *c.images[1:])) if c is case else c for c in cases
     )
@@ -290,7 +312,7 @@ def test_every_unusable_image_is_listed_and_nothing_is_left(tmp_path):
     first, _, _, last = (case.images[0] for case in cases)
     whole = first.image.read_bytes()
     first.image.write_bytes(whole[:-40])
-    test_mask = cases[1].images[0].mask
+    test_mask = cases[1].images[0].masks[0]
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((5, 20, 16), np.uint8)), str(test_mask))
     sitk.WriteImage(
         sitk.GetImageFromArray(np.full((2, 20, 16), np.nan, np.float32)), str(last.image)
@@ -311,7 +333,7 @@ def test_every_unusable_image_is_listed_and_nothing_is_left(tmp_path):
 def test_absent_files_are_listed(tmp_path):
     cases = make_cases(tmp_path)
     cases[0].images[1].image.unlink()
-    cases[3].images[0].mask.unlink()
+    cases[3].images[0].masks[0].unlink()
     with pytest.raises(CohortError, match=r"(?s)row 3: .*a2\.nii\.gz.*not found.*\n.*row 6: "):
         cut(cases, tmp_path / "cache")
 

@@ -20,8 +20,8 @@ from crlm_jax.config.storage import to_json
 from crlm_jax.errors import UserError
 from crlm_jax.export import bundle, to_onnx
 from crlm_jax.export import command as export_command
+from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging import resize as imaging_resize
-from crlm_jax.imaging import volumes
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.segment import load_best
@@ -337,7 +337,7 @@ def test_the_example_segments_a_scan_without_the_package(run, request, tmp_path,
     # tolerance of the threshold, and rounding decides.
     predict, volume = load(run), volumes.read_image(scan)
     assert volume.voxels.shape[0] == 11
-    found = volumes.read_mask(mask, None, volume)  # raises where the grids differ
+    found = masks.read_mask(mask, None, volume)  # raises where the grids differ
     probability = predict.probability(predict.slices(predict.grey(volume)))
     expected = predict.finish(probability, volume.geometry).mask
     probability = imaging_resize.resize(probability, volume.voxels.shape[1:], antialias=False)

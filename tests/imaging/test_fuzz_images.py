@@ -14,10 +14,11 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from crlm_jax.config.schema import Data
-from crlm_jax.imaging import grey, volumes
+from crlm_jax.imaging import grey, masks, volumes
 from crlm_jax.imaging.dicom.files import find_series, is_dicom
 from crlm_jax.imaging.geometry import VolumeError
 from tests.fuzzing import fuzz, mutated, taken_or_refused
+from tests.imaging import drawings
 from tests.imaging.dicom import dicoms, enhanced
 
 
@@ -54,7 +55,7 @@ def check_image(path: Path) -> None:
 
     if taken_or_refused(read, VolumeError, path.parent, str(path)):
         taken_or_refused(
-            lambda: volumes.read_mask(path, 1, volume), VolumeError, path.parent, str(path)
+            lambda: masks.read_mask(path, 1, volume), VolumeError, path.parent, str(path)
         )
 
 
@@ -231,7 +232,106 @@ def test_segmentation_bytes(segmentation, tmp_path, data):
     image, valid = segmentation
     path = tmp_path / "seg.dcm"
     path.write_bytes(data.draw(mutated(valid)))
-    read = lambda: volumes.read_mask(path, None, image)  # noqa: E731
+    read = lambda: masks.read_mask(path, None, image)  # noqa: E731
+    taken_or_refused(read, VolumeError, tmp_path, str(path))
+
+
+@pytest.fixture(scope="module")
+def contours(series, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rt")
+    write_series(folder / "ct", series)
+    image = volumes.read_image(folder / "ct")
+    corners = image.geometry.to_patient(np.array([(1, 1, 1), (1, 1, 4), (1, 3, 4), (1, 3, 1)]))
+    points = np.ravel(corners).tolist()
+    return image, drawings.write_contours(folder / "rs.dcm", {"Tumor": [points]}).read_bytes()
+
+
+@fuzz(150)
+@given(data=st.data())
+def test_contour_bytes(contours, tmp_path, data):
+    image, valid = contours
+    path = tmp_path / "rs.dcm"
+    path.write_bytes(data.draw(mutated(valid)))
+    read = lambda: masks.read_lesions(path, None, image)  # noqa: E731
+    taken_or_refused(read, VolumeError, tmp_path, str(path))
+
+
+POINTS = st.one_of(
+    st.sampled_from(["0", "-1e9", "1e308", "nan", "inf", "", "x", "1e-300", "-20", "30", "-100"]),
+    st.floats(-30, 60).map(lambda value: f"{value:.6g}"),
+)
+
+
+@fuzz(150)
+@given(values=st.lists(POINTS, max_size=12), kind=st.sampled_from(["CLOSED_PLANAR", "POINT", ""]))
+def test_contour_points(contours, tmp_path, values, kind):
+    image, valid = contours
+    (tmp_path / "valid.dcm").write_bytes(valid)
+    header = pydicom.dcmread(tmp_path / "valid.dcm")
+    (contour,) = header.ROIContourSequence[0].ContourSequence
+    contour.ContourGeometricType = kind
+    element = RawDataElement(
+        Tag("ContourData"), "DS", 0, "\\".join(values).encode() or None, 0, False, True
+    )
+    contour[Tag("ContourData")] = element
+    path = tmp_path / "rs.dcm"
+    try:
+        header.save_as(path)
+    except Exception:  # pydicom itself does not write it
+        return
+    (tmp_path / "valid.dcm").unlink()
+    read = lambda: masks.read_lesions(path, None, image)  # noqa: E731
+    taken_or_refused(read, VolumeError, tmp_path, str(path))
+
+
+SEGMENTS = [{"Name": "Liver", "LabelValue": 1}, {"Name": "Tumor", "LabelValue": 1, "Layer": 1}]
+
+
+@pytest.fixture(scope="module")
+def slicer(images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slicer")
+    (folder / "scan.nrrd").write_bytes(images[".nrrd"])
+    layers = np.zeros((2, 3, 6, 7), np.uint8)
+    layers[0, 1:, 2:5], layers[1, 1:, 3:5, 2:6] = 1, 1
+    grid = {"spacing": (0.7, 0.8, 5.0), "origin": (0.0, 0.0, 0.0)}
+    path = drawings.write_slicer(folder / "a.seg.nrrd", list(layers), SEGMENTS, **grid)
+    return volumes.read_image(folder / "scan.nrrd"), path.read_bytes()
+
+
+@pytest.mark.parametrize("resample", [False, True])
+@fuzz(150)
+@given(data=st.data())
+def test_slicer_bytes(slicer, tmp_path, resample, data):
+    image, valid = slicer
+    path = tmp_path / "a.seg.nrrd"
+    path.write_bytes(data.draw(mutated(valid)))
+    read = lambda: masks.read_lesions(path, None, image, resample=resample)  # noqa: E731
+    taken_or_refused(read, VolumeError, tmp_path, str(path))
+
+
+SLICER_VALUES = """
+    0;1;-1;2;99999999999;nan;x;1.5;Tumor;*;[;none;(1,0,0);none (0.7,0,0) (0,0.8,0) (0,0,5);
+    none (0,0.7,0) (0.8,0,0) (0,0,-5);none (0.7,0,0) (0,0.4,0) (0,0,5);(0.35,0,0);(-0.7,0,5);
+    (1e30,0,0);list domain domain domain;domain domain domain domain;unsigned char;double;4;3;raw
+"""
+
+
+@pytest.mark.parametrize("resample", [False, True])
+@fuzz(150)
+@given(
+    line=st.integers(0, 15),
+    value=st.sampled_from([text.strip() for text in SLICER_VALUES.split(";")]),
+)
+def test_slicer_header(slicer, tmp_path, resample, line, value):
+    image, valid = slicer
+    header, _, voxels = valid.partition(b"\n\n")
+    lines = header.split(b"\n")
+    line %= len(lines)
+    sign = b":=" if b":=" in lines[line] else b": "
+    lines[line] = lines[line].partition(sign)[0] + sign + value.encode()
+    path = tmp_path / "a.seg.nrrd"
+    path.write_bytes(b"\n".join(lines) + b"\n\n" + voxels)
+    read = lambda: masks.read_lesions(path, None, image, resample=resample)  # noqa: E731
     taken_or_refused(read, VolumeError, tmp_path, str(path))
 
 

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from crlm_jax.imaging import headers, volumes
+from crlm_jax.imaging import headers, masks, volumes
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.dicom.files import find_series
 from crlm_jax.imaging.geometry import MOST_VOXELS, VolumeError
@@ -144,11 +144,11 @@ def test_a_deflated_segmentation_that_would_fill_the_memory(tmp_path, monkeypatc
     like = volumes.read_image(tmp_path / "ct")
     deflate(path)
     assert segmentation.is_segmentation(path)
-    assert volumes.read_mask(path, None, like).all()
+    assert masks.read_mask(path, None, like).all()
     deflate(path, zeros_beyond(monkeypatch))
     assert not segmentation.is_segmentation(path)
     with pytest.raises(VolumeError, match=r"seg\.dcm: a deflated DICOM file"):
-        volumes.read_mask(path, None, like)
+        masks.read_mask(path, None, like)
 
 
 def test_a_deflated_dicom_that_is_cut_off(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.imaging.volumes import read_image, read_mask
+from crlm_jax.imaging.masks import read_mask
+from crlm_jax.imaging.volumes import read_image
 
 SIZE = 48
 
@@ -92,16 +93,17 @@ def test_hard_masks_and_label_maps_stay_as_they_are(tmp_path, picture, volume):
         row, column = divmod(number, 20)
         many[1, 4 * row : 4 * row + 2 - number % 2, 2 * column] = number + 56
     path = save(tmp_path / "many.nii.gz", many)
-    np.testing.assert_array_equal(read_mask(path, None, volume, doubts), many > 0)
+    np.testing.assert_array_equal(read_mask(path, "lesions", volume, doubts), many > 0)
     np.testing.assert_array_equal(read_mask(path, 255, volume, doubts), many == 255)
     assert doubts == []
 
 
-def test_grey_values_of_a_picture_that_all_count_are_said(tmp_path, picture):
+def test_grey_values_of_a_picture_are_asked_about(tmp_path, picture):
     liver = 127 * (disc(15) > 0) + 128 * (disc() > 0)
-    path, doubts = save(tmp_path / "liver.png", liver.astype(np.uint8)), []
-    assert read_mask(path, None, picture, doubts).sum() == (liver > 0).sum()
-    assert doubts == ["its grey values 127, 255 all count as tumour; choose with mask_label"]
+    path = save(tmp_path / "liver.png", liver.astype(np.uint8))
+    with pytest.raises(VolumeError, match=r"has the labels 127 \(588 voxels\), 255 .*mask_label"):
+        read_mask(path, None, picture)
+    assert read_mask(path, "127, 255", picture).sum() == (liver > 0).sum()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_a_missed_lesion_never_scores_however_small(tmp_path, pixels, antialias)
 def test_an_image_without_a_mask_is_measured_as_one_without_tumour(known, measured):
     config, prepared = known
     cases = tuple(
-        dataclasses.replace(case, images=(dataclasses.replace(image, mask=None, tumour=False),))
+        dataclasses.replace(case, images=(dataclasses.replace(image, masks=(), tumour=False),))
         for case in prepared.cases
         for image in case.images
         if case.patient == "clean"
@@ -177,3 +177,23 @@ def test_padding_of_the_last_batch_changes_nothing(known, measured, batch_size):
 def test_without_validation_patients_there_is_no_validation_dsc(known):
     config, prepared = known
     assert evaluate.validation_dsc(config, prepared, bright) is None
+
+
+def test_touching_lesions_count_as_their_reader_drew_them(tmp_path):
+    image, one, two = (np.zeros((3, 64, 64), np.int16) for _ in range(3))
+    image[:, 0, 0] = 255
+    one[1, 16:32, 16:24] = two[1, 16:32, 24:40] = 1
+    image[1, 16:32, 16:24] = 200
+    write_volume(tmp_path / "image.nii.gz", image)
+    write_volume(tmp_path / "teach.nii.gz", image + 1)
+    for name, mask in (("one", one), ("two", two), ("all", one + two)):
+        write_volume(tmp_path / f"{name}_mask.nii.gz", mask.astype(np.uint8))
+    rows = [
+        "drawn,ct,image.nii.gz,one_mask.nii.gz|two_mask.nii.gz,test",
+        "teach,ct,teach.nii.gz,all_mask.nii.gz,train",
+    ]
+    (result,) = evaluate_bright(*prepare(tmp_path, rows, ("ct",)))
+    lesions = [row for row in result.lesions if row.mask == "reference"]
+    assert [(row.lesion, row.partner) for row in lesions] == [(1, 1), (2, None)]
+    assert result.row.measures["lesion_sensitivity"] == 0.5
+    assert len(result.points["reference"][0].lesions) == 2

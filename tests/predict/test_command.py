@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from crlm_jax.config.schema import Data
 from crlm_jax.errors import UserError
-from crlm_jax.imaging import volumes
+from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.imaging.grey import to_uint8
@@ -224,7 +224,7 @@ def test_an_enhanced_diffusion_image(tmp_path, run, ending):
     words = ["--image", path, "--condition", "pre_dwi", "--out", out]
     assert run(*words, "--threshold", 1 / 3) == 0
     image = volumes.read_image(path)
-    np.testing.assert_array_equal(volumes.read_mask(out, None, image), array > 0)
+    np.testing.assert_array_equal(masks.read_mask(out, None, image), array > 0)
 
 
 def test_a_diffusion_nifti_by_b_value(tmp_path, run):

@@ -15,7 +15,7 @@ from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.recist import command as recist_command
 from crlm_jax.recist.thickness import slice_thickness
-from tests.imaging.dicom.dicoms import uid, write_series
+from tests.imaging.dicom.dicoms import uid, write_segments, write_series
 
 RUN = {"algorithm": "CRLM-GAN", "version": "1.2.3", "fingerprint": "0123abcd"}
 
@@ -91,10 +91,11 @@ def test_command_takes_one_label_and_warns_of_doubtful_ones(masks, tmp_path, cap
     boxes = [(1, 5, 5, 70), (1, 25, 5, 20)]
     pre = write(tmp_path / "two.nii.gz", boxes, values=(1, 2))
     argv = ["--pre", pre, *masks[2:]]
-    told = run(argv, capsys)
-    assert "90.0 → 40.0 mm" in told.out
-    assert "warning" in told.err
-    assert "its labels 1, 2 all count" in told.err
+    with pytest.raises(
+        UserError, match=r"has the labels 1 \(70 voxels\), 2 .*; say which are tumo"
+    ):
+        run(argv, capsys)
+    assert "90.0 → 40.0 mm" in run([*argv, "--label", "1,2"], capsys).out
     told = run([*argv, "--label", "2"], capsys)
     assert "20.0 → 0.0 mm" in told.out
     assert "post.nrrd: no voxel is labelled 2; it has 1" in told.err
@@ -291,3 +292,69 @@ def test_command_refuses_an_ending_and_runs_as_a_module(masks):
     assert ".json or .csv" in refused.stderr
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "PR; paired: sums only" in done.stdout
+
+
+def discs(*centres: tuple[float, float, float]) -> list[np.ndarray]:
+    """Discs (Z, H, W) by row, column and radius in pixels; the first ones keep what they share."""
+    y, x = np.indices((40, 60))
+    taken = np.zeros(y.shape, bool)
+    found = []
+    for row, column, radius in centres:
+        disc = (np.hypot(y - row, x - column) < radius) & ~taken
+        taken |= disc
+        found.append(np.stack([disc] * 3))
+    return found
+
+
+def test_touching_lesions_of_segments_labels_or_files_stay_apart(tmp_path, capsys):
+    before = discs((20, 14, 8), (20, 29, 8))
+    after = discs((20, 14, 5.6), (20, 31, 4.6))
+    argv: dict[str, list[str]] = {"segments": [], "labels": ["--label", "lesions"], "files": []}
+    for when, masks in (("pre", before), ("post", after)):
+        folder = tmp_path / when
+        grid = {"spacing": (5.0, 1.5, 1.5), "origin": (0.0, 0.0, 0.0)}
+        files = write_series(folder, np.arange(7200, dtype=np.int16).reshape(3, 40, 60), **grid)
+        names = {f"Tumor {number}": mask for number, mask in enumerate(masks, start=1)}
+        write_segments(tmp_path / f"{when}.dcm", files, names, spacing=grid["spacing"])
+        argv["segments"] += [f"--{when}", str(tmp_path / f"{when}.dcm")]
+        argv["segments"] += [f"--{when}-image", str(folder)]
+        labels = masks[0] + 2 * (masks[1] & ~masks[0])
+        argv["labels"] += [f"--{when}", save(tmp_path / f"{when}.nii.gz", labels)]
+        for number, mask in enumerate(masks):
+            save(tmp_path / f"{when}{number}.nrrd", mask)
+        argv["files"] += [f"--{when}", f"{tmp_path}/{when}?.nrrd"]
+    argv["joined"] = [part.replace("?.nrrd", "0.nrrd") for part in argv["files"]]
+    argv["joined"] = [f"{p}|{p[:-6]}1.nrrd" if p.endswith("0.nrrd") else p for p in argv["joined"]]
+    for name, each in argv.items():
+        told = run([*each, "--same-frame"], capsys)
+        assert "response (RECIST 1.1): PR" in told.out, name
+        assert told.err == ""
+    together = [*argv["labels"], "--label", "1,2", "--same-frame"]
+    assert "response (RECIST 1.1): SD" in run(together, capsys).out
+
+
+def save(path, array, spacing=(1.5, 1.5, 5.0), origin=(0.0, 0.0, 0.0)):
+    image = sitk.GetImageFromArray(array.astype(np.uint8))
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    sitk.WriteImage(image, str(path))
+    return str(path)
+
+
+def test_a_mask_on_another_grid_is_taken_if_asked_for(tmp_path, capsys):
+    (disc,) = discs((20, 14, 8))
+    mask = save(tmp_path / "mask.nii.gz", disc)
+    fine = disc.repeat(2, 1).repeat(2, 2)
+    fine = save(tmp_path / "fine.nii.gz", fine, (0.75, 0.75, 5.0), (-0.375, -0.375, 0.0))
+    image = save(tmp_path / "image.nii.gz", np.indices(disc.shape).sum(axis=0))
+    argv = ["--pre", fine, "--pre-image", image, "--post", mask, "--post-image", image]
+    with pytest.raises(UserError, match=r"fine\.nii\.gz .*--resample-masks does it"):
+        recist_command.main(argv)
+    told = run([*argv, "--resample-masks", "--same-frame"], capsys)
+    assert "(+0.0 mm, +0.0 %)" in told.out
+    assert "fine.nii.gz: resampled from 0.75" in told.err
+    cropped = sitk.ReadImage(mask)[3:30, 5:35]
+    sitk.WriteImage(sitk.Flip(cropped, (True, False, False)), str(tmp_path / "crop.nii.gz"))
+    told = run(["--pre", str(tmp_path / "crop.nii.gz"), *argv[2:], "--same-frame"], capsys)
+    assert "(+0.0 mm, +0.0 %)" in told.out
+    assert "crop.nii.gz: placed on the image's grid" in told.err

@@ -12,12 +12,14 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from crlm_jax.data.cohort.paths import spelt_path
 from crlm_jax.imaging.conditions import CONDITION, suggest_condition
+from crlm_jax.imaging.mask_files import split_masks
+from crlm_jax.imaging.segment_names import EACH_LABEL
 
 REQUIRED = ("patient", "condition", "image", "mask")
 OPTIONAL = ("mask_label", "b_value", "tumour", "split")
@@ -30,6 +32,7 @@ _THOUSANDS = re.compile(r"[1-9]\d{0,2}([.,]\d{3})+")
 # Categories of Unicode: control characters, formatting (such as marks of direction), line ends.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _FORMULA = ("=", "+", "-", "@")
+_WITH_NAMES = (".dcm", ".nrrd")  # endings of masks whose segments have names
 _LARGEST_LABEL = 2**31 - 1
 _T = TypeVar("_T")
 
@@ -104,20 +107,21 @@ def parse_condition(text: str) -> str:
 
 def find_image(text: str, folder: Path) -> Path:
     """Returns the path of an image file, or of the folder of a DICOM series."""
-    return _find(text, folder, folders=True)
+    return _check(spelt_path(text, folder), text, folders=True)
 
 
-def find_mask(text: str, folder: Path, image: Path) -> Path:
-    """Returns the path of a mask file, which must not be that of its image."""
-    file = _find(text, folder, folders=False)
-    if file.resolve() == image.resolve():
-        raise ValueError(f"the same file as the image: {text}; name the mask's own file")
-    return file
+def find_masks(text: str, folder: Path, image: Path) -> tuple[Path, ...]:
+    """Returns the files of a mask, as `split_masks`; none may be the image."""
+    files = split_masks(text, folder, spelt_path)
+    for file in files:
+        _check(file, text if len(files) == 1 else str(file), folders=False)
+        if file.resolve() == image.resolve():
+            raise ValueError(f"the same file as the image: {text}; name the mask's own file")
+    return files
 
 
-def _find(text: str, folder: Path, *, folders: bool) -> Path:
-    """Returns the path of a file; with `folders`, also that of a folder."""
-    file = spelt_path(text, folder)
+def _check(file: Path, text: str, *, folders: bool) -> Path:
+    """Returns the path if it is that of a file; with `folders`, also of a folder."""
     try:
         exists, found = file.is_file() or (folders and file.is_dir()), "file not found"
         if not exists and file.exists():
@@ -131,10 +135,16 @@ def _find(text: str, folder: Path, *, folders: bool) -> Path:
     return file
 
 
-def parse_label(text: str, mask: str) -> int | str:
-    """Returns a label above 0, or for a DICOM-SEG (`mask` ends with .dcm) the name of a segment."""
+def parse_label(text: str, masks: Sequence[str]) -> int | str:
+    """Returns a label above 0; or labels joined by commas, "lesions", or the name of a segment.
+
+    `masks` names the files of the mask. Without any the label does nothing, so that a column may
+    hold the same in every row.
+    """
     if not re.fullmatch(r"[+-]?\d+", text):
-        if mask.lower().endswith(".dcm"):  # segments of a DICOM-SEG have names
+        joined = re.fullmatch(r"0*[1-9]\d{0,8}(\s*,\s*0*[1-9]\d{0,8})+", text)
+        named = not masks or any(mask.lower().endswith(_WITH_NAMES) for mask in masks)
+        if joined or text.lower() == EACH_LABEL or named:
             return text
         raise ValueError(f"{text!r} is not an integer; write the label or leave it empty")
     label = int(text)

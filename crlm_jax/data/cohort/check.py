@@ -1,9 +1,9 @@
 """The content of a cohort and its problems, found by reading every image and every mask.
 
 Training meets the same problems, but later; this check is for the day on which the cohort is put
-together. A lesion is a connected part of a mask in 3D; voxels that share a corner are connected
-(26-connected). A picture (PNG) has no spacing, so its lesions have no volume. A lesion that shows
-in several pictures of a patient counts once in each.
+together. A lesion is one that the mask's reader drew apart, or else a connected part of the mask in
+3D; voxels that share a corner are connected (26-connected). A picture (PNG) has no spacing, so its
+lesions have no volume. A lesion that shows in several pictures of a patient counts once in each.
 """
 
 import collections
@@ -27,8 +27,9 @@ from crlm_jax.data.cohort.cases import Split, read_cohort
 from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
 from crlm_jax.imaging import grey
+from crlm_jax.imaging.adc import adc_doubt
 from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.imaging.lesions import label_lesions
+from crlm_jax.imaging.mask_files import name_masks
 from crlm_jax.imaging.resize import resize_mask, stretch_doubt
 from crlm_jax.imaging.volumes import Volume, read_image
 from crlm_jax.stats.patient_table import has_phantoms
@@ -52,6 +53,7 @@ class ImageCheck:
     volumes: tuple[float, ...]
     spacing: tuple[float, float, float] | None
     warnings: tuple[str, ...]
+    labels: tuple[str, ...] = ()  # of the mask, if it is a label map
     prints: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -108,7 +110,8 @@ def check_cohort(
     warnings += shared_scan_warnings(path, of_rows, [image.prints for image in images])
     # Only if all rows could be read is it known which images a patient lacks.
     warnings += [] if problems else _case_warnings(path, images, split)
-    warnings += _image_warnings(path, images) + _size_warnings(path, images, data)
+    warnings += _label_warnings(path, images) + _image_warnings(path, images)
+    warnings += _size_warnings(path, images, data)
     drawn = not any(row.split for row in rows)
     return Report(path, tuple(problems), tuple(warnings), tuple(images), split, drawn)
 
@@ -137,35 +140,34 @@ def _try_image(row: Row, data: Data) -> ImageCheck | str:
 def _check_image(row: Row, data: Data) -> ImageCheck:
     pair = row.pair
     volume = read_image(pair.image, b_value=pair.b_value)
-    of_mask: list[str] = []
-    mask = read_reference(pair, volume, of_mask)
-    labels, _ = label_lesions(mask)
-    sizes = np.bincount(labels.ravel())[1:].tolist()
+    mask = read_reference(pair, volume, resample=data.resample_masks)
+    sizes = [int(region.inside.sum()) for region in mask.regions]
     flat = len(volume.geometry.size) == 2
     voxel = float(np.prod(volume.spacing))
     of_image = list(volume.doubts)
     if doubt := grey.modality_doubt(volume, row.condition):
-        of_image.append(
-            f"looks like another modality than {row.condition}: {doubt}; correct the condition, or "
-            "export it again with its rescale slope and intercept"
-        )
+        remedy = "correct the condition, or export it again with its rescale slope and intercept"
+        if adc_doubt(volume, row.condition):
+            remedy = "give the diffusion image itself, or a condition of maps such as pre_adc"
+        of_image.append(f"looks like another modality than {row.condition}: {doubt}; {remedy}")
     if doubt := stretch_doubt(volume.voxels.shape, volume.spacing):
         of_image.append(doubt)
-    if doubt := grey.clipping_doubt(volume, mask, row.condition, data):
+    if doubt := grey.clipping_doubt(volume, mask.voxels, row.condition, data):
         of_image.append(doubt)
-    _, too_small = resize_mask(mask, data.image_size)
+    _, too_small = resize_mask(mask.voxels, data.image_size)
     warnings = [f"{row.image}: {doubt}" for doubt in of_image]
-    warnings += (f"{row.mask}: {doubt}" for doubt in of_mask)
+    warnings += (f"{name_masks(row.masks)}: {doubt}" for doubt in mask.doubts)
     return ImageCheck(
         row,
-        slices=len(mask),
-        tumour_slices=int(mask.any(axis=(1, 2)).sum()),
+        slices=len(mask.voxels),
+        tumour_slices=int(mask.voxels.any(axis=(1, 2)).sum()),
         too_small=int(too_small.sum()),
         too_small_slices=int(np.count_nonzero(too_small)),
         lesions=len(sizes),
         volumes=() if flat else tuple(size * voxel for size in sizes),
         spacing=None if flat else volume.spacing,
         warnings=tuple(warnings),
+        labels=mask.labels,
         prints=_prints(volume),
     )
 
@@ -209,6 +211,24 @@ def _case_warnings(
                     "cannot be an experiment by itself"
                 )
     return warnings
+
+
+def _label_warnings(path: Path, images: Sequence[ImageCheck]) -> list[str]:
+    """Finds masks without a `mask_label` whose label is not tumour elsewhere, such as the liver."""
+    asked = [image.row.mask_label for image in images if isinstance(image.row.mask_label, int)]
+    given = {str(label) for label in asked}
+    other = [
+        str(image.row.row)
+        for image in images
+        if image.row.mask_label is None and image.labels and given.isdisjoint(image.labels)
+    ]
+    if not (given and other):
+        return []
+    return [
+        f"{path}: column 'mask_label' is empty in rows {_some(other)}, so that their only label "
+        f"counts as tumour; elsewhere tumour is {', '.join(sorted(given))}: write it there too, if "
+        "the label is that of an organ"
+    ]
 
 
 def _image_warnings(path: Path, images: Sequence[ImageCheck]) -> list[str]:

@@ -20,6 +20,7 @@ from crlm_jax.data.cohort.layouts import from_decathlon, from_nnunet, from_relea
 from crlm_jax.data.cohort.patterns import Found, from_patterns
 from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.data.cohort.write import write_cohort
+from crlm_jax.imaging.lattice import RESAMPLE
 from crlm_jax.system.console import local_path, print_stderr, print_table
 from crlm_jax.system.files import check_new
 
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"side of the network's slices in pixels (default {Data.image_size})",
     )
     check.add_argument("--workers", type=int, default=2, help="images read at once (default 2)")
+    check.add_argument("--resample-masks", action="store_true", help=RESAMPLE)
     build = commands.add_parser(
         "build",
         help="make a cohort.csv",
@@ -110,7 +112,7 @@ def _check(args: argparse.Namespace) -> int:
         raise CohortError(f"--workers {args.workers}: write 1 or more")
     if args.image_size < 1:
         raise CohortError(f"--image-size {args.image_size}: write 1 or more, in pixels")
-    data = Data(image_size=args.image_size)
+    data = Data(image_size=args.image_size, resample_masks=args.resample_masks)
     report = check_cohort(args.cohort, data=data, workers=args.workers, progress=True)
     for problem in report.problems:
         print_stderr(f"error: {problem}")

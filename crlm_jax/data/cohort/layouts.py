@@ -246,12 +246,7 @@ def _choose_label(path: Path, labels: Any, label: str | None) -> str:
             hint = f" (did you mean '{close[0]}'?)" if close else ""
             raise CohortError(f"--label {label!r}{hint}: the labels of {path} are: {listed}")
         ids = choice[match[0]]
-    if len(ids) > 1 and ids != every:
-        raise CohortError(
-            f"label {label or listed!r} is several numbers ({', '.join(map(str, sorted(ids)))}) of "
-            f"those in {path} ({listed}); choose one number, or join them in the masks"
-        )
-    return "" if len(ids) > 1 else str(*ids)
+    return ",".join(map(str, sorted(ids)))
 
 
 def _stem(path: Path) -> str:

@@ -1,11 +1,12 @@
 """The rows of `cohort.csv`; all that is wrong with them is reported at once.
 
 The file has one row an image: ``patient,condition,image,mask`` and optionally ``mask_label`` (what
-counts in the mask: an integer, or for a DICOM-SEG a name or pattern such as ``Tumor*``; empty: any
-non-zero), ``b_value`` (s/mm², which image of a DICOM diffusion series), ``tumour`` (``yes`` or
+is tumour in the mask: an integer, a pattern of names such as ``Tumor*``, or ``lesions``; see
+`imaging.masks`), ``b_value`` (s/mm², which image of a diffusion series), ``tumour`` (``yes`` or
 ``no``; an image without tumour needs no mask) and ``split`` (``train``, ``validation`` or ``test``;
 absent: drawn, see `cases`). Paths are relative to the file; an image may be a folder, a DICOM
-series. `cells` has the rules of each column, `table` those of the text.
+series; a mask may be several files joined by ``|``, or a pattern. `cells` has the rules of each
+column, `table` those of the text.
 
 A problem names its row as a spreadsheet numbers it (the header is row 1).
 """
@@ -22,7 +23,7 @@ from crlm_jax.data.cohort.cells import (
     REQUIRED,
     Cells,
     find_image,
-    find_mask,
+    find_masks,
     parse_b_value,
     parse_condition,
     parse_label,
@@ -41,13 +42,13 @@ _NO_MASK = "empty; fill the cell, or write 'no' in the column 'tumour' if the im
 class ImagePair:
     """One image and its mask; `row` as in a spreadsheet, `b_value` in s/mm².
 
-    Without a `mask`, the image shows no tumour. A `mask_label` in words is a pattern over the
-    segments of a DICOM-SEG; None: any non-zero voxel counts. `tumour` is what the file says of the
-    image; None: nothing.
+    `masks` are the files that make up the mask; without any, the image shows no tumour.
+    `mask_label` says what is tumour in them, see `imaging.masks.read_mask`. `tumour` is what the
+    file says of the image; None: nothing.
     """
 
     image: Path
-    mask: Path | None
+    masks: tuple[Path, ...]
     mask_label: int | str | None
     row: int
     b_value: float | None = None
@@ -69,7 +70,7 @@ class ImageRow:
 class Row(ImageRow):
     """A whole row; `split` is as in `cases.SPLITS`, or "" where the file gives none."""
 
-    mask: Path | None
+    masks: tuple[Path, ...]
     mask_label: int | str | None
     split: str
     tumour: bool | None = None
@@ -78,7 +79,7 @@ class Row(ImageRow):
     def pair(self) -> ImagePair:
         """The image and its mask, without patient and condition."""
         return ImagePair(
-            self.image, self.mask, self.mask_label, self.row, self.b_value, self.tumour
+            self.image, self.masks, self.mask_label, self.row, self.b_value, self.tumour
         )
 
 
@@ -192,17 +193,16 @@ def _read_image_row(cells: Cells) -> ImageRow:
 def _read_row(cells: Cells) -> Row:
     about = _read_image_row(cells)
     tumour = cells.read("tumour", parse_tumour, None)
-    mask = None
+    masks: tuple[Path, ...] = ()
     if cells.texts["mask"]:
-        mask = cells.read("mask", lambda text: find_mask(text, cells.folder, about.image), None)
+        masks = cells.read("mask", lambda text: find_masks(text, cells.folder, about.image), ())
     elif tumour is not False:
         cells.refuse("mask", _NO_MASK)
+    names = list(map(str, masks)) or list(filter(None, [cells.texts["mask"]]))
     return Row(
         **vars(about),
-        mask=mask,
-        mask_label=cells.read(
-            "mask_label", lambda text: parse_label(text, cells.texts["mask"]), None
-        ),
+        masks=masks,
+        mask_label=cells.read("mask_label", lambda text: parse_label(text, names), None),
         split=cells.read("split", parse_split, ""),
         tumour=tumour,
     )

@@ -1,9 +1,9 @@
 """The folder that an import writes: a folder for each patient, `cohort.csv` and `import_log.csv`.
 
-A patient's folder appears whole or not at all, with the image, the mask of all tumours and the
-record of the import. `cohort.csv` and `import_log.csv` are made of those records, so that a run
-that was stopped loses only the patient that it was at. Nothing about a patient is written but the
-Patient ID.
+A patient's folder appears whole or not at all, with the image, the mask of all tumours (a label
+map in which each is a lesion) and the record of the import. `cohort.csv` and `import_log.csv` are
+made of those records, so that a run that was stopped loses only the patient that it was at. Nothing
+about a patient is written but the Patient ID.
 """
 
 import csv
@@ -40,10 +40,11 @@ class Record:
     reason: str  # why the patient was refused; or what was left aside of a patient who was taken
     slices: str = ""
     tumour_slices: str = ""
-    lesions: str = ""  # parts of the mask that are connected, also by a corner
+    lesions: str = ""  # as they were drawn: segments, or connected parts of the only one
     spacing_mm: str = ""  # along a row, down a column, between slices
     image_series: str = ""  # Series Instance UID
     segmentation_series: str = ""
+    mask_label: str = ""  # of the mask in `cohort.csv`; empty in imports of 0.1.0: one label, 1
 
 
 class ImportFolder:
@@ -124,8 +125,8 @@ class ImportFolder:
         everyone = sorted([*done, *self._refused], key=lambda record: record.patient)
         head = [field.name for field in dataclasses.fields(Record)]
         write_whole(self._out / LOG, to_csv([head, *map(dataclasses.astuple, everyone)]))
-        rows = [(one.patient, "ct", *self._files(one.patient)[:2]) for one in done]
-        write_whole(self._out / COHORT, to_csv([REQUIRED, *rows]))
+        rows = [(one.patient, "ct", *self._files(one.patient)[:2], one.mask_label) for one in done]
+        write_whole(self._out / COHORT, to_csv([(*REQUIRED, "mask_label"), *rows]))
 
 
 def _read_record(path: Path) -> Record | None:

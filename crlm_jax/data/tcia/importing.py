@@ -25,7 +25,8 @@ from crlm_jax.data.tcia.collection import ImportFailed, PatientFiles, unreadable
 from crlm_jax.data.tcia.folder import COHORT, LOG, ImportFolder, Record
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.imaging.lesions import label_lesions
+from crlm_jax.imaging.masks import read_lesions
+from crlm_jax.imaging.segment_names import EACH_LABEL
 from crlm_jax.system.console import print_stderr
 
 
@@ -115,7 +116,8 @@ def _import_patient(patient: str, files: PatientFiles, cohort: ImportFolder) -> 
             f"{segmentation.path}: drawn on {len(absent)} images that are not among the "
             f"{len(present)} of series {series}; copy or download the series again, whole"
         )
-    mask = volumes.read_mask(segmentation.path, None, image)
+    drawn = read_lesions(segmentation.path, None, image)
+    mask = drawn.voxels
     if not mask.any():
         raise VolumeError(f"{segmentation.path}: its tumour segments mark no voxel")
     record = Record(
@@ -124,15 +126,17 @@ def _import_patient(patient: str, files: PatientFiles, cohort: ImportFolder) -> 
         reason=note,
         slices=str(len(mask)),
         tumour_slices=str(np.count_nonzero(mask.any(axis=(1, 2)))),
-        lesions=str(label_lesions(mask)[1]),
+        lesions=str(len(drawn.regions)),
+        mask_label=EACH_LABEL,
         spacing_mm=" x ".join(f"{size:.6g}" for size in image.geometry.spacing),
         image_series=series,
         segmentation_series=segmentation.uid,
     )
+    kind = np.uint8 if len(drawn.regions) < 256 else np.uint16
     cohort.take(
         record,
         volumes.to_original_grid(_whole_numbers(image.voxels), image.geometry),
-        volumes.to_original_grid(mask, image.geometry),
+        volumes.to_original_grid(drawn.lesions.astype(kind), image.geometry),
     )
 
 

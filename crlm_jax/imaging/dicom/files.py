@@ -115,10 +115,10 @@ def choose_series(
         left_out += others
     if not found:
         kinds = f" ({', '.join(others)})" if others else ""
-        raise VolumeError(
-            f"{path}: no image among its {len(files)} DICOM files{kinds}; give the folder of the "
-            "slices"
-        )
+        remedy = "give the folder of the slices"
+        if any(map(_is_picture, others)):
+            remedy += "; a Secondary Capture does not say where it lies: convert it to NIfTI"
+        raise VolumeError(f"{path}: no image among its {len(files)} DICOM files{kinds}; {remedy}")
     chosen = pick_series(path, found, series)
     if len(chosen) != 1:
         several = f"{len(chosen)} series {series}" if series else f"{len(found)} series"
@@ -222,7 +222,17 @@ def identify(path: Path) -> Identity:
         if not series and ("Image Storage" in kind or kind == sop):
             raise ValueError("no Series Instance UID")
         placed = bool(header.get("ImagePositionPatient"))
+        if not placed and _is_picture(kind) and _MULTI_FRAME in kind:
+            groups = read_file(path, stop_before_pixels=True, tags=[_PER_FRAME])
+            placed = bool(groups.get(_PER_FRAME))
         return Identity(kind, series, modality, patient, instance, placed)
+
+
+_PER_FRAME, _MULTI_FRAME = "PerFrameFunctionalGroupsSequence", "Multi-frame"
+
+
+def _is_picture(kind: str) -> bool:
+    return "Secondary Capture" in kind
 
 
 @contextlib.contextmanager
@@ -279,6 +289,7 @@ def _scan(
     found: dict[str, list[Path]] = {}
     pictures: dict[str, list[Path]] = {}  # of the screen, by series
     unplaced: set[str] = set()
+    stacks: set[str] = set()  # series of several frames a file
     others: collections.Counter[str] = collections.Counter()
     for path in files:
         try:
@@ -292,11 +303,13 @@ def _scan(
             others[file.kind.removesuffix(" Storage")] += 1
             continue
         found.setdefault(file.series, []).append(path)
-        if "Secondary Capture" in file.kind:
+        if _is_picture(file.kind):
             pictures.setdefault(file.series, []).append(path)
             unplaced |= set() if file.placed else {file.series}
+            stacks |= {file.series} if _MULTI_FRAME in file.kind else set()
     for uid, shots in pictures.items():
-        if len(found[uid]) == len(shots) and (uid in unplaced or len(shots) == 1):
+        alone = len(shots) == 1 and uid not in stacks
+        if len(found[uid]) == len(shots) and (uid in unplaced or alone):
             del found[uid]
             others["Secondary Capture"] += len(shots)
     if left_out is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crlm_jax.data.cohort.cases import read_cohort, read_images
-from crlm_jax.data.cohort.rows import CohortError, ImageRow
+from crlm_jax.data.cohort.rows import CohortError, ImageRow, read_rows
 
 HEADER = "patient,condition,image,mask"
 
@@ -61,7 +61,7 @@ def test_reads_images_in_file_order_with_labels_and_rows(tmp_path):
         ("a", "ct", "test"),
     ]
     first, second = cases[0].images
-    assert (first.image, first.mask) == (tmp_path / "im1", tmp_path / "ma1")
+    assert (first.image, first.masks) == (tmp_path / "im1", (tmp_path / "ma1",))
     assert (first.mask_label, first.row) == (2, 2)
     assert (second.image.name, second.mask_label, second.row) == ("im3", None, 5)
 
@@ -136,15 +136,15 @@ def test_an_image_without_tumour_needs_no_mask(tmp_path):
     lines = ["a,ct,im1,ma1,yes", "b,ct,im2,,no", "c,ct,im3,ma3,", "d,ct,im4,ma4,No"]
     path = write(tmp_path, [header, *lines])
     found = {
-        case.patient: (image.mask and image.mask.name, image.tumour)
+        case.patient: ([mask.name for mask in image.masks], image.tumour)
         for case in read_cohort(path, conditions=["ct"])
         for image in case.images
     }
     assert found == {
-        "a": ("ma1", True),
-        "b": (None, False),
-        "c": ("ma3", None),
-        "d": ("ma4", False),
+        "a": (["ma1"], True),
+        "b": ([], False),
+        "c": (["ma3"], None),
+        "d": (["ma4"], False),
     }
     lines = ["a,ct,im1,,", "b,ct,im2,,yes", "c,ct,im3,ma3,perhaps"]
     message = refuse(
@@ -381,3 +381,62 @@ def test_real_cohort(shared):
     assert len(cases) == 11
     assert {case.patient for case in cases} >= {"lits-117", "msd-11485"}
     assert sum(len(case.images) for case in cases) == 25
+
+
+def test_a_mask_may_be_several_files(tmp_path):
+    for number in (1, 2, 3):
+        (tmp_path / f"ma{number}").touch()
+        (tmp_path / f"im{number}").touch()
+    path = tmp_path / "cohort.csv"
+    lines = ["a,ct,im1,ma1|ma2", "b,ct,im2,ma[12]", "c,ct,im3,ma1 | ma?"]
+    path.write_text("\n".join([HEADER, *lines]))
+    found = {case.patient: case.images[0].masks for case in read_cohort(path, conditions=["ct"])}
+    one, two, three = (tmp_path / f"ma{number}" for number in (1, 2, 3))
+    assert found["a"] == found["b"] == (one, two)
+    assert found["c"] == (one, two, three)
+    lines = ["a,ct,im1,ma1|none", "b,ct,im2,no*", "c,ct,im3,ma1|im3"]
+    path.write_text("\n".join([HEADER, *lines]))
+    refuse(
+        path,
+        f"row 2, column 'mask': file not found: {tmp_path / 'none'}; correct the path",
+        "row 3, column 'mask': file not found: no*; correct the path",
+        "row 4, column 'mask': the same file as the image: ma1|im3",
+    )
+
+
+def test_several_files_are_spelt_as_other_paths_are(tmp_path, monkeypatch):
+    folder = tmp_path / "a [1]"  # is no pattern
+    (folder / "sub").mkdir(parents=True)
+    for name in ("im1", "sub/ma1", "sub/ma2"):
+        (folder / name).touch()
+    monkeypatch.setenv("CRLM_MASKS", str(folder / "sub"))
+    monkeypatch.setenv("HOME", str(folder))
+    both = (folder / "sub" / "ma1", folder / "sub" / "ma2")
+    path = folder / "cohort.csv"
+    spelt = [
+        "$CRLM_MASKS/ma1|$CRLM_MASKS/ma2",
+        r"sub\ma*",
+        "~/sub/ma2|~/sub/ma?",
+        r"sub\ma1|sub/ma2",
+    ]
+    for cell in spelt:
+        path.write_text("\n".join([HEADER, f"a,ct,im1,{cell}"]))
+        (row,), problems = read_rows(path)
+        assert (sorted(row.masks), problems) == (list(both), [])
+    path.write_text("\n".join([HEADER, r"a,ct,im1,ma1|D:\x\sub\ma1"]))
+    refuse(path, "row 2, column 'mask': a path of Windows", "such as sub/ma1")
+
+
+@pytest.mark.parametrize("label", ["Tumor*", "lesions", "2"])
+def test_a_label_without_a_mask_does_nothing(tmp_path, label):
+    header = HEADER + ",mask_label,tumour"
+    path = write(tmp_path, [header, f"a,ct,im1,,{label},no", "b,ct,im2,ma2,,"])
+    (case,) = (c for c in read_cohort(path, conditions=["ct"]) if c.patient == "a")
+    assert case.images[0].masks == ()
+
+
+@pytest.mark.parametrize("label", ["lesions", "1, 2", "12,3"])
+def test_labels_of_a_map(tmp_path, label):
+    path = write(tmp_path, [HEADER + ",mask_label", f'a,ct,im1,ma1,"{label}"', "b,ct,im2,ma2,1"])
+    (case,) = (c for c in read_cohort(path, conditions=["ct"]) if c.patient == "a")
+    assert case.images[0].mask_label == label

@@ -111,6 +111,16 @@ def test_images_that_look_like_another_modality(tmp_path, condition, low, high, 
     assert part is None or part in doubts[0]
 
 
+def test_an_adc_map_has_its_own_remedy(tmp_path):
+    cells = write_pair(tmp_path, "a_ADC", a_mask(ONE))
+    report = check_cohort(write_cohort(tmp_path, [f"a,dwi,{cells}"]))
+    (doubt,) = (warning for warning in report.warnings if "looks like" in warning)
+    assert doubt.endswith(
+        "it is an ADC map by its name; give the diffusion image itself, or a condition of maps "
+        "such as pre_adc"
+    )
+
+
 def test_doubts_of_a_mask_name_the_mask(tmp_path):
     lines = ["patient,condition,image,mask"]
     soft = np.zeros((24, 24), np.uint8)
@@ -264,7 +274,8 @@ def test_a_dicom_series_under_two_patients_is_a_warning(tmp_path):
         mask = to_original_grid(image.voxels > 300, image.geometry)
         sitk.WriteImage(mask, str(tmp_path / f"{name}.nii.gz"))
         lines.append(f"{name},ct,{name},{name}.nii.gz")
-    (warning,) = check_cohort(write_cohort(tmp_path, lines)).warnings
+    said = check_cohort(write_cohort(tmp_path, lines)).warnings
+    (warning,) = (line for line in said if "may train on what it tests" in line)
     assert "'a' (row 2, a) and 'b' (row 3, b) are one DICOM series by their UID" in warning
 
 
@@ -343,3 +354,54 @@ def test_real_cohort(shared, capsys):
     assert "Pictures have no spacing" in out
     assert "no tumour in any image of msd-11596, msd-11653, msd-11891, msd-12145" in err
     assert "modality" not in err
+
+
+def test_lesions_count_as_they_were_drawn(tmp_path):
+    """Two boxes that touch: one mask, labels, files of their own, and on a finer grid."""
+    left, right = np.s_[1:3, 2:4, 2:5], np.s_[1:3, 2:4, 5:8]
+    rows = [HEADER]
+    for name in ("one", "labels", "files", "fine"):
+        cells = write_pair(tmp_path, name, a_mask(left, right))
+        rows.append(f"{name},dwi,{cells},,{'test' if name == 'one' else 'train'}")
+    labels = a_mask(left) + 2 * a_mask(right)
+    write_volume(tmp_path / "labels_roi.nii.gz", labels.astype(np.uint8))
+    for name, box in (("a", left), ("b", right)):
+        write_volume(tmp_path / f"files_{name}.nii.gz", a_mask(box).astype(np.uint8))
+    fine = sitk.GetImageFromArray(a_mask(left, right).astype(np.uint8).repeat(2, 1).repeat(2, 2))
+    fine.SetSpacing((0.75, 0.75, 7.0))
+    fine.SetOrigin((-0.375, -0.375, 0.0))
+    sitk.WriteImage(fine, str(tmp_path / "fine_roi.nii.gz"))
+    rows[3] = rows[3].replace("files_roi.nii.gz", "files_?.nii.gz")
+    path = tmp_path / "cohort.csv"
+    path.write_text("\n".join(rows))
+    said = check_cohort(path).problems
+    assert len(said) == 2
+    assert "row 3: " in said[0]
+    assert "has the labels 1 (12 voxels), 2 (12 voxels)" in said[0]
+    assert "row 5: the mask " in said[1]
+    assert "--resample-masks" in said[1]
+    rows[2] = rows[2].replace(",,train", ",lesions,train")
+    path.write_text("\n".join(rows))
+    report = check_cohort(path, data=Data(resample_masks=True))
+    assert report.problems == ()
+    assert [image.lesions for image in report.images] == [1, 2, 2, 1]
+    assert [sum(image.volumes) for image in report.images] == [24 * 7 * 1.5 * 1.5] * 4
+    (warning,) = [text for text in report.warnings if "fine_roi" in text]
+    assert "resampled from 0.75 × 0.75 × 7 mm" in warning
+    assert exit_code(main, ["check", str(path)]) == 1
+    assert exit_code(main, ["check", str(path), "--resample-masks"]) == 0
+
+
+def test_a_liver_without_tumour_beside_labelled_masks_is_said(tmp_path):
+    rows = [HEADER]
+    for name, value, label in (("a", 2, "2"), ("b", 1, ""), ("c", 2, ""), ("d", 1, "2")):
+        cells = write_pair(tmp_path, name, a_mask(ONE))
+        write_volume(tmp_path / f"{name}_roi.nii.gz", a_mask(ONE).astype(np.uint8) * value)
+        rows.append(f"{name},dwi,{cells},{label},{'test' if name == 'a' else 'train'}")
+    path = tmp_path / "cohort.csv"
+    path.write_text("\n".join(rows))
+    report = check_cohort(path)
+    assert report.problems == ()
+    (warning,) = [text for text in report.warnings if "mask_label" in text]
+    assert "column 'mask_label' is empty in rows 3, so that" in warning
+    assert "elsewhere tumour is 2" in warning

@@ -16,7 +16,8 @@ from crlm_jax.data.phantom import cohort as phantom_cohort
 from crlm_jax.data.phantom.cohort import CONDITIONS, make_phantom
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.grey import to_uint8
-from crlm_jax.imaging.volumes import read_image, read_mask
+from crlm_jax.imaging.masks import read_mask
+from crlm_jax.imaging.volumes import read_image
 from tests.benchmarks.phantom import contrast_to_noise
 
 PATIENTS = 3
@@ -204,7 +205,7 @@ def clipped(tmp_path_factory) -> dict[str, list[float]]:
     for row in read_rows(path)[0]:
         volume = read_image(row.image)
         grey = to_uint8(volume, row.condition, Data())
-        lesions = grey[read_mask(row.mask, None, volume)]
+        lesions = grey[read_mask(row.masks, None, volume)]
         shares[row.condition].append(float(((lesions == 0) | (lesions == 255)).mean()))
     return shares
 

@@ -209,14 +209,34 @@ def test_stacks_in_several_directions(tmp_path):
     refuse(lambda: read_series(tmp_path), "holds 2 stacks of slices in different directions")
 
 
+def as_secondary_capture(header: Dataset) -> None:
+    kind = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = kind
+
+
 def test_frames_without_positions(tmp_path):
     def change(header):
-        kind = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
-        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = kind
         del header.PerFrameFunctionalGroupsSequence
 
     path = write_enhanced(tmp_path / "a.dcm", [(voxels(), None)], change=change)
     refuse(lambda: read_series(path), f"{path}: holds 6 frames without a position each", "NIfTI")
+
+
+def test_a_secondary_capture_is_read_if_it_says_where_its_frames_lie(tmp_path):
+    path = write_enhanced(tmp_path / "a.dcm", [(voxels(), None)], change=as_secondary_capture)
+    array, _, _ = read_series(path)
+    np.testing.assert_array_equal(array, voxels())
+
+    def change(header):
+        as_secondary_capture(header)
+        del header.PerFrameFunctionalGroupsSequence
+
+    write_enhanced(path, [(voxels(), None)], change=change)
+    refuse(
+        lambda: read_series(path),
+        f"{path}: no image among its 1 DICOM files (Secondary Capture (1))",
+        "a Secondary Capture does not say where it lies: convert it to NIfTI",
+    )
 
 
 def test_frames_that_are_not_those_described(tmp_path):

@@ -25,7 +25,8 @@ from crlm_jax.imaging.dicom.files import find_series, is_dicom
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.imaging.volumes import read_image, read_mask
+from crlm_jax.imaging.masks import read_mask
+from crlm_jax.imaging.volumes import read_image
 from tests.imaging.dicom.dicoms import (
     FRAME,
     ORIGIN,

@@ -6,7 +6,8 @@ import pytest
 
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.sources import check_sources
-from crlm_jax.imaging.volumes import read_image, read_mask
+from crlm_jax.imaging.masks import read_mask
+from crlm_jax.imaging.volumes import read_image
 from tests.imaging.dicom import dicoms
 from tests.imaging.dicom.dicoms import refuse, save, voxels
 from tests.imaging.dicom.enhanced import diffusion, make_mosaic, write_enhanced

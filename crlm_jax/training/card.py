@@ -13,7 +13,8 @@ from rich.table import Table
 from crlm_jax import __version__
 from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import Config
-from crlm_jax.data.cohort.cases import SPLITS
+from crlm_jax.config.selection import LABELS, metric_name
+from crlm_jax.data.cohort.cases import SPLITS, Case
 from crlm_jax.data.slices import Slices
 from crlm_jax.method.step import TrainState
 from crlm_jax.report.tables import HEADER, result_rows
@@ -74,6 +75,39 @@ def describe_run(
                      f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"),
         ("files", f"{folder.path}: {folder.listing()}"),
     ]  # fmt: skip
+
+
+def describe_split(cases: Sequence[Case], config: Config) -> str:
+    """Says where test and validation patients come from."""
+    data, column = config.data, "as the cohort's column split says"
+    tested = column
+    if any(case.drawn for case in cases if case.split == "test"):
+        number = f"{data.test_patients or f'{data.test_fraction:.0%}'} of the patients, drawn"
+        if data.fold:
+            number = f"fold {data.fold} of the patients"
+        tested = f"{number} (seed {data.split_seed})"
+    validation = [case for case in cases if case.split == "validation"]
+    validated = column
+    if config.train.refit:
+        validated = (
+            "nobody; those who validated in "
+            f"{config.train.refit} are trained on, for as many steps as they chose there"
+        )
+    elif not validation:
+        validated = "nobody"
+    elif any(case.drawn for case in validation):
+        validated = f"{data.validation_fraction:.0%} of the training patients, taken out of them"
+    return f"test: {tested}; validation: {validated}"
+
+
+def describe_choice(config: Config, log: Sequence[Mapping[str, Any]]) -> str:
+    """Says why the checkpoint that is tested was chosen; `log` are the lines of the log."""
+    if config.train.refit:
+        return f"the last: a refit of {config.train.refit} validates on nobody"
+    name = metric_name(config)
+    if not any(name in line for line in log):
+        return "the last: no validation patient has a tumour slice to choose by"
+    return f"the best on the validation patients: mean DSC of {LABELS[name]}"
 
 
 def describe_small_lesions(config: Config, slices: Slices) -> list[tuple[str, str]]:

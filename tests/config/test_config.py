@@ -13,9 +13,13 @@ from crlm_jax.config.storage import differences, from_json, to_json
 YOUNGER = {
     "data.antialias": False,
     "data.mr_window": "percentiles",
+    "data.test_patients": 0,
+    "data.fold": "",
     "loss.feature_weight": 1.0,
     "loss.mask_applied": "after_normalisation",
     "train.init": "",
+    "train.select": "paper",
+    "train.refit": "",
     "train.ema": 0.0,
     "system.threads": 0,
 }

@@ -28,10 +28,11 @@ def test_lengths_and_volumes_have_units_and_shares_have_none():
 def test_a_measure_is_called_the_same_everywhere():
     paper, clinical, dice = (BY_NAME[name] for name in COMPARED)
     assert [m.row_header for m in (paper, clinical, dice)] == [
-        "DSC (paper)", "DSC (clinical)", "surface Dice 2 mm",
+        "DSC (paper, pooled)", "DSC (clinical)", "surface Dice 2 mm",
     ]  # fmt: skip
     assert [m.title for m in (paper, clinical, dice, BY_NAME["hd95"])] == [
-        "DSC, paper's protocol", "DSC, clinical protocol", "surface Dice at 2 mm", "HD95 (mm)",
+        "DSC, paper's protocol, pooled", "DSC, clinical protocol", "surface Dice at 2 mm",
+        "HD95 (mm)",
     ]  # fmt: skip
     assert CLINICAL_HEADER == (
         "condition", "n", "HD95 mm", "ASSD mm", "surface Dice 2 mm", "surface Dice 1 voxel",

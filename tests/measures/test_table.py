@@ -3,13 +3,24 @@
 from crlm_jax.measures.detection import LesionScores
 from crlm_jax.measures.overlap import Counts, Volumes, overlap
 from crlm_jax.measures.surfaces import Surfaces
-from crlm_jax.measures.table import BY_NAME, LESION, MEASURES, OVERLAP, SURFACE, VOLUME
+from crlm_jax.measures.table import (
+    BY_NAME,
+    LESION,
+    MEASURES,
+    OVERLAP,
+    OVERLAP_PAPER,
+    OVERLAP_SLICES,
+    SURFACE,
+    VOLUME,
+)
 from crlm_jax.report.tables import CLINICAL_HEADER, COMPARED
 
 
 def test_every_computed_value_has_its_line_in_order():
     assert len(BY_NAME) == len(MEASURES)
     assert tuple(overlap(Counts(1, 1, 1))) == OVERLAP
+    for names, suffix in ((OVERLAP_PAPER, "_paper"), (OVERLAP_SLICES, "_slices")):
+        assert names == tuple(name + suffix for name in OVERLAP)
     assert tuple(Surfaces().values()) == SURFACE
     assert tuple(LesionScores().values()) == LESION
     assert tuple(Volumes().values()) == VOLUME

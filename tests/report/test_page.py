@@ -113,7 +113,7 @@ def test_several_runs_are_compared_patient_by_patient(run, tmp_path):
     assert "Compared with half, patient by patient" in html
     rows = comparison_rows([read_finished(run), read_finished(better)])
     assert [row[:3] for row in rows][:2] == [
-        ["better", "pre_dwi", "DSC (paper)"], ["better", "pre_dwi", "DSC (clinical)"],
+        ["better", "pre_dwi", "DSC (paper, pooled)"], ["better", "pre_dwi", "DSC (clinical)"],
     ]  # fmt: skip
     # DSC from 2/3 to 1 for every patient; with four, p cannot be less than 2^-3.
     assert rows[0][3:6] == ["4", "0.33 (0.33–0.33)*", "0.125"]

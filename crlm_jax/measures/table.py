@@ -20,7 +20,7 @@ _TITLES = {
 SHORT: dict[Protocol, str] = {
     "clinical": "clinical",
     "paper": "paper, pooled",
-    "slices": "paper, slice mean",
+    "slices": "paper, slices",
 }
 
 

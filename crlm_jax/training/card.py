@@ -16,6 +16,7 @@ from crlm_jax.config.schema import Config
 from crlm_jax.config.selection import LABELS, metric_name
 from crlm_jax.data.cohort.cases import SPLITS, Case
 from crlm_jax.data.slices import Slices
+from crlm_jax.measures.table import BY_NAME
 from crlm_jax.method.step import TrainState
 from crlm_jax.report.tables import HEADER, result_rows
 from crlm_jax.runs.folder import RunFolder
@@ -154,13 +155,18 @@ def show_card(config: Config, card: list[tuple[str, str]]) -> None:
 
 
 def show_results(summary: Summary) -> None:
-    """Prints the table of results."""
+    """Prints the table of results, without F1, which would make it too wide."""
     phantom_mark = " (PHANTOM)" if summary.data == "phantom" else ""
     table = Table(
         title=f"test patients{phantom_mark}: mean (95 % CI)", title_justify="left", box=SIMPLE_HEAD
     )
-    for name in HEADER:
-        table.add_column(name)
+    shown = [i for i, name in enumerate(HEADER) if name != BY_NAME["f1"].header]
+    for i in shown:
+        table.add_column(HEADER[i])
     for row in result_rows(summary):
-        table.add_row(*row)
+        table.add_row(*(row[i] for i in shown))
     console.print(table)
+    console.print(
+        "paper: slices with tumour, pooled, or their mean (slices); clinical: whole volumes. "
+        "F1 of a case or slice equals DSC."
+    )

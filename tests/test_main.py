@@ -80,7 +80,7 @@ def test_cases_and_results_agree(finished):
     assert dict(results.pop("card"))["segmenter"].startswith("unetpp")
     assert results == json.loads(json.dumps(summary.to_json()))
     overlap = ["dsc", "iou", "recall", "precision", "f1"]
-    paper = [f"{name}_paper" for name in overlap]
+    paper = [f"{name}_{pooling}" for pooling in ("paper", "slices") for name in overlap]
     clinical = [*SURFACE, *LESION, *VOLUME]
     first = ["patient", "condition", "slices", "tumour_slices"]
     assert list(rows[0]) == [*first, *overlap, *paper, *clinical]
@@ -327,7 +327,7 @@ def test_a_run_that_is_told_to_stop_saves_its_step_and_goes_on(
     )
     with pytest.MonkeyPatch.context() as patch:  # long enough to be told, too long to finish here
         for module in (experiment, loop):
-            patch.setattr(module, "total_steps", lambda *_: step + 2)
+            patch.setattr(module, "lengths", lambda *_: (step + 2, step + 2))
         assert step + 2 < steps
         experiment.run(config, workdir)
     assert (workdir / "report.html").exists()

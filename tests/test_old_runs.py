@@ -14,9 +14,11 @@ import SimpleITK as sitk
 from crlm_jax import predict
 from crlm_jax.config.schema import Config
 from crlm_jax.imaging import volumes
+from crlm_jax.measures.table import SHORT
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.step import create_state
 from crlm_jax.report.page import write_report
+from crlm_jax.report.tables import result_rows
 from crlm_jax.runs.finished import read_finished
 from crlm_jax.runs.folder import RunFolder, open_workdir, read_run
 from crlm_jax.system import parallel
@@ -58,3 +60,11 @@ def test_its_configuration_and_results_are_read(old):
     assert [row.patient for row in read_finished(old / "run").rows] == ["p00", "p02"]
     html = write_report([old / "run"], old / "report.html").read_text(encoding="utf-8")
     assert "p00" in html
+
+
+def test_it_has_no_mean_over_slices_and_its_report_does_without(old):
+    run = read_finished(old / "run")
+    assert "dsc_slices" not in run.rows[0].measures
+    protocols = [row[1] for row in result_rows(run.summary)]
+    assert protocols == [SHORT["paper"], SHORT["clinical"]] * len(run.summary.conditions)
+    assert run.config.train.select == "paper"

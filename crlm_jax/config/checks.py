@@ -5,6 +5,7 @@ Types and choices are checked by `schema.validate`, before these.
 
 from typing import Any
 
+from crlm_jax.config.folds import parse_fold
 from crlm_jax.system.files import ADDRESS
 
 _POSITIVE = (
@@ -27,6 +28,7 @@ _POSITIVE = (
     "evaluation.resamples",
 )
 _NOT_NEGATIVE = (
+    "data.test_patients",
     "evaluation.attribution_steps",
     "train.steps",
     "critic.clip",
@@ -54,6 +56,7 @@ def problems(values: dict[str, Any]) -> list[str]:
         *_segmenter_problems(values),
         *_critic_problems(values),
         *_path_problems(values),
+        *_split_problems(values),
         *_ranges(values),
     ]
 
@@ -118,6 +121,21 @@ def _path_problems(values: dict[str, Any]) -> list[str]:
         for name in _PATHS
         if ADDRESS.match(values[name])
     ]
+
+
+def _split_problems(values: dict[str, Any]) -> list[str]:
+    """Checks the text of a fold, and that only one field says who is tested."""
+    fold, tests = values["data.fold"], values["data.test_patients"]
+    try:
+        chosen = parse_fold(fold)
+    except ValueError as error:
+        return [f"data.fold = {fold!r}: {error}"]
+    if chosen and tests:
+        return [
+            f"data.fold = {fold!r} and data.test_patients = {tests} both say who is tested; give "
+            "data.test_patients=0 with a fold"
+        ]
+    return []
 
 
 def _ranges(values: dict[str, Any]) -> list[str]:

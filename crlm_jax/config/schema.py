@@ -35,11 +35,18 @@ class Data:
     mr_window: Literal["body", "percentiles"] = "body"
     # Slices to train on: those with a lesion (the paper's choice), or all.
     train_slices: Literal["tumour", "all"] = "tumour"
-    test_fraction: float = 0.4  # of the patients, where the cohort has no split column
     resample_masks: bool = False  # take masks on another grid than the image's, resampled
-    # Share of the training patients, where the cohort names no validation patients.
+    test_fraction: float = 0.4  # of the patients, where the cohort has no split column
+    # Patients to test instead of that share, where the cohort has no split column; 0: the share.
+    # The paper has 45 (MRI) and 78 (CT), which no one share gives.
+    test_patients: int = 0
+    # Such as "2/5": the patients are dealt into five folds, and the second is tested; instead of
+    # the share, and only where the cohort has no split column.
+    fold: str = ""
+    # Share of the training patients that are taken out of them to validate on, where the cohort
+    # names no validation patients.
     validation_fraction: float = 0.2
-    split_seed: int = 0  # the same split under every training seed
+    split_seed: int = 0  # of the split and of the folds; the same under every training seed
     cache: str = "~/.cache/crlm_jax"  # prepared slices, the phantom, compiled programs
     # With several processes: True: the main one prepares the data and the others read its cache.
     # False: each process prepares its own cache.
@@ -164,6 +171,12 @@ class Train:
     # Folder of a run whose newest checkpoint this training goes on from: weights, batch statistics,
     # optimiser and step. `steps` counts those of that run too.
     init: str = ""
+    # By which DSC of the validation patients the checkpoint is chosen: that of their slices with
+    # tumour, pooled, at the network's size, or that of their whole volumes at their own resolution.
+    select: Literal["paper", "clinical"] = "paper"
+    # Folder of a finished run of the same experiment: trains on its training and validation
+    # patients together, for as many steps as its validation chose, and validates on nobody.
+    refit: str = ""
     # Decay of an average of the weights and batch statistics, which is what is evaluated, such as
     # 0.99; 0: the weights themselves are.
     ema: float = 0.0

@@ -19,9 +19,13 @@ _BEFORE = {
     "data.antialias": False,
     "data.mr_window": "percentiles",
     "data.resample_masks": False,
+    "data.test_patients": 0,
+    "data.fold": "",
     "loss.feature_weight": 1.0,
     "loss.mask_applied": "after_normalisation",
     "train.init": "",
+    "train.select": "paper",
+    "train.refit": "",
     "train.ema": 0.0,
 }
 

@@ -20,7 +20,7 @@ from crlm_jax.measures.case_view import MeasuredImage, SliceAttribution, show_im
 from crlm_jax.measures.detection import LesionScores
 from crlm_jax.measures.overlap import Counts, Volumes, overlap
 from crlm_jax.measures.surfaces import Surfaces
-from crlm_jax.measures.table import MEASURES
+from crlm_jax.measures.table import MEASURES, OVERLAP, SUFFIX
 from crlm_jax.measures.view import READERS
 from crlm_jax.recist.rules import TimePoint
 from crlm_jax.recist.thickness import slice_thickness
@@ -53,6 +53,16 @@ class CaseResult:
         )
 
 
+def at_own_size(
+    probability: np.ndarray, size: tuple[int, int], padding: np.ndarray | None
+) -> np.ndarray:
+    """Brings a probability (Z, S, S) to the image's own size (H, W); in `padding` it is 0."""
+    probability = resize(probability, size, antialias=False)
+    if padding is not None:
+        probability[padding] = 0
+    return probability
+
+
 def _point(
     lesions: list[dict[str, Any]], slice_spacing: float, slice_thickness: float | None
 ) -> TimePoint:
@@ -67,14 +77,15 @@ def _point(
 class Measurement:
     """Measures one case, image by image, and pools the images.
 
-    The paper's protocol pools the slices with tumour at the size that the network sees. All else is
-    clinical: every slice of the volumes, at their own resolution.
+    The paper's protocol takes the slices with tumour at the size that the network sees, pooled and
+    one by one. All else is clinical: every slice of the volumes, at their own resolution.
     """
 
     case: Case
     slices: int = 0
     tumour_slices: int = 0
     paper: Counts = field(default_factory=Counts)
+    each_slice: list[dict[str, float]] = field(default_factory=list)  # overlap of each of them
     clinical: Counts = field(default_factory=Counts)
     surfaces: Surfaces = field(default_factory=Surfaces)
     tumour: Volumes = field(default_factory=Volumes)
@@ -87,7 +98,10 @@ class Measurement:
         self.slices += 1
         if tumour:
             self.tumour_slices += 1
-            self.paper.add_tumour_slice(prediction, reference)
+            counts = Counts()
+            counts.add_tumour_slice(prediction, reference)
+            self.paper.pool(counts)
+            self.each_slice.append(overlap(counts))
 
     def add_image(
         self,
@@ -109,9 +123,7 @@ class Measurement:
         pair = self.case.images[image]
         volume = volumes.read_image(pair.image, b_value=pair.b_value)
         drawn = read_reference(pair, volume, resample=config.data.resample_masks)
-        probability = resize(probability, volume.voxels.shape[1:], antialias=False)
-        if volume.padding is not None:
-            probability[volume.padding] = 0
+        probability = at_own_size(probability, volume.voxels.shape[1:], volume.padding)
         prediction = probability > config.evaluation.threshold
         measured = self._measure(volume, prediction, drawn)
         self.clinical.pool(measured.counts)
@@ -171,12 +183,22 @@ class Measurement:
             centre_s_mm=superior,
         )
 
+    def _paper_values(self) -> dict[str, float]:
+        """Computes the overlap of the slices with tumour, pooled and as their mean."""
+        if not self.tumour_slices:
+            return {}
+        pooled = {name + SUFFIX["paper"]: value for name, value in overlap(self.paper).items()}
+        means = {
+            name + SUFFIX["slices"]: float(np.mean([values[name] for values in self.each_slice]))
+            for name in OVERLAP
+        }
+        return pooled | means
+
     def result(self) -> CaseResult:
         """Returns what was measured. Without tumour slices the paper's measures are None."""
-        paper = overlap(self.paper) if self.tumour_slices else {}
         values = {
             **overlap(self.clinical),
-            **{f"{name}_paper": value for name, value in paper.items()},
+            **self._paper_values(),
             **self.surfaces.values(),
             **self.scores.values(),
             **self.tumour.values(),

@@ -1,13 +1,16 @@
 """A trained segmenter over the test cases.
 
-Every case is measured twice. The paper's protocol (`_paper`) pools the slices with tumour at the
-size that the network sees. The clinical protocol takes every slice of the volume, at the image's
-own resolution, in 3D.
+Every case is measured by two protocols. The paper's takes the slices with tumour at the size that
+the network sees, pooled (`_paper`) and as the mean over them (`_slices`). The clinical protocol
+takes every slice of the volume, at the image's own resolution, in 3D.
 
 With several processes, each measures its own cases on its own devices. The results are gathered,
 so that every process holds those of all cases.
 """
 
+import dataclasses
+import functools
+import math
 from collections.abc import Callable, Iterator
 from concurrent import futures
 
@@ -17,8 +20,11 @@ import numpy as np
 from crlm_jax.config.schema import Config
 from crlm_jax.data import pipeline
 from crlm_jax.data.cohort.cases import Split
+from crlm_jax.data.cohort.reference import read_reference
+from crlm_jax.data.cohort.rows import ImagePair
 from crlm_jax.data.slices import Slices
-from crlm_jax.measures.case import CaseResult, Measurement
+from crlm_jax.imaging import volumes
+from crlm_jax.measures.case import CaseResult, Measurement, at_own_size
 from crlm_jax.measures.case_view import SliceAttribution
 from crlm_jax.measures.overlap import Counts, overlap
 from crlm_jax.runs.folder import RunFolder
@@ -51,10 +57,23 @@ def _own_records(index: np.ndarray) -> np.ndarray:
 
 
 def validation_dsc(config: Config, slices: Slices, segment: Segment) -> float | None:
-    """Returns the mean DSC of the validation cases by the paper's protocol.
+    """Returns the mean DSC of the validation cases by the protocol of `train.select`.
 
-    None: no validation case has a slice with tumour. `segment` as in `evaluate_cases`.
+    "paper": their slices with tumour, pooled; a case without one does not count. "clinical": their
+    whole volumes, as the test cases are measured.
+
+    None: no validation case counts. `segment` as in `evaluate_cases`.
     """
+    measured = _clinical_counts if config.train.select == "clinical" else _paper_counts
+    counts = measured(config, slices, segment)
+    found = [(case, overlap(c)["dsc"]) for case, c in counts.items()]
+    # Sorted by case, so that the sum does not depend on which process measured which case.
+    scores = sorted(pair for share in parallel.gather(found) for pair in share)
+    return float(np.mean([dsc for _, dsc in scores])) if scores else None
+
+
+def _paper_counts(config: Config, slices: Slices, segment: Segment) -> dict[int, Counts]:
+    """Pools the slices with tumour of each of this process's validation cases."""
     index = slices.index("validation")
     own = _own_records(index)
     counts: dict[int, Counts] = {}
@@ -62,10 +81,45 @@ def validation_dsc(config: Config, slices: Slices, segment: Segment) -> float | 
     for record, probability, reference in stream:
         case = counts.setdefault(int(index["case"][record]), Counts())
         case.add_tumour_slice(probability > config.evaluation.threshold, reference)
-    found = [(case, overlap(c)["dsc"]) for case, c in counts.items()]
-    # Sorted by case, so that the sum does not depend on which process measured which case.
-    scores = sorted(pair for share in parallel.gather(found) for pair in share)
-    return float(np.mean([dsc for _, dsc in scores])) if scores else None
+    return counts
+
+
+def _clinical_counts(config: Config, slices: Slices, segment: Segment) -> dict[int, Counts]:
+    """Pools the volumes of each of this process's validation cases, at their own resolution."""
+    counts: dict[int, Counts] = {}
+    for image in _images(config, slices, "validation", segment):
+        pair = slices.cases[image.case].images[image.image]
+        mask, padding = _reference(pair, config.data.resample_masks)
+        probability = at_own_size(image.probability, mask.shape[1:], padding)
+        found = probability > config.evaluation.threshold
+        counts.setdefault(image.case, Counts()).add(found, mask)
+    return counts
+
+
+def _reference(pair: ImagePair, resample: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the mask of an image and its padding, (Z, H, W) bool."""
+    shape, *packed = _packed_reference(pair, resample)
+
+    def whole(bits: np.ndarray) -> np.ndarray:
+        return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
+
+    mask, padding = (None if bits is None else whole(bits) for bits in packed)
+    assert mask is not None
+    return mask, padding
+
+
+@functools.cache
+def _packed_reference(
+    pair: ImagePair, resample: bool
+) -> tuple[tuple[int, ...], np.ndarray, np.ndarray | None]:
+    """Reads an image's size, its mask and its padding, in an eighth of their memory.
+
+    They are asked for at every validation, and reading takes longer than predicting.
+    """
+    volume = volumes.read_image(pair.image, b_value=pair.b_value)
+    mask = read_reference(pair, volume, resample=resample).voxels
+    padding = volume.padding
+    return mask.shape, np.packbits(mask), None if padding is None else np.packbits(padding)
 
 
 def evaluate_cases(
@@ -91,16 +145,19 @@ def evaluate_cases(
     measured: dict[int, Measurement] = {}
     with futures.ThreadPoolExecutor(1) as measuring:
         last: futures.Future[None] | None = None
-        for case, image, first, probability in _images(config, slices, segment, measured):
+        for image in _images(config, slices, "test", segment):
             if last is not None:
                 last.result()
+            measurement = measured.setdefault(image.case, Measurement(slices.cases[image.case]))
+            for found, reference, tumour in image.slices(config.evaluation.threshold):
+                measurement.add_slice(found, reference, tumour=tumour)
             last = measuring.submit(
-                measured[case].add_image,
-                image,
-                probability,
+                measurement.add_image,
+                image.image,
+                image.probability,
                 config,
-                _attribute_largest_slice(config, slices, first, probability, attribute),
-                None if folder is None else folder.view(case, image),
+                _attribute_largest_slice(config, slices, image, attribute),
+                None if folder is None else folder.view(image.case, image.image),
             )
         if last is not None:
             last.result()
@@ -109,28 +166,44 @@ def evaluate_cases(
     return [CaseResult.from_json(everyone[case]) for case in sorted(everyone)]
 
 
+@dataclasses.dataclass(frozen=True)
+class _PredictedImage:
+    """An image's slices as the network sees them; `case` and `image` as `Slices` numbers them."""
+
+    case: int
+    image: int
+    first: int  # its first record
+    probability: np.ndarray  # (Z, S, S) float32, of tumour
+    reference: np.ndarray  # (Z, S, S) bool
+    tumour: np.ndarray  # (Z,) bool, whether a slice was drawn with tumour
+
+    def slices(self, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+        """Yields prediction and reference (S, S) bool, and whether it was drawn with tumour."""
+        yield from zip(
+            self.probability > threshold, self.reference, self.tumour.tolist(), strict=True
+        )
+
+
 def _images(
-    config: Config, slices: Slices, segment: Segment, measured: dict[int, Measurement]
-) -> Iterator[tuple[int, int, int, np.ndarray]]:
-    """Predicts the images of this process's test cases, one after the other.
-
-    Its slices are counted in the case's `Measurement`, which is added to `measured`.
-
-    Yields:
-      The numbers of the case and of the image, the image's first record, and the probability
-      (Z, S, S) float32.
-    """
-    index = slices.index("test")
-    pending: list[np.ndarray] = []
-    stream = _probabilities(config, slices, "test", segment, _own_records(index))
+    config: Config, slices: Slices, split: Split, segment: Segment
+) -> Iterator[_PredictedImage]:
+    """Predicts the images of this process's cases of a split, one after the other."""
+    index = slices.index(split)
+    pending: list[tuple[np.ndarray, np.ndarray]] = []
+    stream = _probabilities(config, slices, split, segment, _own_records(index))
     for record, probability, reference in stream:
-        case, image = int(index["case"][record]), int(index["image"][record])
-        measurement = measured.setdefault(case, Measurement(slices.cases[case]))
-        found = probability > config.evaluation.threshold
-        measurement.add_slice(found, reference, tumour=index["tumour"][record])
-        pending.append(probability)
+        pending.append((probability, reference))
         if _ends_image(index, record):
-            yield case, image, record + 1 - len(pending), np.stack(pending)
+            first = record + 1 - len(pending)
+            probabilities, references = zip(*pending, strict=True)
+            yield _PredictedImage(
+                case=int(index["case"][record]),
+                image=int(index["image"][record]),
+                first=first,
+                probability=np.stack(probabilities),
+                reference=np.stack(references),
+                tumour=index["tumour"][first : record + 1],
+            )
             pending = []
 
 
@@ -149,19 +222,12 @@ def _ends_image(index: np.ndarray, record: int) -> bool:
 
 
 def _attribute_largest_slice(
-    config: Config,
-    slices: Slices,
-    first: int,
-    probability: np.ndarray,
-    attribute: Attribute | None,
+    config: Config, slices: Slices, predicted: _PredictedImage, attribute: Attribute | None
 ) -> SliceAttribution | None:
-    """Returns where the segmenter looked in the slice of an image with most predicted tumour.
-
-    `first` is the record of its first slice, `probability` (Z, S, S).
-    """
-    found = probability > config.evaluation.threshold
+    """Returns where the segmenter looked in the slice of an image with most predicted tumour."""
+    found = predicted.probability > config.evaluation.threshold
     if attribute is None or not found.any():
         return None
     z = int(found.sum(axis=(1, 2)).argmax())
-    image, _ = slices.source("test")[first + z]
+    image, _ = slices.source("test")[predicted.first + z]
     return SliceAttribution(z, attribute(image[..., 0], found[z]))

@@ -9,8 +9,19 @@ its line here and its value to the class that computes its group (`overlap`, `su
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Protocol = Literal["clinical", "paper"]
-_PROTOCOLS = {"clinical": "clinical protocol", "paper": "paper's protocol"}
+# The paper does not say how it pools, so its protocol is measured both ways.
+Protocol = Literal["clinical", "paper", "slices"]
+SUFFIX: dict[Protocol, str] = {"paper": "_paper", "slices": "_slices", "clinical": ""}
+_TITLES = {
+    "clinical": "clinical protocol",
+    "paper": "paper's protocol, pooled",
+    "slices": "paper's protocol, mean of slices",
+}
+SHORT: dict[Protocol, str] = {
+    "clinical": "clinical",
+    "paper": "paper, pooled",
+    "slices": "paper, slices",
+}
 
 
 @dataclass(frozen=True)
@@ -24,9 +35,10 @@ class Measure:
       unit: of the value; empty for shares and counts.
       better: "higher", "lower", or "zero" for an error with a sign; None: neither, as a count of
         the reference.
-      protocol: "paper": the slices with tumour, at the size that the network sees; "clinical":
-        every slice of the volume, at its own resolution.
-      both_protocols: whether the other protocol has the same measure.
+      protocol: "paper": the slices with tumour, pooled, at the size that the network sees;
+        "slices": the mean over these slices; "clinical": every slice of the volume, at its own
+        resolution.
+      all_protocols: whether the other protocols have the same measure.
       tolerance: of a surface Dice.
       share: whether it lies between 0 and 1.
       averaged: whether `results.json` has its mean over the patients.
@@ -40,7 +52,7 @@ class Measure:
     unit: str = ""
     better: Literal["higher", "lower", "zero"] | None = "higher"
     protocol: Protocol = "clinical"
-    both_protocols: bool = False
+    all_protocols: bool = False
     tolerance: str = ""
     share: bool = True
     averaged: bool = True
@@ -54,14 +66,14 @@ class Measure:
 
     @property
     def row_header(self) -> str:
-        """What stands before its row, among measures of both protocols."""
-        return f"{self.label} ({self.protocol})" if self.both_protocols else self.header
+        """What stands before its row, among measures of several protocols."""
+        return f"{self.label} ({SHORT[self.protocol]})" if self.all_protocols else self.header
 
     @property
     def title(self) -> str:
         """What stands above its picture."""
-        if self.both_protocols:
-            return f"{self.label}, {_PROTOCOLS[self.protocol]}"
+        if self.all_protocols:
+            return f"{self.label}, {_TITLES[self.protocol]}"
         tolerance = f" at {self.tolerance}" if self.tolerance else ""
         unit = f" ({self.unit})" if self.unit else ""
         return f"{self.label}{tolerance}{unit}"
@@ -75,7 +87,7 @@ class Measure:
 SIZES = {"lt10": "< 10 mm", "10to20": "10–20 mm", "gt20": "> 20 mm"}
 
 _OVERLAP = tuple(
-    Measure(name, "overlap", label, both_protocols=True)
+    Measure(name, "overlap", label, all_protocols=True)
     for name, label in (
         ("dsc", "DSC"),
         ("iou", "IoU"),
@@ -86,6 +98,13 @@ _OVERLAP = tuple(
 )
 
 
+def _by_protocol(protocol: Protocol) -> list[Measure]:
+    return [
+        replace(measure, name=measure.name + SUFFIX[protocol], protocol=protocol)
+        for measure in _OVERLAP
+    ]
+
+
 def _count(name: str, label: str, better: Literal["higher", "lower"] | None = None) -> Measure:
     return Measure(
         name, "lesion", label, better=better, share=False, averaged=False, summed=True, decimals=0
@@ -94,7 +113,8 @@ def _count(name: str, label: str, better: Literal["higher", "lower"] | None = No
 
 MEASURES = (
     *_OVERLAP,
-    *(replace(measure, name=f"{measure.name}_paper", protocol="paper") for measure in _OVERLAP),
+    *_by_protocol("paper"),
+    *_by_protocol("slices"),
     Measure("hd", "surface", "HD", "mm", "lower", share=False, decimals=0),
     Measure("hd95", "surface", "HD95", "mm", "lower", share=False, decimals=0),
     Measure("assd", "surface", "ASSD", "mm", "lower", share=False),
@@ -130,6 +150,7 @@ def _names(group: str, protocol: Protocol = "clinical") -> tuple[str, ...]:
 
 OVERLAP = _names("overlap")
 OVERLAP_PAPER = _names("overlap", "paper")
+OVERLAP_SLICES = _names("overlap", "slices")
 SURFACE = _names("surface")
 LESION = _names("lesion")
 VOLUME = _names("volume")

@@ -19,11 +19,12 @@ from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint.path import step as steps
 
 from crlm_jax import __version__
+from crlm_jax.config.selection import METRICS
 from crlm_jax.errors import UserError
 from crlm_jax.system.files import in_bucket
 
 SCHEMA = 1  # to be raised when the content of a checkpoint changes
-_METRIC = "validation_dsc"
+_NAMES = tuple(METRICS.values())  # of what a checkpoint may have been measured by
 
 
 class CheckpointError(UserError):
@@ -65,7 +66,7 @@ class Checkpoints:
                 [
                     policies.LatestN(keep),
                     policies.BestN(
-                        get_metric_fn=lambda metrics: metrics[_METRIC],
+                        get_metric_fn=_score,
                         n=1,
                         keep_checkpoints_without_metrics=False,
                     ),
@@ -97,18 +98,31 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """Step of the highest validation DSC (the later of equals); without a DSC, the latest."""
-        measured = [
-            (c.metrics[_METRIC], c.step) for c in self._checkpointer.checkpoints if c.metrics
-        ]
-        return max(measured)[1] if measured else self.latest
+        return self.latest if self.chosen is None else self.chosen
 
-    def save(self, step: int, parts: Mapping[str, Any], validation_dsc: float | None) -> None:
+    @property
+    def chosen(self) -> int | None:
+        """Step of the highest validation DSC (the later of equals); None without a DSC."""
+        measured = [
+            (_score(c.metrics), c.step) for c in self._checkpointer.checkpoints if c.metrics
+        ]
+        return max(measured)[1] if measured else None
+
+    def save(
+        self,
+        step: int,
+        parts: Mapping[str, Any],
+        validation_dsc: float | None,
+        metric: str = METRICS["paper"],
+    ) -> None:
         """Starts saving named trees of arrays; waits only for an earlier save in progress.
+
+        The DSC is kept under the name `metric`; None: there is none.
 
         Raises:
           CheckpointError: the disk is full, or the earlier save failed.
         """
-        metrics = None if validation_dsc is None else {_METRIC: validation_dsc}
+        metrics = None if validation_dsc is None else {metric: validation_dsc}
         try:
             self._checkpointer.save_checkpointables_async(
                 step,
@@ -189,6 +203,18 @@ class Checkpoints:
             )
 
 
+def _score(metrics: Mapping[str, Any]) -> float:
+    """Returns the validation DSC of a checkpoint, by whichever protocol it was measured.
+
+    Raises:
+      KeyError: it has none.
+    """
+    found = [metrics[name] for name in _NAMES if name in metrics]
+    if not found:
+        raise KeyError(", ".join(_NAMES))
+    return found[0]
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
@@ -201,7 +227,7 @@ def _broken_file(checkpoint: Path) -> Path | None:
     metrics = checkpoint / "metrics" / "metrics"
     try:
         if metrics.exists() and not isinstance(
-            json.loads(metrics.read_text(encoding="utf-8"))[_METRIC], float
+            _score(json.loads(metrics.read_text(encoding="utf-8"))), float
         ):
             return metrics
     except (OSError, ValueError, KeyError, TypeError):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from crlm_jax.config.selection import LABELS
 from crlm_jax.imaging import overlay
 from crlm_jax.measures.table import BY_NAME
 from crlm_jax.measures.view import CaseView
@@ -19,7 +20,6 @@ _TERMS = {  # of `train.jsonl`
     "bce": "BCE",
     "dice": "Dice loss",
     "feature": "feature distance",
-    "validation_dsc": "validation DSC",
 }
 _SHOWN = ("dsc_paper", "dsc", "nsd_2mm", "hd95")  # in the picture of distributions
 # Okabe and Ito's colours; more groups begin again with the first.
@@ -40,17 +40,18 @@ def training(log: Sequence[Mapping[str, Any]], mark: str = "") -> Figure:
     """Draws the terms of the loss and the validation DSC over the steps."""
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, label in _TERMS.items():
-        points = np.array([(line["step"], line[name]) for line in log if name in line])
-        if len(points):
-            axes = right if name == "validation_dsc" else left
-            style = ".-" if name == "validation_dsc" else "-"
-            axes.plot(*points.T, style, label=label)
+    for axes, style, names in ((left, "-", _TERMS), (right, ".-", LABELS)):
+        for name, label in names.items():
+            points = np.array([(line["step"], line[name]) for line in log if name in line])
+            if len(points):
+                axes.plot(*points.T, style, label=label)
     left.set(xlabel="step", title="loss and its terms", yscale="log")
     if left.lines:
         left.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=4, fontsize=9)
-    if not any("validation_dsc" in line for line in log):
-        right.text(0.5, 0.5, "no validation patient has a tumour slice", ha="center", va="center")
+    if right.lines:
+        right.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=9)
+    else:
+        right.text(0.5, 0.5, "no validation patient with a tumour slice", ha="center", va="center")
         right.set_xticks([])
     right.set(xlabel="step", title="mean DSC of the validation patients", ylim=(0, 1))
     _mark(figure, mark)

@@ -13,6 +13,7 @@ from typing import Any
 from crlm_jax.config.notices import marks, warnings
 from crlm_jax.config.schema import Config, flatten
 from crlm_jax.measures import detection
+from crlm_jax.measures.table import SHORT
 from crlm_jax.measures.view import CaseView
 from crlm_jax.recist import rules
 from crlm_jax.report import figures, tables
@@ -54,6 +55,7 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
         title=alone.config.name if alone else f"{len(runs)} runs",
         warnings=list(dict.fromkeys(note for run in runs for note in warnings(run.config))),
         header=tables.HEADER,
+        pooled=SHORT["paper"],
         clinical_header=tables.CLINICAL_HEADER,
         size_header=tables.SIZE_HEADER,
         comparison_header=tables.COMPARISON_HEADER,
@@ -213,7 +215,7 @@ def _overlay(
     title = (
         *marks(config), row.patient, row.condition,
         f"slice {view.first_slice + 1} of {len(view.grey)}",
-        f"DSC {row.defined('dsc_paper'):.2f} (paper), {row.defined('dsc'):.2f} (clinical)",
+        f"DSC {row.defined('dsc_paper'):.2f} (paper, pooled), {row.defined('dsc'):.2f} (clinical)",
     )  # fmt: skip
     picture = figures.key_slice(view, " · ".join(title))
     return _Overlay(role, row, view.first_slice + 1, embed(picture, path))

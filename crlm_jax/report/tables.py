@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from crlm_jax.measures.table import BY_NAME, OVERLAP, SIZES
+from crlm_jax.measures.table import BY_NAME, OVERLAP, SHORT, SIZES, SUFFIX
 from crlm_jax.report.cells import compared_rows, format_mean
 from crlm_jax.runs.finished import FinishedRun, values_by_patient
 from crlm_jax.runs.results import Summary
@@ -24,12 +24,17 @@ COMPARED = ("dsc_paper", "dsc", "nsd_2mm")
 
 
 def result_rows(summary: Summary) -> list[list[str]]:
-    """Returns the overlap by both protocols under `HEADER`: means with their intervals."""
+    """Returns the overlap by each protocol under `HEADER`: means with their intervals.
+
+    A run of 0.1.0 has no mean of slices, and no row of it.
+    """
     rows = []
     for condition, values in summary.conditions.items():
-        for protocol, suffix in (("paper", "_paper"), ("clinical", "")):
-            means = [values.means[name + suffix] for name in OVERLAP]
-            rows.append([condition, protocol, str(means[0]["n"]), *map(format_mean, means)])
+        for protocol, suffix in SUFFIX.items():
+            means = [found for name in OVERLAP if (found := values.means.get(name + suffix))]
+            if means:
+                numbers = [str(means[0]["n"]), *map(format_mean, means)]
+                rows.append([condition, SHORT[protocol], *numbers])
     return rows
 
 

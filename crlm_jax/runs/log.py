@@ -12,6 +12,7 @@ import numpy as np
 
 from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.schema import Config
+from crlm_jax.config.selection import metric_name
 from crlm_jax.errors import UserError
 from crlm_jax.system import parallel
 from crlm_jax.system.files import append, write_whole
@@ -44,6 +45,7 @@ class TrainLog:
     ) -> None:
         self._path, self._name_record = path, name_record
         self._batch_size = config.train.batch_size
+        self._metric = metric_name(config)
         self._data = "phantom" if is_phantom(config) else "cohort"
         self._window: list[tuple[int, dict[str, jax.Array], np.ndarray]] = []
         self._since = time.perf_counter()
@@ -74,9 +76,12 @@ class TrainLog:
         return f"{text} {speed:.1f} slices/s"
 
     def validation(self, step: int, dsc: float | None) -> None:
-        """Writes the mean DSC of the validation patients; None: none of them has a tumour slice."""
+        """Writes the mean DSC of the validation patients, by the name of its protocol.
+
+        None: there are none, or none of them has a tumour slice; nothing is written.
+        """
         if dsc is not None:
-            self._write({"step": step, "validation_dsc": dsc, "data": self._data})
+            self._write({"step": step, self._metric: dsc, "data": self._data})
         self._since = time.perf_counter()
 
     def shares(self, step: int, loss: dict[str, float], gradient: dict[str, float]) -> None:

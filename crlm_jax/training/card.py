@@ -13,8 +13,10 @@ from rich.table import Table
 from crlm_jax import __version__
 from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import Config
-from crlm_jax.data.cohort.cases import SPLITS
+from crlm_jax.config.selection import LABELS, metric_name
+from crlm_jax.data.cohort.cases import SPLITS, Case
 from crlm_jax.data.slices import Slices
+from crlm_jax.measures.table import BY_NAME
 from crlm_jax.method.step import TrainState
 from crlm_jax.report.tables import HEADER, result_rows
 from crlm_jax.runs.folder import RunFolder
@@ -76,6 +78,39 @@ def describe_run(
     ]  # fmt: skip
 
 
+def describe_split(cases: Sequence[Case], config: Config) -> str:
+    """Says where test and validation patients come from."""
+    data, column = config.data, "as the cohort's column split says"
+    tested = column
+    if any(case.drawn for case in cases if case.split == "test"):
+        number = f"{data.test_patients or f'{data.test_fraction:.0%}'} of the patients, drawn"
+        if data.fold:
+            number = f"fold {data.fold} of the patients"
+        tested = f"{number} (seed {data.split_seed})"
+    validation = [case for case in cases if case.split == "validation"]
+    validated = column
+    if config.train.refit:
+        validated = (
+            "nobody; those who validated in "
+            f"{config.train.refit} are trained on, for as many steps as they chose there"
+        )
+    elif not validation:
+        validated = "nobody"
+    elif any(case.drawn for case in validation):
+        validated = f"{data.validation_fraction:.0%} of the training patients, taken out of them"
+    return f"test: {tested}; validation: {validated}"
+
+
+def describe_choice(config: Config, log: Sequence[Mapping[str, Any]]) -> str:
+    """Says why the checkpoint that is tested was chosen; `log` are the lines of the log."""
+    if config.train.refit:
+        return f"the last: a refit of {config.train.refit} validates on nobody"
+    name = metric_name(config)
+    if not any(name in line for line in log):
+        return "the last: no validation patient has a tumour slice to choose by"
+    return f"the best on the validation patients: mean DSC of {LABELS[name]}"
+
+
 def describe_small_lesions(config: Config, slices: Slices) -> list[tuple[str, str]]:
     """Returns the card's line about lesions that are smaller than a pixel; none if all are larger.
 
@@ -120,13 +155,18 @@ def show_card(config: Config, card: list[tuple[str, str]]) -> None:
 
 
 def show_results(summary: Summary) -> None:
-    """Prints the table of results."""
+    """Prints the table of results, without F1, which would make it too wide."""
     phantom_mark = " (PHANTOM)" if summary.data == "phantom" else ""
     table = Table(
         title=f"test patients{phantom_mark}: mean (95 % CI)", title_justify="left", box=SIMPLE_HEAD
     )
-    for name in HEADER:
-        table.add_column(name)
+    shown = [i for i, name in enumerate(HEADER) if name != BY_NAME["f1"].header]
+    for i in shown:
+        table.add_column(HEADER[i])
     for row in result_rows(summary):
-        table.add_row(*row)
+        table.add_row(*(row[i] for i in shown))
     console.print(table)
+    console.print(
+        "paper: slices with tumour, pooled, or their mean (slices); clinical: whole volumes. "
+        "F1 of a case or slice equals DSC."
+    )

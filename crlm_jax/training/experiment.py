@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.schema import Config, validate
 from crlm_jax.data import slice_cache
-from crlm_jax.data.cohort.cases import SPLITS, read_cohort
+from crlm_jax.data.cohort.cases import SPLITS, read_cohort, with_validation_trained
 from crlm_jax.data.phantom.cohort import cached_phantom
 from crlm_jax.data.slices import Slices
 from crlm_jax.errors import UserError
@@ -18,7 +18,7 @@ from crlm_jax.measures.case import CaseResult
 from crlm_jax.measures.summary import summarise, write_results
 from crlm_jax.method import attribution
 from crlm_jax.method.segment import load_best
-from crlm_jax.method.step import create_state, total_steps
+from crlm_jax.method.step import create_state
 from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder, open_workdir
 from crlm_jax.runs.lock import only_training
@@ -30,17 +30,22 @@ from crlm_jax.system.console import console, print_stderr
 from crlm_jax.system.files import locate
 from crlm_jax.system.parallel import chosen_numbers
 from crlm_jax.training.card import (
+    describe_choice,
     describe_run,
     describe_small_lesions,
+    describe_split,
     describe_terms,
     show_card,
     show_results,
 )
 from crlm_jax.training.loop import Experiment, fit
+from crlm_jax.training.refit import lengths, read_refit
 
 
 def prepare(config: Config) -> Slices:
     """Reads the cohort, or makes the phantom, and cuts it into slices.
+
+    For a refit the validation patients are among the training patients.
 
     If the processes share the cache, the main one prepares the data and the others read its cache.
     Otherwise all prepare the data at once.
@@ -60,12 +65,16 @@ def prepare(config: Config) -> Slices:
         cohort,
         conditions=config.data.conditions,
         test_fraction=config.data.test_fraction,
+        test_patients=config.data.test_patients,
+        fold=config.data.fold,
         validation_fraction=config.data.validation_fraction,
         seed=config.data.split_seed,
         doubts=doubts,
     )
     for doubt in doubts if parallel.is_main() else ():
         print_stderr(f"warning: {doubt}")
+    if config.train.refit:
+        cases = with_validation_trained(cases)
     prepared = slice_cache.prepare(cases, config.data)
     if wait and parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
@@ -126,27 +135,29 @@ def _run(
     parallel.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
     parallel.check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
     config = with_threads(config, folder, mesh.devices.flat[0].platform)
+    refit = read_refit(config)
     networks, state = create_state(config, mesh)
     prepared = prepare(config)
     data = describe_data(prepared)
+    if refit is not None:
+        refit.check_patients(data)
     keep_records(config, folder, data, prepared.digest)
-    steps = total_steps(config, data["train"]["slices"])
+    steps, _ = lengths(config, data["train"]["slices"], refit)
     card = describe_run(config, folder, data, state, steps)
+    card.insert(3, ("patients", describe_split(prepared.cases, config)))
     card += describe_small_lesions(config, prepared)
     if source:
         card.insert(1, ("config file", source))
     if parallel.is_main():
         show_card(config, card)
-    experiment = Experiment(config, prepared, folder, mesh)
+    experiment = Experiment(config, prepared, folder, mesh, refit)
     fit(experiment, networks, state, profile)
     measured, step = measure(experiment)
     if not parallel.is_main():
         return None
-    why = "the best on the validation patients"
-    if not data["validation"]["tumour_slices"]:
-        why = "the last: no validation patient has a tumour slice to choose by"
-    card += describe_terms(read_log(folder.log))
-    card.append(("checkpoint", f"step {step}, {why}"))
+    log = read_log(folder.log)
+    card += describe_terms(log)
+    card.append(("checkpoint", f"step {step}, {describe_choice(config, log)}"))
     summary = summarise(config, measured)
     write_results(folder, measured, summary, card)
     path = page.write_report([folder.path], folder.report)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from crlm_jax.config.schema import Config, ConfigError
+from crlm_jax.config.selection import metric_name
 from crlm_jax.data import pipeline
 from crlm_jax.data.slices import Slices
 from crlm_jax.measures import evaluate
@@ -19,13 +20,14 @@ from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.networks import Networks
 from crlm_jax.method.segment import TrainedSegmenter
 from crlm_jax.method.shares import Shares, make_shares
-from crlm_jax.method.step import TrainState, make_train_step, total_steps
+from crlm_jax.method.step import TrainState, make_train_step
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.runs.log import TrainLog
 from crlm_jax.system import parallel
 from crlm_jax.system.files import locate
 from crlm_jax.system.preemption import Notice, Preempted
 from crlm_jax.system.profiling import Profiler
+from crlm_jax.training.refit import Refit, lengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Experiment:
     slices: Slices
     folder: RunFolder
     mesh: Mesh  # over all devices of all processes
+    refit: Refit | None = None  # the run that is done again, with its validation patients
 
 
 def segmenter_part(state: TrainState) -> dict[str, Any]:
@@ -104,8 +107,8 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
       Preempted: the process was told to stop, and the current step is saved.
     """
     config, slices, folder = experiment.config, experiment.slices, experiment.folder
-    steps = total_steps(config, len(slices.source("train")))
-    train_step = make_train_step(config, networks, experiment.mesh, steps)
+    steps, schedule = lengths(config, len(slices.source("train")), experiment.refit)
+    train_step = make_train_step(config, networks, experiment.mesh, schedule)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder.checkpoints, config.train.keep))
         notice = stack.enter_context(Notice())
@@ -145,7 +148,7 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
                 dsc = _validate(experiment, networks, state, step)
                 log.validation(step, dsc)
                 _log_shares(log, step, shares(state, placed))
-                checkpoints.save(step, checkpoint_parts(state), dsc)
+                checkpoints.save(step, checkpoint_parts(state), dsc, metric_name(config))
 
 
 def _log_shares(log: TrainLog, step: int, shares: Shares) -> None:

@@ -14,9 +14,13 @@ YOUNGER = {
     "data.antialias": False,
     "data.mr_window": "percentiles",
     "data.resample_masks": False,
+    "data.test_patients": 0,
+    "data.fold": "",
     "loss.feature_weight": 1.0,
     "loss.mask_applied": "after_normalisation",
     "train.init": "",
+    "train.select": "paper",
+    "train.refit": "",
     "train.ema": 0.0,
     "system.threads": 0,
 }
@@ -70,6 +74,23 @@ def test_paper_scale_has_the_papers_hyper_parameters():
     assert {name: config[name] for name in paper} == paper
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_papers_scale_tests_as_many_patients_as_the_paper(name):
+    assert load(name, "scale=paper").data.test_patients == (78 if name == "ct" else 45)
+    assert load(name).data.test_patients == 0
+    other = common.get_config("x", ("pre_dce",), "scale=paper")  # the paper has no such condition
+    assert other.data.test_patients == 0
+
+
+def test_a_fold_and_a_number_of_test_patients_exclude_each_other():
+    config = load("ct", "scale=paper")
+    config.data.fold = "2/5"
+    with pytest.raises(ConfigError, match=r"'2/5' and data\.test_patients = 78 .*test_patients=0"):
+        validate(config)
+    config.data.test_patients = 0
+    assert validate(config).data.fold == "2/5"
+
+
 def test_only_the_method_separates_crlm_gan_from_unetpp():
     changed = differences(load("ct"), load("ct", "method=unetpp"))
     assert [line.split(":")[0] for line in changed] == ["method", "loss.stages"]
@@ -96,6 +117,13 @@ def test_a_wrong_config_argument_lists_the_right_ones(arg, words):
         ("data.image_size", 100, "multiple of 16"),
         ("data.ct_window", (250.0, -150.0), "lower first"),
         ("data.test_fraction", 1.0, r"\[0, 1\)"),
+        ("data.test_patients", -1, "0 or more"),
+        ("data.fold", "2", "the second of five"),
+        ("data.fold", "0/5", "the second of five"),
+        ("data.fold", "6/5", "the second of five"),
+        ("data.fold", "1/1", "the second of five"),
+        ("data.fold", "2/5 ", "the second of five"),
+        ("train.select", "best", "paper, clinical"),
         ("data.conditions", (), "one or more"),
         ("evaluation.threshold", 1.0, r"\(0, 1\)"),
     ],

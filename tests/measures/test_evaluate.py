@@ -48,6 +48,50 @@ def test_both_protocols_of_known_cases(measured):
     assert slices == {"half": (3, 1), "missed": (3, 1), "clean": (3, 0)}
     assert rows["clean"]["dsc"] == 1
     assert rows["clean"]["dsc_paper"] is None
+    assert rows["clean"]["dsc_slices"] is None
+
+
+def test_the_mean_over_slices_is_not_the_pooled_value(tmp_path):
+    """A large slice that is found, a small one that is half found, and one that is missed."""
+    image, mask = np.zeros((4, 64, 64), np.int16), np.zeros((4, 64, 64), np.uint8)
+    image[:, 0, 0] = 255
+    mask[0, 8:40, 8:40] = image[0, 8:40, 8:40] = 1
+    mask[1, 8:24, 8:24] = image[1, 8:24, 8:16] = 1
+    mask[2, 8:16, 8:16] = 1
+    image[image == 1] = 200
+    rows = []
+    for name, split in (("teach", "train"), ("p", "test")):
+        write_volume(tmp_path / f"{name}.nii.gz", image)
+        write_volume(tmp_path / f"{name}_mask.nii.gz", mask)
+        rows.append(f"{name},ct,{name}.nii.gz,{name}_mask.nii.gz,{split}")
+    config, slices = prepare(tmp_path, rows, ("ct",))
+    (result,) = evaluate_bright(config, slices)
+    found = result.row.measures
+    # At 32 pixels: 256, 64 and 16 pixels of tumour, of which 256, 32 and none are found.
+    assert found["dsc_paper"] == pytest.approx(2 * 288 / (288 + 336))
+    assert found["dsc_slices"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert found["f1_slices"] == found["dsc_slices"]
+    assert found["iou_slices"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert found["recall_slices"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert found["precision_slices"] == pytest.approx((1 + 1 + 0) / 3)  # an empty one scores 0
+    means = summary.summarise(config, [result]).conditions["ct"].means
+    assert means["dsc_slices"]["mean"] == found["dsc_slices"]
+
+
+def test_the_clinical_choice_measures_validation_patients_as_test_patients(known, measured):
+    config, prepared = known
+    moved = {"test": "validation", "train": "train"}
+    cases = tuple(dataclasses.replace(c, split=moved[c.split]) for c in prepared.cases)
+    slices = slice_cache.prepare(cases, config.data)
+    rows = [r.row.measures for r in measured]
+    assert evaluate.validation_dsc(config, slices, bright) == pytest.approx(
+        np.mean([row["dsc_paper"] for row in rows if row["dsc_paper"] is not None])
+    )
+    config.train.select = "clinical"
+    for _ in range(2):  # what was read the first time is kept
+        found = evaluate.validation_dsc(config, slices, bright)
+        assert found == pytest.approx(np.mean([row["dsc"] for row in rows]))
+    assert found != pytest.approx(1 / 3)  # the clean case counts
 
 
 @pytest.mark.parametrize("antialias", [True, False])
@@ -68,7 +112,7 @@ def test_a_missed_lesion_never_scores_however_small(tmp_path, pixels, antialias)
     config, slices = prepare(tmp_path, rows, ("ct",), antialias=antialias)
     assert slices.index("test")["too_small"].sum() == 2
     measures = {r.row.patient: r.row.measures for r in evaluate_bright(config, slices)}
-    for suffix in ("", "_paper"):
+    for suffix in ("", "_paper", "_slices"):
         assert measures["missed"]["dsc" + suffix] == 0
         assert measures["missed"]["recall" + suffix] == 0
     if antialias:
@@ -106,7 +150,7 @@ def test_the_csv_leaves_an_undefined_cell_empty(known, measured, tmp_path):
     config, _ = known
     summary.write_results(RunFolder(tmp_path), measured, summary.summarise(config, measured), [])
     line = next(x for x in (tmp_path / "cases.csv").read_text().splitlines() if "clean" in x)
-    assert line.startswith("clean,ct,3,0,1.000000,1.000000,1.000000,1.000000,1.000000,,,,,,")
+    assert line.startswith("clean,ct,3,0,1.000000,1.000000,1.000000,1.000000,1.000000,,,,,,,,,,,")
 
 
 def test_distances_lesions_and_volumes_of_known_cases(measured):
@@ -176,7 +220,9 @@ def test_padding_of_the_last_batch_changes_nothing(known, measured, batch_size):
 
 def test_without_validation_patients_there_is_no_validation_dsc(known):
     config, prepared = known
-    assert evaluate.validation_dsc(config, prepared, bright) is None
+    for select in ("paper", "clinical"):
+        config.train.select = select
+        assert evaluate.validation_dsc(config, prepared, bright) is None
 
 
 def test_touching_lesions_count_as_their_reader_drew_them(tmp_path):

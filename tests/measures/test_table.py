@@ -3,13 +3,24 @@
 from crlm_jax.measures.detection import LesionScores
 from crlm_jax.measures.overlap import Counts, Volumes, overlap
 from crlm_jax.measures.surfaces import Surfaces
-from crlm_jax.measures.table import BY_NAME, LESION, MEASURES, OVERLAP, SURFACE, VOLUME
+from crlm_jax.measures.table import (
+    BY_NAME,
+    LESION,
+    MEASURES,
+    OVERLAP,
+    OVERLAP_PAPER,
+    OVERLAP_SLICES,
+    SURFACE,
+    VOLUME,
+)
 from crlm_jax.report.tables import CLINICAL_HEADER, COMPARED
 
 
 def test_every_computed_value_has_its_line_in_order():
     assert len(BY_NAME) == len(MEASURES)
     assert tuple(overlap(Counts(1, 1, 1))) == OVERLAP
+    for names, suffix in ((OVERLAP_PAPER, "_paper"), (OVERLAP_SLICES, "_slices")):
+        assert names == tuple(name + suffix for name in OVERLAP)
     assert tuple(Surfaces().values()) == SURFACE
     assert tuple(LesionScores().values()) == LESION
     assert tuple(Volumes().values()) == VOLUME
@@ -28,10 +39,11 @@ def test_lengths_and_volumes_have_units_and_shares_have_none():
 def test_a_measure_is_called_the_same_everywhere():
     paper, clinical, dice = (BY_NAME[name] for name in COMPARED)
     assert [m.row_header for m in (paper, clinical, dice)] == [
-        "DSC (paper)", "DSC (clinical)", "surface Dice 2 mm",
+        "DSC (paper, pooled)", "DSC (clinical)", "surface Dice 2 mm",
     ]  # fmt: skip
     assert [m.title for m in (paper, clinical, dice, BY_NAME["hd95"])] == [
-        "DSC, paper's protocol", "DSC, clinical protocol", "surface Dice at 2 mm", "HD95 (mm)",
+        "DSC, paper's protocol, pooled", "DSC, clinical protocol", "surface Dice at 2 mm",
+        "HD95 (mm)",
     ]  # fmt: skip
     assert CLINICAL_HEADER == (
         "condition", "n", "HD95 mm", "ASSD mm", "surface Dice 2 mm", "surface Dice 1 voxel",

@@ -32,6 +32,20 @@ def test_keeps_the_latest_and_the_best(tmp_path):
     assert set(found) == {"segmenter"}
 
 
+def test_a_dsc_is_kept_under_its_protocols_name(tmp_path):
+    with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
+        for step, dsc in enumerate([0.1, 0.9, 0.2], start=1):
+            checkpoints.save(step, state(step), dsc, "validation_dsc_clinical")
+    with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
+        assert (checkpoints.latest, checkpoints.best, checkpoints.chosen) == (3, 2, 2)
+    kept = json.loads((tmp_path / "c" / "2" / "metrics" / "metrics").read_text())
+    assert kept == {"validation_dsc_clinical": 0.9}
+    with Checkpoints(tmp_path / "other") as checkpoints:
+        checkpoints.save(1, state(1), None)
+    with Checkpoints(tmp_path / "other") as checkpoints:
+        assert (checkpoints.best, checkpoints.chosen) == (1, None)
+
+
 def test_of_equals_the_later_is_the_best(tmp_path):
     with Checkpoints(tmp_path / "c") as checkpoints:
         for step in (1, 2):

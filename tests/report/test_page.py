@@ -10,7 +10,13 @@ from crlm_jax.errors import UserError
 from crlm_jax.report import command as report_command
 from crlm_jax.report import page
 from crlm_jax.report.cells import format_mean
-from crlm_jax.report.tables import CLINICAL_HEADER, clinical_rows, comparison_rows, size_rows
+from crlm_jax.report.tables import (
+    CLINICAL_HEADER,
+    clinical_rows,
+    comparison_rows,
+    result_rows,
+    size_rows,
+)
 from crlm_jax.runs.finished import read_finished
 from tests.finished_runs import make_run
 
@@ -113,7 +119,7 @@ def test_several_runs_are_compared_patient_by_patient(run, tmp_path):
     assert "Compared with half, patient by patient" in html
     rows = comparison_rows([read_finished(run), read_finished(better)])
     assert [row[:3] for row in rows][:2] == [
-        ["better", "pre_dwi", "DSC (paper)"], ["better", "pre_dwi", "DSC (clinical)"],
+        ["better", "pre_dwi", "DSC (paper, pooled)"], ["better", "pre_dwi", "DSC (clinical)"],
     ]  # fmt: skip
     # DSC from 2/3 to 1 for every patient; with four, p cannot be less than 2^-3.
     assert rows[0][3:6] == ["4", "0.33 (0.33–0.33)*", "0.125"]
@@ -150,3 +156,19 @@ def test_a_mean_is_written_with_its_interval():
     assert format_mean(below) == "−0.50 (−0.75 to 0.10)"
     assert format_mean({"mean": 0.5, "ci_low": None, "ci_high": None}) == "0.50"
     assert format_mean({"mean": None, "ci_low": None, "ci_high": None}) == "–"
+
+
+def test_a_table_of_results_has_both_ways_to_pool_and_the_clinical_protocol(tmp_path):
+    run = make_run(tmp_path / "pooled", {"a": (16, 8)})
+    summary = read_finished(run).summary
+    rows = result_rows(summary)
+    assert [row[:2] for row in rows] == [
+        [condition, protocol]
+        for condition in ("pre_dwi", "post_dwi")
+        for protocol in ("paper, pooled", "paper, slices", "clinical")
+    ]
+    html = page.write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
+    for _, protocol, *_ in rows:
+        assert f"<td>{protocol}</td>" in html
+    assert "The paper does not say which of the two it reports" in html
+    assert html.count('<tr class="paper">') == 2

@@ -26,6 +26,14 @@ def test_means_of_the_steps_are_written_total_first(tmp_path):
     assert second == {"step": 2, "validation_dsc": 0.25, "data": "phantom"}
 
 
+def test_the_validation_dsc_has_the_name_of_its_protocol(tmp_path):
+    config = Config()
+    config.train.select = "clinical"
+    TrainLog(tmp_path / "train.jsonl", 0, config, str).validation(2, 0.25)
+    (line,) = read_log(tmp_path / "train.jsonl")
+    assert line == {"step": 2, "validation_dsc_clinical": 0.25, "data": "phantom"}
+
+
 def test_a_loss_that_is_not_finite_names_the_records(tmp_path):
     log = TrainLog(tmp_path / "train.jsonl", 0, Config(), lambda record: f"p{record}/ct z=3")
     log.add(7, terms(float("nan")), np.array([2, 1, 2]))

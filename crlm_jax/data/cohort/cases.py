@@ -3,16 +3,17 @@
 A *case* is a patient under a condition (for example ``pre_dwi``) and may have several images.
 
 The split follows Xia et al., Cancer Imaging 26:10 (2025), doi 10.1186/s40644-025-00964-z: by
-patient, 6:4. The number of test patients is rounded up, which gives the paper's 66 / 45 of 111.
-The split is drawn over all patients of the file, whatever conditions are asked for. So a patient
-who is tested under one condition is never trained on under another. Where the file names validation
-patients, none are drawn out of its training patients.
+patient, 6:4. The number of test patients is rounded up, which gives the paper's 66 / 45 of 111 with
+MRI; `test_patients` gives its 119 / 78 of 197 with CT too. With `fold`, the patients are dealt into
+folds, each of whom is tested in exactly one. The split is drawn over all patients of the file,
+whatever conditions are asked for. So a patient who is tested under one condition is never trained
+on under another. Validation patients are taken out of the training patients; where the file names
+some, none are drawn.
 """
 
 import dataclasses
 import difflib
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -28,6 +29,7 @@ from crlm_jax.data.cohort.rows import (
     read_image_rows,
     read_rows,
 )
+from crlm_jax.data.cohort.tested import TestWish
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -36,12 +38,16 @@ _AnyRow = TypeVar("_AnyRow", bound=ImageRow)
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A patient under a condition, with all images of both in the order of the file."""
+    """A patient under a condition, with all images of both in the order of the file.
+
+    `drawn` tells whether the split of the patient is drawn, because the file does not say it.
+    """
 
     patient: str
     condition: str
     images: tuple[ImagePair, ...]
     split: Split
+    drawn: bool = False
 
 
 def read_cohort(
@@ -49,6 +55,8 @@ def read_cohort(
     *,
     conditions: Sequence[str],
     test_fraction: float = Data.test_fraction,
+    test_patients: int = Data.test_patients,
+    fold: str = Data.fold,
     validation_fraction: float = Data.validation_fraction,
     seed: int = Data.split_seed,
     doubts: list[str] | None = None,
@@ -59,6 +67,8 @@ def read_cohort(
       path: the cohort file, as a spreadsheet saves it (`table`).
       conditions: conditions to train, validate and test on.
       test_fraction: share of all patients that are tested, where the file has no `split`.
+      test_patients: how many are tested instead of that share; 0: the share.
+      fold: which fold of how many is tested instead, such as `2/5`; empty: the share.
       validation_fraction: share of the training patients that are set aside to validate on, where
         the file names none.
       seed: seed of the drawn splits, which depend on it and on the set of patients, not on the
@@ -71,11 +81,15 @@ def read_cohort(
         has no case.
     """
     path = Path(path)
+    doubts = [] if doubts is None else doubts
     rows = _all_or_error(*read_rows(path, doubts))
-    if doubts is not None:
-        doubts += alike_warnings(path, rows)
+    doubts += alike_warnings(path, rows)
     _check_conditions(path, rows, conditions)
-    split_of = _split_patients(rows, test_fraction, validation_fraction, seed)
+    given = {row.patient: row.split for row in rows}
+    rng = np.random.default_rng(seed)
+    wish = TestWish(test_fraction, test_patients, fold)
+    tested = wish.choose(path, given, rng, doubts)
+    split_of = _split_patients(given, tested, validation_fraction, rng)
 
     pairs: dict[tuple[int, str, str], list[ImagePair]] = {}
     for row in rows:
@@ -83,7 +97,7 @@ def read_cohort(
             key = (SPLITS.index(split_of[row.patient]), row.patient, row.condition)
             pairs.setdefault(key, []).append(row.pair)
     cases = tuple(
-        Case(patient, condition, tuple(images), SPLITS[split])
+        Case(patient, condition, tuple(images), SPLITS[split], given[patient] != SPLITS[split])
         for (split, patient, condition), images in sorted(pairs.items(), key=lambda kv: kv[0])
     )
     for split in ("train", "test"):
@@ -91,8 +105,8 @@ def read_cohort(
             raise CohortError(
                 f"{path}, column 'split': no {split} case is left for "
                 f"{', '.join(conditions)} ({len(split_of)} patients in all); add patients, "
-                f"name some as '{split}' in the column 'split', or change the test fraction "
-                f"({test_fraction:g}) or the conditions"
+                f"name some as '{split}' in the column 'split', or change who is tested "
+                f"({wish.describe()}) or the conditions"
             )
     return cases
 
@@ -128,27 +142,36 @@ def _check_conditions(path: Path, rows: Sequence[Row], asked: Sequence[str]) -> 
 
 
 def _split_patients(
-    rows: Sequence[Row], test_fraction: float, validation_fraction: float, seed: int
+    given: Mapping[str, str],
+    tested: Collection[str],
+    validation_fraction: float,
+    rng: np.random.Generator,
 ) -> dict[str, Split]:
-    """Returns the split of every patient of the file."""
-    given = {row.patient: row.split for row in rows}
-    patients = sorted(given)  # sorted: the draw must not depend on the order of the rows
-    rng = np.random.default_rng(seed)
-    validation: list[str] = []
-    if any(given.values()):
-        train = [patient for patient in patients if given[patient] == "train"]
-        validation = [patient for patient in patients if given[patient] == "validation"]
-    else:
-        order = [patients[i] for i in rng.permutation(len(patients))]
-        tests = math.ceil(test_fraction * len(order) - 1e-9)
-        train = sorted(order[tests:])
-    split_of: dict[str, Split] = dict.fromkeys(patients, "test")
-    split_of.update(dict.fromkeys(train, "train"))
-    split_of.update(dict.fromkeys(validation, "validation"))
+    """Returns the split of every patient of the file.
 
-    held_out = 0
+    Args:
+      given: by patient, the split that the file gives, or "".
+      tested: the test patients.
+      validation_fraction: share of the others who validate, where the file names none.
+      rng: draws them.
+    """
+    patients = sorted(given)
+    validation = {patient for patient in patients if given[patient] == "validation"}
+    split_of: dict[str, Split] = {
+        patient: "test" if patient in tested else "train" for patient in patients
+    }
+    train = [patient for patient in patients if split_of[patient] == "train"]
     if not validation and validation_fraction > 0 and len(train) >= 2:
         held_out = min(max(1, round(validation_fraction * len(train))), len(train) - 1)
-    for i in rng.permutation(len(train))[:held_out]:
-        split_of[train[i]] = "validation"
+        validation = {train[i] for i in rng.permutation(len(train))[:held_out]}
+    split_of.update(dict.fromkeys(validation, "validation"))
     return split_of
+
+
+def with_validation_trained(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """Returns the cases with the validation patients among the training patients, in order."""
+    moved = (
+        dataclasses.replace(case, split="train") if case.split == "validation" else case
+        for case in cases
+    )
+    return tuple(sorted(moved, key=lambda c: (SPLITS.index(c.split), c.patient, c.condition)))

@@ -335,7 +335,10 @@ def split_line(report: Report) -> str:
     count = collections.Counter(report.split.values())
     how = "as in the file"
     if report.drawn:
-        how = f"drawn at training (seed {Data.split_seed}, {100 * Data.test_fraction:g} % to test)"
+        how = (
+            f"drawn at training (seed {Data.split_seed}, {100 * Data.test_fraction:g} % to test, "
+            "unless data.test_patients or data.fold is given)"
+        )
     return (
         f"split {how}: {count['train'] + count['validation']} train (of whom "
         f"{count['validation']} are kept to validate), {count['test']} test"

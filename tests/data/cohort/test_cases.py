@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crlm_jax.data.cohort.cases import read_cohort, read_images
+from crlm_jax.data.cohort.cases import read_cohort, read_images, with_validation_trained
 from crlm_jax.data.cohort.rows import CohortError, ImageRow, read_rows
 
 HEADER = "patient,condition,image,mask"
@@ -78,6 +78,80 @@ def test_split_sizes_are_those_of_the_paper(tmp_path):
     assert found.count("test") == 45  # 66 and 45 of 111
     assert found.count("validation") == 13  # a fifth of 66, rounded
     assert found.count("train") == 53
+
+
+@pytest.mark.parametrize(("patients", "tests"), [(111, 45), (197, 78)])
+def test_a_number_of_test_patients_gives_both_splits_of_the_paper(tmp_path, patients, tests):
+    path = write(tmp_path, [HEADER, *rows(patients)])
+    doubts = []
+    cases = read_cohort(path, conditions=["ct"], test_patients=tests, doubts=doubts)
+    found = list(splits(cases).values())
+    assert found.count("test") == tests
+    assert found.count("train") + found.count("validation") == patients - tests
+    assert not doubts
+    assert all(case.drawn for case in cases if case.split != "train")
+
+
+def test_too_few_patients_for_the_papers_number_is_an_error_with_the_remedy(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(45)])
+    message = refuse(
+        path, "test_patients = 45", "45 patients", "--config.data.test_patients=0", test_patients=45
+    )
+    assert len(message.splitlines()) == 1
+    doubts = []
+    read_cohort(path, conditions=["ct"], test_patients=40, doubts=doubts)
+    assert ["leaves 5 of 45 patients to train on" in doubt for doubt in doubts] == [True]
+
+
+def test_the_files_split_counts_more_than_a_number_of_test_patients(tmp_path):
+    lines = [f"{line},{'test' if i < 3 else 'train'}" for i, line in enumerate(rows(8))]
+    path = write(tmp_path, [HEADER + ",split", *lines])
+    for number, warned in ((2, 1), (3, 0), (45, 1)):
+        doubts = []
+        cases = read_cohort(path, conditions=["ct"], test_patients=number, doubts=doubts)
+        assert list(splits(cases).values()).count("test") == 3
+        assert len(doubts) == warned
+        assert all("tests 3 patients, which counts" in doubt for doubt in doubts)
+    assert {case.split for case in cases if case.drawn} == {"validation"}
+
+
+@pytest.mark.parametrize(("patients", "folds"), [(10, 5), (11, 5), (13, 3), (7, 7), (2, 2)])
+def test_every_patient_is_tested_in_exactly_one_fold(tmp_path, patients, folds):
+    path = write(tmp_path, [HEADER, *rows(patients), *rows(patients, "pre_dwi")])
+    tested = []
+    for fold in range(1, folds + 1):
+        cases = read_cohort(path, conditions=["ct", "pre_dwi"], fold=f"{fold}/{folds}", seed=4)
+        found = splits(cases)
+        assert len(found) == patients
+        tested.append(sorted(p for p, split in found.items() if split == "test"))
+        assert found == splits(read_cohort(path, conditions=["ct"], fold=f"{fold}/{folds}", seed=4))
+    assert sorted(p for fold in tested for p in fold) == sorted(found)
+    sizes = {len(fold) for fold in tested}
+    assert max(sizes) - min(sizes) <= 1
+    other = read_cohort(path, conditions=["ct"], fold=f"1/{folds}", seed=5)
+    again = sorted(p for p, split in splits(other).items() if split == "test")
+    assert again != tested[0] or sizes == {1}  # one of a few may be the same by chance
+
+
+def test_a_fold_that_cannot_be(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(4)])
+    refuse(path, "5 folds of 4 patients", "or fewer", fold="1/5")
+    with pytest.raises(CohortError, match="the second of five"):
+        read_cohort(path, conditions=["ct"], fold="2 of 5")
+    lines = [f"{line},{'test' if i < 2 else 'train'}" for i, line in enumerate(rows(4))]
+    path = write(tmp_path, [HEADER + ",split", *lines])
+    refuse(path, "column 'split'", "leave out data.fold", fold="1/2")
+
+
+def test_validation_patients_may_be_trained_on_too(tmp_path):
+    path = write(tmp_path, [HEADER, *rows(10, "ct"), *rows(10, "pre_dwi")])
+    cases = read_cohort(path, conditions=["ct", "pre_dwi"])
+    without = read_cohort(path, conditions=["ct", "pre_dwi"], validation_fraction=0)
+    assert "validation" in splits(cases).values()
+    merged = with_validation_trained(cases)
+    assert [(c.patient, c.condition, c.split, c.images) for c in merged] == [
+        (c.patient, c.condition, c.split, c.images) for c in without
+    ]
 
 
 def test_split_depends_on_seed_and_not_on_row_order(tmp_path):

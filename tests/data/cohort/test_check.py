@@ -292,8 +292,8 @@ def test_names_that_differ_in_spelling_are_a_warning(tmp_path, capsys):
 def test_drawn_split_is_that_of_the_training(tmp_path):
     report = check_cohort(make_cohort(tmp_path, patients=6, shape=(2, 16, 16)))
     assert check.split_line(report) == (
-        "split drawn at training (seed 0, 40 % to test): 3 train (of whom 1 are kept to validate), "
-        "3 test"
+        "split drawn at training (seed 0, 40 % to test, unless data.test_patients or data.fold is "
+        "given): 3 train (of whom 1 are kept to validate), 3 test"
     )
     assert summary_rows(report)[0][:4] == ("pre_dwi", "6", "3/3", "6")
 

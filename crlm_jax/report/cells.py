@@ -6,15 +6,15 @@ from crlm_jax.stats import comparison
 from crlm_jax.stats.comparison import Numbers
 
 
-def format_mean(value: Numbers) -> str:
+def format_mean(value: Numbers, digits: int = 2) -> str:
     """Writes a mean with its interval, as `0.81 (0.76–0.85)`; `–` where there is none.
 
-    An interval of few patients, which means little, is marked `*`.
+    An interval of few patients is marked `*`.
     """
     if value["mean"] is None:
         return "–"
     mean, low, high = (
-        "" if value[name] is None else f"{value[name]:.2f}".replace("-", "−")
+        "" if value[name] is None else f"{value[name]:.{digits}f}".replace("-", "−")
         for name in ("mean", "ci_low", "ci_high")
     )
     if not low:

@@ -1,14 +1,16 @@
 """What a run records of its experiment before it trains: `config.json` and `data.json`."""
 
+import dataclasses
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from crlm_jax.config.schema import Config
-from crlm_jax.config.storage import to_json
+from crlm_jax.config.schema import Config, System
+from crlm_jax.config.storage import from_json, to_json
 from crlm_jax.runs.folder import RunFolder, WorkdirError
 from crlm_jax.system import parallel
+from crlm_jax.system.console import print_stderr
 from crlm_jax.system.files import write_whole
 from crlm_jax.system.parallel import chosen_numbers
 
@@ -39,6 +41,30 @@ def keep_records(
         write_whole(path, text)
         write_whole(folder.config, to_json(config))
     check_shared(folder.path, [folder.config.name])
+
+
+def with_threads(config: Config, folder: RunFolder, platform: str) -> Config:
+    """Returns the config with the number of threads that the CPU computes with, to be recorded.
+
+    A run that was begun with another number, and goes on, is a warning: its numbers will be others
+    than those of a run with one number throughout.
+
+    Args:
+      config: of the experiment.
+      folder: of the run.
+      platform: that computes, such as `cpu`; on others the threads decide nothing.
+    """
+    if platform != "cpu":
+        return config
+    count = parallel.threads()
+    begun = from_json(folder.config.read_bytes(), folder.config) if folder.begun else config
+    if begun.system.threads not in (0, count) and parallel.is_main():
+        print_stderr(
+            f"warning: {folder.path} was begun on {begun.system.threads} threads and goes on with "
+            f"{count}, so that it repeats no other run; set --config.system.threads="
+            f"{begun.system.threads}"
+        )
+    return dataclasses.replace(config, system=System(threads=count))
 
 
 def check_shared(folder: Path, names: Collection[str]) -> None:

@@ -3,6 +3,7 @@ from .agreement import cohen_kappa as cohen_kappa
 from .comparison import bootstrap_mean as bootstrap_mean
 from .comparison import holm as holm
 from .comparison import paired_difference as paired_difference
+from .crossed import crossed_difference as crossed_difference
 from .patient_table import Patients as Patients
 from .patient_table import TableError as TableError
 from .patient_table import read_patients as read_patients

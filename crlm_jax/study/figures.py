@@ -20,7 +20,7 @@ def upset(means: Mapping[frozenset[int], Numbers], mark: str = "") -> Figure:
     """Draws the DSC of subsets of stages, best first, above dots that show the stages of each.
 
     Args:
-      means: from `stats.bootstrap_mean`, by subset.
+      means: by subset, with an interval or without.
       mark: above the picture.
     """
     defined = {s: mean for s, value in means.items() if (mean := value["mean"]) is not None}

@@ -9,7 +9,7 @@ from crlm_jax.config import notices
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.measures.view import CaseView
 from crlm_jax.report.html import embed, templates
-from crlm_jax.stats import comparison
+from crlm_jax.stats.crossed import LEAST_RUNS
 from crlm_jax.study import figures, tables
 from crlm_jax.study.runs import StudyRun
 from crlm_jax.study.tables import Systems
@@ -57,7 +57,7 @@ def write_tables(runs: Sequence[StudyRun], workdir: Path, *, paper: bool = False
         pictures.append((name, embed(figure, workdir / "figures" / f"{file}.png")))
     html = templates("crlm_jax.study").get_template("study.html").render(
         title=workdir.resolve().name, warnings=warnings, tables=filled, missing=missing,
-        pictures=pictures, runs=len(runs), small=comparison.SMALL,
+        pictures=pictures, runs=len(runs), least=LEAST_RUNS,
     )  # fmt: skip
     write_whole(workdir / "tables.md", _markdown(filled, warnings, missing))
     sheet = (row for title, header, rows in filled for row in ([title], header, *rows, []))
@@ -103,8 +103,8 @@ def _pictures(found: Mapping[str, Systems], mark: str) -> Iterator[tuple[str, Fi
             subsets = tables.stage_subsets(systems)
             if subsets:
                 means = {
-                    stages: comparison.bootstrap_mean(
-                        [*tables.dsc_by_patient(systems[system], condition).values()]
+                    stages: tables.mean_of(
+                        tables.values_by_run(systems[system], condition, "dsc_paper")
                     )
                     for stages, system in subsets.items()
                 }

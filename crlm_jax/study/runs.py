@@ -93,6 +93,7 @@ def run_one(run: StudyRun) -> None:
 
     run.error.parent.mkdir(parents=True, exist_ok=True)
     try:
+        parallel.use_threads(run.config.system.threads)
         parallel.use_compile_cache(run.config.data.cache)
         preemption.exit_when_told()
         experiment.run(run.config, run.folder.path)

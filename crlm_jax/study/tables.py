@@ -1,8 +1,8 @@
 """The rows of a study's tables, from whatever of it has finished.
 
-Seeds are not patients: a patient's value under a system is its mean over the seeds, and intervals
-and tests are over patients. The spread from seed to seed is not in them; the table of results has a
-column for it.
+The training is a unit as well as the patient: systems are compared run by run, paired by seed, and
+intervals and tests have both spreads (`stats.crossed_difference`). With fewer than its `LEAST_RUNS`
+runs a difference stands without an interval and without p.
 """
 
 import re
@@ -11,21 +11,26 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from crlm_jax.measures.table import OVERLAP_PAPER
-from crlm_jax.report.cells import compared_rows, format_mean
+from crlm_jax.report.cells import format_mean
 from crlm_jax.report.tables import OVERLAP_HEADER
 from crlm_jax.runs.finished import FinishedRun, read_finished, values_by_patient
 from crlm_jax.stats import comparison
+from crlm_jax.stats.comparison import Numbers
+from crlm_jax.stats.crossed import crossed_difference
 from crlm_jax.study import paper_results
 from crlm_jax.study.runs import StudyRun
 
 HEADER = (
     "experiment", "system", "condition", "seeds", "n", *OVERLAP_HEADER, "DSC of the seeds",
 )  # fmt: skip
-PAIRED = ("experiment", "system", "condition", "n", "difference in DSC", "p (Wilcoxon)", "p (Holm)")
-EFFECTS = ("experiment", "condition", "stage", "n", "difference in DSC", "p (Wilcoxon)", "p (Holm)")
+_DIFFERENCE = ("runs", "n", "difference in DSC", "SD of runs", "p", "p (Holm)")
+PAIRED = ("experiment", "system", "condition", "protocol", *_DIFFERENCE)
+EFFECTS = ("experiment", "condition", "protocol", "stage", *_DIFFERENCE)
+PROTOCOLS = {"paper": "dsc_paper", "clinical": "dsc"}  # the measure of each
 _STAGES = re.compile(r"stages_(\d+)|unetpp")
 
 Systems = dict[str, list[FinishedRun]]  # by name, the finished runs of all seeds
+Values = dict[str, dict[str, float]]  # of a system: by run (`seed0` …), a value of each patient
 
 
 def collect(runs: Sequence[StudyRun]) -> dict[str, Systems]:
@@ -65,55 +70,93 @@ def result_rows(found: Mapping[str, Systems], *, paper: bool = False) -> list[li
 
 def _result_cells(runs: Sequence[FinishedRun], condition: str) -> list[str]:
     """Returns the numbers of seeds and of patients, the measures, and the DSC of each seed."""
-    means = [
-        comparison.bootstrap_mean([*values_by_patient(runs, condition, name).values()])
-        for name in OVERLAP_PAPER
-    ]
+    means = [mean_of(values_by_run(runs, condition, name)) for name in OVERLAP_PAPER]
     each = [run.summary.conditions[condition].means["dsc_paper"]["mean"] for run in runs]
     spread = ", ".join("–" if x is None else f"{x:.2f}" for x in each)
     return [str(len(runs)), str(means[0]["n"]), *map(format_mean, means), spread]
 
 
+def values_by_run(runs: Sequence[FinishedRun], condition: str, measure: str) -> Values:
+    """Returns a measure of each patient in each run."""
+    return {run.name: values_by_patient([run], condition, measure) for run in runs}
+
+
+def mean_of(values: Values) -> Numbers:
+    """Returns the mean over runs and patients as `crossed_difference` from 0."""
+    runs = [*values.values()]
+    return crossed_difference(runs, [dict.fromkeys(run, 0.0) for run in runs])
+
+
 def paired_rows(found: Mapping[str, Systems]) -> list[list[str]]:
-    """Compares every system with the first of its experiment, by patient, under `PAIRED`."""
+    """Compares every system with the first of its experiment, run by run, under `PAIRED`.
+
+    The runs of the same seed are a pair; a run without its partner is left out.
+    """
     compared = []
     for experiment, systems in found.items():
         for condition in conditions_of(systems):
-            values = {s: dsc_by_patient(runs, condition) for s, runs in systems.items()}
-            reference = next(iter(values.values()), {})
-            for system, ours in list(values.items())[1:]:
-                difference = comparison.paired_difference(ours, reference)
-                compared.append(([experiment, system, condition], difference))
-    return compared_rows(compared)
+            for protocol, measure in PROTOCOLS.items():
+                values = {s: values_by_run(runs, condition, measure) for s, runs in systems.items()}
+                reference = next(iter(values.values()), {})
+                for system, ours in list(values.items())[1:]:
+                    cells = [experiment, system, condition, protocol]
+                    compared.append((cells, _difference(ours, reference)))
+    return _compared_rows(compared)
 
 
-def dsc_by_patient(runs: Sequence[FinishedRun], condition: str) -> dict[str, float]:
-    """Returns the DSC by the paper's protocol of each patient, its mean over the seeds."""
-    return values_by_patient(runs, condition, "dsc_paper")
+def _difference(ours: Values, reference: Values) -> Numbers:
+    both = [run for run in ours if run in reference]
+    return crossed_difference([ours[run] for run in both], [reference[run] for run in both])
+
+
+def _compared_rows(compared: Sequence[tuple[list[str], Numbers]]) -> list[list[str]]:
+    """Writes differences as rows; those without a patient are left out.
+
+    The columns after the given cells are `_DIFFERENCE`; Holm's correction is over all rows.
+    """
+    shown = [(cells, difference) for cells, difference in compared if difference["n"]]
+    tested = [p for _, difference in shown if (p := difference["p"]) is not None]
+    adjusted = iter(comparison.holm(tested))
+    rows = []
+    for cells, difference in shown:
+        p, spread = difference["p"], difference["run_sd"]
+        rows.append(
+            [
+                *cells,
+                str(difference["runs"]),
+                str(difference["n"]),
+                format_mean(difference, digits=3),
+                "–" if spread is None else f"{spread:.3f}",
+                *(("–", "–") if p is None else (f"{p:.3f}", f"{next(adjusted):.3f}")),
+            ]
+        )
+    return rows
 
 
 def effect_rows(found: Mapping[str, Systems]) -> list[list[str]]:
     """Returns what each stage adds, under `EFFECTS`: the mean over pairs of subsets.
 
-    The two subsets of a pair differ by that stage alone, and both have finished. A stage without
-    such a pair has no row.
+    The two subsets of a pair differ by that stage alone. A run counts for a stage where all subsets
+    of its pairs have finished under its seed; a stage without such a pair has no row.
     """
     compared = []
     for experiment, systems in found.items():
         subsets = stage_subsets(systems)
         for condition in conditions_of(systems):
-            values = {
-                stages: dsc_by_patient(systems[system], condition)
-                for stages, system in subsets.items()
-            }
-            for stage in sorted({stage for stages in subsets for stage in stages}):
-                pairs = [(s, s - {stage}) for s in subsets if stage in s and s - {stage} in subsets]
-                if pairs:
-                    with_it = _mean_of([values[larger] for larger, _ in pairs])
-                    without = _mean_of([values[smaller] for _, smaller in pairs])
-                    difference = comparison.paired_difference(with_it, without)
-                    compared.append(([experiment, condition, str(stage)], difference))
-    return compared_rows(compared)
+            for protocol, measure in PROTOCOLS.items():
+                values = {
+                    stages: values_by_run(systems[system], condition, measure)
+                    for stages, system in subsets.items()
+                }
+                for stage in sorted({stage for stages in subsets for stage in stages}):
+                    pairs = [(s, s - {stage}) for s in subsets if stage in s]
+                    pairs = [pair for pair in pairs if pair[1] in subsets]
+                    if pairs:
+                        with_it = _mean_of([values[larger] for larger, _ in pairs])
+                        without = _mean_of([values[smaller] for _, smaller in pairs])
+                        cells = [experiment, condition, protocol, str(stage)]
+                        compared.append((cells, _difference(with_it, without)))
+    return _compared_rows(compared)
 
 
 def stage_subsets(systems: Iterable[str]) -> dict[frozenset[int], str]:
@@ -125,7 +168,11 @@ def stage_subsets(systems: Iterable[str]) -> dict[frozenset[int], str]:
     return found if len(found) > 1 else {}
 
 
-def _mean_of(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Returns the mean of each patient that all of them have."""
-    patients = set.intersection(*(set(each) for each in values))
-    return {p: float(np.mean([each[p] for each in values])) for p in sorted(patients)}
+def _mean_of(values: Sequence[Values]) -> Values:
+    """Returns the mean over several systems, by run and patient that all of them have."""
+    runs = [run for run in values[0] if all(run in each for each in values)]
+    means: Values = {}
+    for run in runs:
+        patients = set.intersection(*(set(each[run]) for each in values))
+        means[run] = {p: float(np.mean([v[run][p] for v in values])) for p in sorted(patients)}
+    return means

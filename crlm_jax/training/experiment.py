@@ -23,7 +23,7 @@ from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder, open_workdir
 from crlm_jax.runs.lock import only_training
 from crlm_jax.runs.log import read_log
-from crlm_jax.runs.records import check_shared, keep_records
+from crlm_jax.runs.records import check_shared, keep_records, with_threads
 from crlm_jax.runs.results import Summary
 from crlm_jax.system import parallel
 from crlm_jax.system.console import console, print_stderr
@@ -134,6 +134,7 @@ def _run(
 ) -> Summary | None:
     parallel.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
     parallel.check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
+    config = with_threads(config, folder, mesh.devices.flat[0].platform)
     refit = read_refit(config)
     networks, state = create_state(config, mesh)
     prepared = prepare(config)

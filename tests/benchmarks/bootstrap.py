@@ -90,14 +90,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--resamples", type=int, default=1999)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    sizes = vars(args).pop("sizes")
     versions = f"Python {platform.python_version()}, numpy {np.__version__}"
     print(f"{versions}, scipy {scipy.__version__}; {vars(args)}")
     start = time.perf_counter()
     print("| n | " + " | ".join(SCENARIOS) + " |")
     print("| ---: |" + " ---: |" * len(SCENARIOS))
-    for n in SIZES:
+    for n in sizes:
         cells = []
         for name, (draw, mean) in SCENARIOS.items():
             if name == "naive" and n != 45:

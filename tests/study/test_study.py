@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.studies import critic, paper, stages
+from configs.studies import critic, forks, paper, stages
 from crlm_jax.config.schema import Config, ConfigError, validate
 from crlm_jax.errors import UserError
 from crlm_jax.runs.folder import RunFolder
@@ -181,14 +181,16 @@ def test_tables_of_what_has_finished(finished):
     rows = [dict(zip(study_tables.HEADER, r, strict=True)) for r in study_tables.result_rows(found)]
     first = rows[0]
     assert (first["system"], first["condition"], first["seeds"]) == ("unetpp", "pre_dwi", "2")
-    assert first["DSC"] == "0.67 (0.67–0.67)*"
+    assert first["DSC"] == "0.67"  # two runs have no interval
     assert first["DSC of the seeds"] == "0.67, 0.67"
     paired = study_tables.paired_rows(found)
-    by_system = {(row[1], row[2]): row for row in paired}
-    assert by_system["stages_1", "pre_dwi"][4] == "0.33 (0.33–0.33)*"
-    assert by_system["stages_2", "pre_dwi"][4] == "0.00 (0.00–0.00)*"
-    holm = [float(row[6]) for row in paired]
-    assert all(p >= float(row[5]) for p, row in zip(holm, paired, strict=True))
+    by_system = {
+        (row[1], row[2], row[3]): dict(zip(study_tables.PAIRED, row, strict=True)) for row in paired
+    }
+    row = by_system["stages_1", "pre_dwi", "paper"]
+    assert (row["runs"], row["difference in DSC"]) == ("1", "0.333")
+    assert (row["p"], row["p (Holm)"], row["SD of runs"]) == ("–", "–", "–")
+    assert by_system["stages_2", "pre_dwi", "clinical"]["difference in DSC"] == "0.000"
     lines = list(csv.reader((folder / "tables.csv").open(newline="")))
     assert list(study_tables.HEADER) in lines
     assert {p.name for p in (folder / "figures").iterdir()} == {
@@ -226,10 +228,64 @@ def test_the_papers_numbers_stand_beside_ours_only_where_the_data_are_its_own(tm
 def test_the_effect_of_a_stage_is_the_mean_over_the_pairs_that_differ_by_it(finished):
     _, runs = finished
     rows = study_tables.effect_rows(study_tables.collect(runs))
-    effects = {(row[1], row[2]): row[4] for row in rows}
+    rows = [dict(zip(study_tables.EFFECTS, row, strict=True)) for row in rows]
+    effects = {
+        (row["condition"], row["stage"]): row["difference in DSC"]
+        for row in rows
+        if row["protocol"] == "paper"
+    }
     # The runs of both stages are missing, so each stage has one pair: with it alone, and without.
-    assert effects["pre_dwi", "1"] == "0.33 (0.33–0.33)*"
-    assert effects["pre_dwi", "2"] == "0.00 (0.00–0.00)*"
+    assert effects["pre_dwi", "1"] == "0.333"
+    assert effects["pre_dwi", "2"] == "0.000"
+
+
+def test_five_runs_have_an_interval_over_runs_and_patients(tmp_path):
+    """Runs are paired by seed; what varies from run to run widens the interval."""
+    runs = []
+    for seed, found in enumerate((0.5, 0.6, 0.5, 0.7, 0.5)):
+        for system, share in (("unetpp", 0.5), ("stages_1", found)):
+            name = f"x/{system}/seed{seed}"
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            make_run(tmp_path / name, SIZES, share)
+            (tmp_path / name / "report.html").write_text("done")
+            runs.append(study_runs.StudyRun(name, Config(), RunFolder(tmp_path / name)))
+    found = study_tables.collect(runs)
+    row = dict(zip(study_tables.PAIRED, study_tables.paired_rows(found)[0], strict=True))
+    assert (row["runs"], row["n"]) == ("5", "3")
+    low, high = (
+        row["difference in DSC"].partition("(")[2].rstrip(")").replace("−", "-").split(" to ")
+    )
+    assert float(low) < 0 < float(high)  # two of five runs differ: not enough
+    assert 0.05 < float(row["p"]) < 1
+    assert float(row["SD of runs"]) > 0.05
+    effect = dict(zip(study_tables.EFFECTS, study_tables.effect_rows(found)[0], strict=True))
+    assert effect["difference in DSC"] == row["difference in DSC"]
+    html = study_page.write_tables(runs, tmp_path).read_text()
+    assert "unit as well as the patient" in html
+
+
+def test_the_fork_study_forks_every_trunk(tmp_path):
+    names = [name for name, _ in forks.get_study("seeds=2,arms=unetpp+stages_12")]
+    assert names == [
+        "trunk/unetpp/seed0", "forks/unetpp/seed0", "forks/stages_12/seed0",
+        "trunk/unetpp/seed1", "forks/unetpp/seed1", "forks/stages_12/seed1",
+        "scratch/unetpp/seed0", "scratch/stages_12/seed0",
+        "scratch/unetpp/seed1", "scratch/stages_12/seed1",
+    ]  # fmt: skip
+    file = Path(__file__).parents[2] / "configs" / "studies" / "forks.py"
+    runs = study_runs.load_study(f"{file}:seeds=1,trunk=30,steps=10", tmp_path / "runs")
+    by_name = {run.name: run.config for run in runs}
+    for name, config in by_name.items():
+        is_arm = name.startswith("forks/")
+        assert config.train.init == (str(tmp_path / "runs/trunk/unetpp/seed0") if is_arm else "")
+        assert config.train.steps == (30 if name.startswith("trunk/") else 40)
+        assert config.train.checkpoint_every == config.train.steps  # the last is what is tested
+        assert config.system.threads == 2
+    arms = [config for name, config in by_name.items() if name.startswith("forks/")]
+    assert len({config.train.seed for config in arms}) == 1  # so that the order of data is one
+    assert by_name["forks/scaled_12/seed0"].loss.feature_weight == 100
+    with pytest.raises(ConfigError, match="trunk=x"):
+        forks.get_study("trunk=x")
 
 
 def test_contours_show_the_median_case_of_the_reference_under_every_system(finished):

@@ -3,6 +3,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -211,3 +213,35 @@ def test_the_copies_of_this_processs_devices_are_used_as_they_are():
     pointers = [s.data.unsafe_buffer_pointer() for s in tree["w"].addressable_shards]
     assert [s.data.unsafe_buffer_pointer() for s in local.addressable_shards] == pointers
     np.testing.assert_array_equal(local, np.arange(6.0))
+
+
+@pytest.mark.slow
+def test_the_number_of_threads_decides_the_bits_not_the_cores(tmp_path):
+    """Two processes with one number of threads compute the same, on any number of cores."""
+    script = tmp_path / "sum.py"
+    script.write_text(
+        "import sys\n"
+        "from crlm_jax.system import parallel\n"
+        "parallel.use_threads(int(sys.argv[1]))\n"
+        "import jax, numpy as np\n"
+        "rng = np.random.default_rng(0)\n"
+        "x, w = rng.normal(size=(8, 64, 64, 16)), rng.normal(size=(3, 3, 16, 16))\n"
+        "how = dict(window_strides=(1, 1), padding='SAME')\n"
+        "how['dimension_numbers'] = ('NHWC', 'HWIO', 'NHWC')\n"
+        "conv = lambda w, x: jax.lax.conv_general_dilated(x, w, **how)\n"
+        "loss = lambda w, x: (jax.numpy.tanh(conv(w, x)) ** 2).sum()\n"
+        "g = jax.jit(jax.grad(loss))(w.astype('f4'), x.astype('f4'))\n"
+        "print(np.asarray(g).tobytes().hex())\n"
+    )
+
+    def result(threads: int, cores: set[int] | None = None) -> str:
+        preexec = (lambda: os.sched_setaffinity(0, cores)) if cores else None
+        words = [sys.executable, str(script), str(threads)]
+        environment = {k: v for k, v in os.environ.items() if k not in ("NPROC", "XLA_FLAGS")}
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=True, preexec_fn=preexec, env=environment
+        )
+        return done.stdout
+
+    assert result(1) != result(2)
+    assert result(2) == result(2, {min(os.sched_getaffinity(0))})

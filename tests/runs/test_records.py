@@ -1,0 +1,46 @@
+"""What a run records of its threads."""
+
+import dataclasses
+
+import pytest
+
+from crlm_jax.config.schema import Config, System
+from crlm_jax.config.storage import to_json
+from crlm_jax.runs.folder import RunFolder, open_workdir
+from crlm_jax.runs.records import with_threads
+from crlm_jax.system import parallel
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run that was begun on three threads."""
+    config = dataclasses.replace(Config(), system=System(threads=3))
+    (tmp_path / "config.json").write_text(to_json(config))
+    return RunFolder(tmp_path)
+
+
+def test_the_number_of_threads_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPROC", "5")
+    assert with_threads(Config(), RunFolder(tmp_path), "cpu").system.threads == 5
+    assert with_threads(Config(), RunFolder(tmp_path), "gpu").system.threads == 0
+
+
+def test_going_on_with_another_number_is_a_warning(begun, monkeypatch, capsys):
+    monkeypatch.setenv("NPROC", "3")
+    with_threads(Config(), begun, "cpu")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("NPROC", "2")
+    assert with_threads(Config(), begun, "cpu").system.threads == 2
+    told = capsys.readouterr().err
+    assert "was begun on 3 threads and goes on with 2" in told
+    assert "--config.system.threads=3" in told
+    assert not open_workdir(Config(), begun)  # it is the same experiment
+
+
+def test_without_a_wish_all_cores_count(monkeypatch):
+    monkeypatch.setenv("NPROC", "")
+    assert parallel.threads() >= 1
+    parallel.use_threads(0)
+    assert parallel.threads() >= 1
+    parallel.use_threads(4)
+    assert parallel.threads() == 4

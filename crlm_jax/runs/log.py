@@ -35,7 +35,7 @@ class TrainLog:
 
     Args:
       path: of the log. Lines after step `start` are dropped, since those steps are done again.
-      start: the step that training goes on from.
+      start: the step of the run's own checkpoint that training goes on from; −1: it has none.
       config: the experiment.
       name_record: names a training record for the error of a non-finite loss, as `p1/ct z=3`.
     """

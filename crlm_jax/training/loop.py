@@ -125,7 +125,7 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
         shares = make_shares(config, networks, experiment.mesh)
         profiler = stack.enter_context(Profiler(folder.profile, profile, start))
         batches = _batches(config, slices, start)
-        log = TrainLog(folder.log, start, config, _name_record(slices))
+        log = TrainLog(folder.log, start if found else -1, config, _name_record(slices))
         bar = tqdm(range(start + 1, steps + 1), "train", steps, initial=start, unit="step",
                    disable=not parallel.is_main())  # fmt: skip
         for step in bar:
@@ -133,7 +133,7 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
                 batch = next(batches)
                 records = batch.pop("record")
                 placed = parallel.to_global(batch, experiment.mesh)
-                if step == start + 1:
+                if step == start + 1 and found is None:  # a run that goes on has its line
                     _log_shares(log, start, shares(state, placed))
                 state, terms = train_step(state, placed)
             log.add(step, terms, records)

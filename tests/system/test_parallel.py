@@ -15,6 +15,7 @@ import pytest
 
 from crlm_jax.config.schema import Config
 from crlm_jax.runs.folder import WorkdirError
+from crlm_jax.runs.log import SHARES
 from crlm_jax.runs.records import check_shared
 from crlm_jax.system import parallel
 from tests.cohorts import make_cohort, tiny_config
@@ -59,6 +60,9 @@ def two(config, tmp_path_factory) -> tuple[Path, list[str]]:
     return folder / "run", run.outputs()
 
 
+LEFT_OUT = ("step", "grad_norm", "data", *SHARES)
+
+
 def numbers(file: Path) -> list[list[float]]:
     """The cells of a table that are numbers, by row."""
 
@@ -74,11 +78,12 @@ def numbers(file: Path) -> list[list[float]]:
 def terms(workdir: Path) -> dict[int, dict[str, float]]:
     """The logged losses and the validation DSC by step.
 
-    Without the norm of the gradient, which is there for the reader alone and feels rounding more.
+    Without the norm of the gradient and the shares of the terms, which are there for the reader
+    alone and feel rounding more.
     """
     found: dict[int, dict[str, float]] = {}
     for line in logged(workdir):
-        numbers = {k: v for k, v in line.items() if k not in ("step", "grad_norm", "data")}
+        numbers = {k: v for k, v in line.items() if k not in LEFT_OUT}
         found.setdefault(line["step"], {}).update(numbers)
     return found
 

@@ -4,8 +4,9 @@ No step draws a random number, and every sum is taken in one thread: the same tw
 same bits.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import SimpleITK as sitk
@@ -123,7 +124,7 @@ def _starts(
     reach = REACH + SHIFT * np.ceil(abs(depths[0] - depths[1]) / 2 / SHIFT)
     beside = [np.array(each) * SHIFT for each in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))]
     tried = [
-        base + (*aside, along)
+        base + np.array([*aside, along])
         for base in (np.zeros(3), bodies, np.append(bodies[:2], grids[2]))
         for along in np.arange(-reach, reach + 1, SHIFT)
         for aside in beside
@@ -137,6 +138,20 @@ def _starts(
         if len(starts) == STARTS:
             break
     return starts
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Lets ITK sum up in one order, which decides a sum's last bit.
+
+    The method's own `SetNumberOfThreads` does not reach all of its parts.
+    """
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def _refine(
@@ -161,7 +176,6 @@ def _refine(
     mask = sitk.GetImageFromArray(where.astype(np.uint8))
     mask.CopyInformation(fixed.grey)
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # the order of a sum decides its last bit
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.NONE)  # every voxel
     method.SetMetricFixedMask(mask)
@@ -172,7 +186,8 @@ def _refine(
     method.SetSmoothingSigmasPerLevel([blur])
     method.SetInitialTransform(transform, True)
     try:
-        method.Execute(fixed.grey, moving.grey)
+        with _one_thread():
+            method.Execute(fixed.grey, moving.grey)
     except RuntimeError:  # too few voxels overlap
         return None
     turn = np.reshape(transform.GetMatrix(), (3, 3))

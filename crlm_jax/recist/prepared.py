@@ -13,6 +13,8 @@ from crlm_jax.imaging.volumes import Volume
 STEP = 4.0  # mm, of the grid on which images are compared
 LEAST_SLICES = 3
 AIR = -1024.0  # HU; scanners pad with less, and no tissue is below
+AIRY, FATTY = -500.0, -50.0  # HU; an image with less, and 1 % of the body below the latter, is CT
+SOFT_TISSUE = 0.0, 200.0  # HU; lung and bone would take nearly all grey levels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,11 +46,8 @@ class PreparedImage:
         return ((points - self.grey.GetOrigin()) @ axes / STEP)[:, ::-1]
 
     def stretch(self, where: np.ndarray) -> "PreparedImage":
-        """Returns the image with the grey range of one of its parts, bool (z, y, x).
-
-        Near the liver the darkest third is mostly lung and fat, which would take most grey levels.
-        """
-        low, high = np.percentile(sitk.GetArrayViewFromImage(self.grey)[where], (30, 97))
+        """Returns the image with the grey range of one of its parts, bool (z, y, x)."""
+        low, high = np.percentile(sitk.GetArrayViewFromImage(self.grey)[where], (10, 98))
         if low == high:
             return self
         scaled = (self.grey - float(low)) * (1 / float(high - low))
@@ -57,7 +56,8 @@ class PreparedImage:
     def shows(self, points: np.ndarray) -> np.ndarray:
         """Returns which points (N, 3) in mm lie within the image, with a voxel to spare."""
         places = self.to_places(points)
-        return ((places >= -1) & (places <= self.body.shape)).all(axis=1)
+        inside: np.ndarray = (places >= -1) & (places <= self.body.shape)
+        return np.asarray(inside.all(axis=1))
 
 
 def prepare(volume: Volume) -> PreparedImage:
@@ -79,7 +79,9 @@ def prepare(volume: Volume) -> PreparedImage:
     array = sitk.GetArrayFromImage(coarse)
     body = _find_body(array)
     low, high = np.percentile(array[body], (1, 99))
-    if low == high:
+    if array.min() < AIRY and low < FATTY:
+        low, high = SOFT_TISSUE
+    if low >= high:
         low, high = float(array.min()), float(array.max())
     scale = 1 / (high - low) if high > low else 1.0
     grey, fine = (

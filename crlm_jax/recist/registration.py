@@ -13,6 +13,7 @@ both ways disagree, or if the images do not fit clearly better there than one ce
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from crlm_jax.recist.alignment import (
     align_near,
     neighbourhood,
 )
+from crlm_jax.recist.matching import Body, Match, match_lesions
 from crlm_jax.recist.prepared import PreparedImage
 
 BESIDE = 10.0  # mm
@@ -32,6 +34,7 @@ AGREEMENT = 3.0  # mm at the lesions, between both ways
 PEAK = 1.9  # similarity, as a multiple of that `BESIDE`
 TURN = 15.0  # degrees
 BREATH = 40.0  # mm between the alignments of the lesions and of the body
+POINTS = 500  # of a lesion, about the most that are looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +56,64 @@ class Registration:
 def register(
     before: PreparedImage,
     after: PreparedImage,
-    lesions_before: np.ndarray,
-    lesions_after: np.ndarray,
+    lesions_before: Sequence[Body],
+    lesions_after: Sequence[Body],
 ) -> Registration:
     """Aligns a follow-up with its baseline.
 
     Args:
       before: the baseline's image.
       after: the follow-up's image.
-      lesions_before: points (N, 3) of its lesions in mm (L, P, S); they say which part of the body
-        must fit best. Without a lesion in either image the whole body counts.
-      lesions_after: those of the follow-up, in its own coordinates.
+      lesions_before: of the baseline. Lesions say which part of the body must fit best; without one
+        in either image the whole body counts.
+      lesions_after: of the follow-up, in its own coordinates.
     """
+    found = _register(before, after, _points(lesions_before), _points(lesions_after))
+    unseen = [
+        f"lesion {i} of the baseline lies outside the follow-up's image, so that nobody can say "
+        "whether it vanished"
+        for i in _out_of_view(lesions_before, found.motion.inverse, after)
+    ] + [
+        f"lesion {i} of the follow-up lies outside the baseline's image, so that nobody can say "
+        "whether it is new"
+        for i in _out_of_view(lesions_after, found.motion, before)
+    ]
+    doubts = found.doubts if found.doubts else tuple(unseen)  # of a wrong motion no lesion is said
+    return dataclasses.replace(found, doubts=doubts)
+
+
+def match_registered(
+    before: Sequence[Body], after: Sequence[Body], found: Registration
+) -> Match | None:
+    """Matches lesions after a registration; None: it is doubtful."""
+    if found.doubts:
+        return None
+    moved = [dataclasses.replace(body, points=found.motion(body.points)) for body in after]
+    return dataclasses.replace(match_lesions(before, moved), registered=True)
+
+
+def _points(bodies: Sequence[Body]) -> np.ndarray:
+    """Returns points (N, 3) all over the lesions, in mm."""
+    every = [body.points[:: -(-len(body.points) // POINTS)] for body in bodies]
+    return np.concatenate([np.zeros((0, 3)), *every])
+
+
+def _out_of_view(bodies: Sequence[Body], motion: Rigid, image: PreparedImage) -> list[int]:
+    """Returns the numbers, from 1, of moved lesions that an image shows less than half of."""
+    return [
+        number
+        for number, body in enumerate(bodies, start=1)
+        if image.shows(motion(body.points)).mean() < 0.5
+    ]
+
+
+def _register(
+    before: PreparedImage,
+    after: PreparedImage,
+    lesions_before: np.ndarray,
+    lesions_after: np.ndarray,
+) -> Registration:
+    """Aligns by points (N, 3) of the lesions, in mm."""
     there = _align(before, after, lesions_before, lesions_after)
     back = _align(after, before, lesions_after, lesions_before)
     if there is None or back is None:
@@ -109,8 +158,10 @@ def _align(
     `own` and `others` are the points (N, 3) of each image's lesions.
     """
     body = align_bodies(fixed, moving)
-    if body is None or not len(own) + len(others):
-        return body and (body, body)
+    if body is None:
+        return None
+    if not len(own) + len(others):
+        return body, body
     where = neighbourhood(fixed, np.concatenate([own, body.inverse(others)]))
     near = align_near(fixed, moving, body, where)
     return None if near is None else (body, near)
@@ -134,7 +185,8 @@ def _doubts(found: Registration) -> tuple[str, ...]:
         doubts.append(
             f"aligned the other way round, a lesion comes to lie {found.agreement:.0f} mm away"
         )
-    if found.similarity_after < found.similarity_before:
+    # Scans that lie well from the start fit best on their own voxels, by a hair.
+    if found.similarity_after < found.similarity_before and found.shift > AGREEMENT:
         doubts.append("the images fit no better than without it")
     if found.similarity_after < PEAK * found.similarity_beside:
         doubts.append(f"the images fit nearly as well {BESIDE:g} mm beside")

@@ -5,25 +5,41 @@ One line each for NIfTI masks, and for DICOM-SEG masks with the series that they
     python -m crlm_jax.recist --pre pre_mask.nii.gz --post post_mask.nii.gz
     python -m crlm_jax.recist --pre pre.dcm --pre-image dicom/pre --post post.dcm \\
         --post-image dicom/post --out response.json
+
+Scans of two dates share no frame; `--register` aligns them by their images, and draws a picture:
+
+    python -m crlm_jax.recist --pre pre_mask.nii.gz --pre-image pre.nii.gz \\
+        --post post_mask.nii.gz --post-image post.nii.gz --register --out response.json
 """
 
 import argparse
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from crlm_jax.imaging import volumes
+from crlm_jax.imaging.dicom.series import Series
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.lattice import RESAMPLE
 from crlm_jax.imaging.mask_files import split_masks
 from crlm_jax.imaging.masks import read_lesions
 from crlm_jax.imaging.regions import measure_regions
 from crlm_jax.recist.matching import Body, Match, locate_regions, match_lesions
-from crlm_jax.recist.output import FollowUp, course_table, lesion_table, summary_lines, write
+from crlm_jax.recist.output import (
+    FollowUp,
+    course_table,
+    lesion_table,
+    registration_line,
+    summary_lines,
+    write,
+)
+from crlm_jax.recist.prepared import PreparedImage, prepare
+from crlm_jax.recist.registration import Registration, match_registered, register
 from crlm_jax.recist.rules import DISCLAIMER, TimePoint, compare
 from crlm_jax.recist.thickness import slice_thickness
 from crlm_jax.system.console import local_path, print_stderr, print_table
+from crlm_jax.system.files import write_whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,12 +55,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     follow_ups: list[FollowUp] = []
     for post in posts:
         earlier = [each.response for each in follow_ups]
-        response = compare(pre.point, post.point, _match(pre, post, args.same_frame), earlier)
-        follow_ups.append(FollowUp(post.mask, post.point, response))
+        registration = _register(pre, post)
+        if registration is None:
+            match = _match(pre, post, args.same_frame)
+        else:
+            match = match_registered(pre.bodies, post.bodies, registration)
+        response = compare(pre.point, post.point, match, earlier)
+        follow_ups.append(FollowUp(post.mask, post.point, response, registration))
+    if args.register:
+        _draw(args.register_picture, pre, posts, follow_ups)
     for number, each in enumerate(follow_ups, start=1):
         if len(follow_ups) > 1:
             print(f"follow-up {number}: {each.mask}")
         print_table(lesion_table(pre.point, each.point, each.response), width=120)
+        if each.registration is not None:
+            print(registration_line(each.registration))
         print("\n".join(summary_lines(pre.point, each.response)))
     if len(follow_ups) > 1:
         print_table(course_table(follow_ups), width=120)
@@ -54,9 +79,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _register(pre: "_Scan", post: "_Scan") -> Registration | None:
+    """Aligns a follow-up with its baseline, and warns of doubts; None: not asked for."""
+    if pre.prepared is None or post.prepared is None:
+        return None
+    found = register(pre.prepared, post.prepared, pre.bodies, post.bodies)
+    if found.doubts:
+        print_stderr(
+            f"warning: {post.mask}: the registration is doubtful ({'; '.join(found.doubts)}), so "
+            "lesions are not paired; look at its picture, or align the scans and their masks by "
+            "other means and give --same-frame"
+        )
+    return found
+
+
+def _draw(
+    path: Path, pre: "_Scan", posts: "Sequence[_Scan]", follow_ups: Sequence[FollowUp]
+) -> None:
+    """Draws the registrations of all follow-ups."""
+    from crlm_jax.imaging.overlay import to_png
+    from crlm_jax.recist.picture import Aligned, draw_registrations
+
+    assert pre.prepared is not None
+    aligned = [
+        Aligned(post.prepared, post.bodies, each.registration)
+        for post, each in zip(posts, follow_ups, strict=True)
+        if post.prepared is not None and each.registration is not None
+    ]
+    write_whole(path, to_png(draw_registrations(pre.prepared, pre.bodies, aligned)))
+    print(f"picture of the registration: {path}")
+
+
 def _match(pre: "_Scan", post: "_Scan", same_frame: bool) -> Match | None:
     """Pairs the lesions of scans that share a frame; None for other scans."""
     if pre.frame is not None and pre.frame == post.frame:
+        if pre.study != post.study and not same_frame:
+            print_stderr(
+                f"warning: {post.mask}: it is of another study than the baseline, and yet of the "
+                "same frame of reference; its lesions are paired by position, which is wrong "
+                "unless the scans were aligned (--register aligns them)"
+            )
         same_frame = True
     elif same_frame and pre.frame and post.frame:
         print_stderr(
@@ -106,6 +168,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--label", help=what)
     add("--resample-masks", action="store_true", help=RESAMPLE)
     add("--same-frame", action="store_true", help="registered: pair lesions by position")
+    _add_register(add)
     add(
         "--out",
         type=local_path,
@@ -121,10 +184,50 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             f"{len(args.post)} --post, but {len(args.post_image)} --post-image; give one for each, "
             "in the same order"
         )
+    _check_register(parser, args)
     thickness = args.slice_thickness
     if thickness is not None and not (math.isfinite(thickness) and thickness > 0):
         parser.error(f"--slice-thickness {thickness:g}: give a positive number of mm")
     return args
+
+
+def _add_register(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--register",
+        action="store_true",
+        help="align the images of both dates, and pair lesions by position; needs all images",
+    )
+    add(
+        "--register-picture",
+        type=local_path,
+        metavar="PNG",
+        help="of --register (default: beside --out, or registration.png)",
+    )
+
+
+def _check_register(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the command if `--register` cannot be done; fills in its picture's path."""
+    if not args.register:
+        if args.register_picture:
+            parser.error("--register-picture: only --register draws it; give --register too")
+        return
+    if args.same_frame:
+        parser.error("--register and --same-frame: give one of them")
+    if args.pre_image is None or None in args.post_image:
+        parser.error(
+            "--register compares images, not masks; give that of each mask by --pre-image and "
+            "--post-image"
+        )
+    if args.register_picture is None:
+        out = args.out
+        args.register_picture = (
+            out.with_name(f"{out.stem}_registration.png") if out else Path("registration.png")
+        )
+    picture = args.register_picture
+    if picture.suffix.lower() != ".png":
+        parser.error(f"--register-picture {picture}: choose the ending .png")
+    if not picture.parent.is_dir():
+        parser.error(f"--register-picture {picture}: there is no folder {picture.parent}; make it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +238,8 @@ class _Scan:
     point: TimePoint
     bodies: list[Body]  # where the lesions of `point` lie
     frame: str | None  # Frame of Reference UID; None if the image is not DICOM or has none
+    study: str | None  # Study Instance UID
+    prepared: PreparedImage | None  # for --register
     doubts: list[str]  # warnings for the user
 
 
@@ -142,7 +247,7 @@ def _read_scan(mask_path: Path, image_path: Path | None, args: argparse.Namespac
     image = None
     if image_path:
         image = volumes.read_image(image_path, series=args.series, b_value=args.b_value)
-    frame, label = None, args.label
+    label = args.label
     thickness = None if image is None else slice_thickness(image)
     if thickness is None:
         thickness = args.slice_thickness
@@ -151,8 +256,6 @@ def _read_scan(mask_path: Path, image_path: Path | None, args: argparse.Namespac
             f"warning: {image_path}: its slice thickness is {thickness:g} mm, which counts, not "
             "--slice-thickness"
         )
-    if image is not None and image.series is not None:
-        frame = image.series.headers[0].get("FrameOfReferenceUID") or None
     mask = read_lesions(split_masks(str(mask_path)), label, image, resample=args.resample_masks)
     geometry, doubts = mask.geometry, list(mask.doubts)
     if len(geometry.size) == 2:
@@ -162,4 +265,17 @@ def _read_scan(mask_path: Path, image_path: Path | None, args: argparse.Namespac
         doubts.append(f"no voxel is labelled {label}; it has {there}")
     lesions = tuple(measure_regions(mask.regions, geometry))
     point = TimePoint(lesions, geometry.axial_spacing[0], thickness)
-    return _Scan(mask_path, point, locate_regions(mask.regions, geometry), frame, doubts)
+    series = None if image is None else image.series
+    return _Scan(
+        mask=mask_path,
+        point=point,
+        bodies=locate_regions(mask.regions, geometry),
+        frame=_uid(series, "FrameOfReferenceUID"),
+        study=_uid(series, "StudyInstanceUID"),
+        prepared=prepare(image) if args.register and image is not None else None,
+        doubts=doubts,
+    )
+
+
+def _uid(series: Series | None, name: str) -> str | None:
+    return None if series is None else series.headers[0].get(name) or None

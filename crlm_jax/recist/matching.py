@@ -29,6 +29,7 @@ class Match:
     fragments: tuple[tuple[int, int], ...] = ()  # further parts of a paired lesion that split
     merged: tuple[tuple[int, int], ...] = ()  # lesions that became part of another's partner
     new: tuple[int, ...] = ()  # after only
+    registered: bool = False  # whether the scans were aligned by their images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

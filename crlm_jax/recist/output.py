@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from crlm_jax.recist.rules import DISCLAIMER, Response, TimePoint, largest_first
+from crlm_jax.recist.registration import Registration
+from crlm_jax.recist.rules import DISCLAIMER, UNPAIRED, Response, TimePoint, largest_first
 from crlm_jax.system.files import write_whole
 from crlm_jax.system.text import to_csv
 
@@ -20,6 +21,7 @@ class FollowUp:
     mask: Path
     point: TimePoint
     response: Response
+    registration: Registration | None = None  # None: it was not asked for
 
 
 def lesion_table(pre: TimePoint, post: TimePoint, response: Response) -> Table:
@@ -33,7 +35,7 @@ def lesion_table(pre: TimePoint, post: TimePoint, response: Response) -> Table:
     for before in largest_first(pre):
         role = "target" if before in response.targets else "non-target"
         table.add_row(role, *_cells(pre, before), *_cells(post, partners.get(before)))
-    unpaired = "fragment" if response.paired == "by position" else ""
+    unpaired = "" if response.paired == UNPAIRED else "fragment"
     for after in largest_first(post):
         if after not in partners.values():
             role = "new" if after in response.new else unpaired
@@ -68,6 +70,16 @@ def summary_lines(pre: TimePoint, response: Response) -> list[str]:
         f"response (RECIST 1.1): {r.category}; paired: {r.paired}",
         *(f"note: {note}" for note in r.notes),
     ]
+
+
+def registration_line(found: Registration) -> str:
+    """Returns how far a follow-up was moved, and how well it fits."""
+    return (
+        f"registered: shift {found.shift:.1f} mm (within the body: {found.breath:.1f} mm), "
+        f"rotation {found.rotation:.1f}°; similarity {found.similarity_before:.2f} → "
+        f"{found.similarity_after:.2f} (1 cm beside: {found.similarity_beside:.2f}); overlap "
+        f"{found.overlap:.0%}; both ways agree to {found.agreement:.1f} mm"
+    )
 
 
 def _measurable_line(point: TimePoint) -> str:
@@ -135,10 +147,25 @@ def _values(pre_mask: Path, pre: TimePoint, post: FollowUp, number: int) -> dict
     values = dataclasses.asdict(post.response)
     row: dict[str, object] = {"pre": str(pre_mask), "post": str(post.mask)}
     row |= {k + units.get(k, ""): v for k, v in values.items() if not isinstance(v, tuple)}
-    return row | {
+    row |= {
         "measurable_by": pre.measurable_by,
         "measurable_from_mm": pre.measurable_from,
         "follow_up": number,
+    }
+    return row if post.registration is None else row | _registration_values(post.registration)
+
+
+def _registration_values(found: Registration) -> dict[str, object]:
+    return {
+        "registration_shift_mm": found.shift,
+        "registration_rotation_degrees": found.rotation,
+        "registration_breath_mm": found.breath,
+        "registration_similarity_before": found.similarity_before,
+        "registration_similarity_after": found.similarity_after,
+        "registration_similarity_beside": found.similarity_beside,
+        "registration_overlap": found.overlap,
+        "registration_agreement_mm": found.agreement,
+        "registration_doubts": "; ".join(found.doubts),
     }
 
 

@@ -18,8 +18,9 @@ tumours: revised RECIST guideline (version 1.1)", Eur J Cancer 45:228, 2009, for
 - With lesions at baseline, none of which is measurable (4.4, table 2): CR: no lesion is left. PD:
   there is a new lesion. Non-CR/non-PD: neither. There is no PR and no SD.
 - Without any lesion at baseline: PD if there is one now, otherwise NE (not evaluable).
-- A lesion after a complete response is PD, also where one was before (frequently asked questions
-  in the appendix).
+- A lesion after a complete response is PD, also where one was before (appendix with frequently
+  asked questions: a lesion that disappears and reappears). After PR or SD a lesion that reappears
+  in its old place only adds to the sum.
 
 Three judgements are left to a reader: whether a new lesion is unequivocal (here any new lesion
 counts), whether non-target lesions progress unequivocally (here that never counts), and disease
@@ -40,6 +41,10 @@ TARGET_CATEGORIES = ("CR", "PR", "SD", "PD")  # with target lesions, from best t
 NON_TARGET = "non-CR/non-PD"  # without them: lesions are left, and none is new
 NOT_EVALUABLE = "NE"  # no lesion at all
 CATEGORIES = ("CR", "PR", NON_TARGET, "SD", "PD", NOT_EVALUABLE)
+# How lesions were paired: the scans share a frame; they were aligned; they were not.
+PAIRED = BY_FRAME, BY_REGISTRATION, UNPAIRED = (
+    "by position", "by position, registered", "sums only"
+)  # fmt: skip
 MEASURABLE = 10.0  # mm, the least diameter of a measurable lesion
 SLICES = 2  # slice thicknesses, the least diameter of a measurable lesion
 TARGETS = 2  # the most target lesions in one organ
@@ -92,7 +97,7 @@ class Response:
     volume_baseline: float
     volume_follow_up: float
     volume_change_percent: float | None
-    paired: str  # "by position" or "sums only"
+    paired: str  # one of PAIRED
     targets: tuple[int, ...]  # at baseline
     counted: tuple[int, ...]  # at follow-up: the lesions in the sum
     pairs: tuple[tuple[int, int], ...]  # (baseline, follow-up), one to one
@@ -172,7 +177,10 @@ def compare(
     if found.new:
         notes.append(_new_lesions_note(found, follow_up, without_new))
     if reappeared:
-        notes.append("a lesion after a complete response is progression")
+        notes.append(
+            "a lesion after a complete response is progression; check that the response was one, "
+            "since a lesion may be there and not be seen"
+        )
     return Response(
         category=category,
         baseline_sum=before,
@@ -185,7 +193,7 @@ def compare(
         volume_baseline=baseline.patient_volume,
         volume_follow_up=follow_up.patient_volume,
         volume_change_percent=_percent(baseline.patient_volume, follow_up.patient_volume),
-        paired="sums only" if match is None else "by position",
+        paired=_how_paired(match),
         targets=tuple(chosen),
         counted=tuple(counted),
         pairs=found.pairs,
@@ -193,6 +201,12 @@ def compare(
         new=found.new,
         notes=tuple(notes),
     )
+
+
+def _how_paired(match: Match | None) -> str:
+    if match is None:
+        return UNPAIRED
+    return BY_REGISTRATION if match.registered else BY_FRAME
 
 
 def _counted(chosen: list[int], follow_up: TimePoint, match: Match | None) -> list[int]:
@@ -265,7 +279,12 @@ def _pairing_notes(match: Match | None, baseline: TimePoint, follow_up: TimePoin
     if match is None:
         return ["the scans share no frame: new lesions cannot be told from old ones"]
     if follow_up.lesions and not match.pairs:
-        return ["no lesion lies where one was: check that the scans truly share a frame"]
+        check = (
+            "see the registration's picture"
+            if match.registered
+            else ("check that the scans truly share a frame")
+        )
+        return [f"no lesion lies where one was: {check}"]
     split, merged = "lesion {} split, into lesion {} too", "lesion {} merged into lesion {}"
     said = [(split, *pair) for pair in match.fragments] + [(merged, *p) for p in match.merged]
     return [text.format(i + 1, j + 1) + " of the follow-up" for text, i, j in said]

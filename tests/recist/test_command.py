@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from crlm_jax.data.phantom import make_phantom
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.recist import command as recist_command
 from crlm_jax.recist.thickness import slice_thickness
 from tests.imaging.dicom.dicoms import uid, write_segments, write_series
+from tests.recist.scans import motion, move_file
 
 RUN = {"algorithm": "CRLM-GAN", "version": "1.2.3", "fingerprint": "0123abcd"}
 
@@ -358,3 +360,100 @@ def test_a_mask_on_another_grid_is_taken_if_asked_for(tmp_path, capsys):
     told = run(["--pre", str(tmp_path / "crop.nii.gz"), *argv[2:], "--same-frame"], capsys)
     assert "(+0.0 mm, +0.0 %)" in told.out
     assert "crop.nii.gz: placed on the image's grid" in told.err
+
+
+@pytest.fixture(scope="module")
+def two_dates(tmp_path_factory):
+    """A phantom patient; the second scan moved by 20 mm and 7°, on a grid of its own."""
+    folder = tmp_path_factory.mktemp("dates")
+    conditions = ("pre_t2wi", "post_t2wi")
+    make_phantom(folder / "cohort", patients=1, seed=3, conditions=conditions)
+    stem = folder / "cohort" / "phantom-001"
+    known = motion((12, -9, 13), (4, 3, -5), centre=(-50, 0, 20))
+    argv = ["--pre", f"{stem}/pre_t2wi_mask.nii.gz", "--pre-image", f"{stem}/pre_t2wi.nii.gz"]
+    still = [*argv, "--post", f"{stem}/post_t2wi_mask.nii.gz"]
+    for flag, name in (("--post", "_mask"), ("--post-image", "")):
+        out = folder / f"moved{name}.nii.gz"
+        move_file(stem / f"post_t2wi{name}.nii.gz", known, out)
+        argv += [flag, str(out)]
+    return still, argv, folder
+
+
+def test_command_registers_scans_of_two_dates(two_dates, tmp_path, capsys):
+    still, argv, _ = two_dates
+    out = tmp_path / "r.json"
+    run([*still, "--same-frame", "--out", str(out)], capsys)
+    expected = json.loads(out.read_text())
+    assert "registration_shift_mm" not in expected
+    assert "paired: sums only" in run(argv, capsys).out
+    told = run([*argv, "--register", "--out", str(out)], capsys)
+    assert told.err == ""
+    assert "paired: by position, registered" in told.out
+    found = json.loads(out.read_text())
+    assert found["pairs"] == expected["pairs"]
+    assert (found["new"], found["category"]) == (expected["new"], expected["category"])
+    assert found["registration_shift_mm"] == pytest.approx(20, abs=4)
+    assert found["registration_rotation_degrees"] == pytest.approx(7.1, abs=1)
+    assert found["registration_doubts"] == ""
+    # Diameters are those of each scan, which the registration does not touch.
+    post = [point["time_point_post"]["lesions"][0]["diameter"] for point in (found, expected)]
+    assert post[0] == pytest.approx(post[1], abs=1e-3)
+    picture = sitk.ReadImage(str(tmp_path / "r_registration.png"))
+    assert min(picture.GetSize()) > 500
+    assert f"picture of the registration: {tmp_path / 'r_registration.png'}" in told.out
+
+
+def test_a_doubtful_registration_pairs_nothing(two_dates, tmp_path, capsys):
+    _, argv, folder = two_dates
+    other = make_phantom(folder / "other", patients=1, seed=8, conditions=("post_t2wi",)).parent
+    stem = other / "phantom-001" / "post_t2wi"
+    argv = [*argv[:4], "--post", f"{stem}_mask.nii.gz", "--post-image", f"{stem}.nii.gz"]
+    picture = tmp_path / "look.png"
+    out = ["--out", str(tmp_path / "r.csv"), "--register-picture", str(picture)]
+    told = run([*argv, "--register", *out], capsys)
+    assert "the registration is doubtful" in told.err
+    assert "paired: sums only" in told.out
+    assert picture.exists()
+    with (tmp_path / "r.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["registration_doubts"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--register"], "--register compares images, not masks"),
+        (["--register", "--same-frame"], "give one of them"),
+        (["--register-picture", "a.png"], "only --register draws it"),
+        (["--register", "--register-picture", "a.jpg"], "choose the ending .png"),
+        (["--register", "--register-picture", "no/such/a.png"], "there is no folder"),
+    ],
+)
+def test_command_says_what_a_registration_needs(two_dates, masks, change, said, capsys):
+    _, argv, _ = two_dates
+    with pytest.raises(SystemExit) as stop:
+        run([*(masks if change == ["--register"] else argv), *change], capsys)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_one_frame_of_reference_for_two_studies_is_warned_of(tmp_path, capsys):
+    argv = []
+    for when in ("pre", "post"):
+
+        def change(_, header, when=when):
+            header.FrameOfReferenceUID = "1.2.3.4"
+            header.StudyInstanceUID = {"pre": "1.2.3.5", "post": "1.2.3.6"}[when]
+
+        write_series(tmp_path / when, change=change)
+        _, geometry, series = read_series(tmp_path / when)
+        mask = np.zeros(geometry.size[::-1], bool)
+        mask[2, 4, :15] = True
+        write_segmentation(tmp_path / f"{when}.dcm", mask, series, **RUN)
+        argv += [f"--{when}", str(tmp_path / f"{when}.dcm")]
+        argv += [f"--{when}-image", str(tmp_path / when)]
+    told = run(argv, capsys)
+    assert "paired: by position" in told.out
+    assert "of another study than the baseline, and yet of the same frame" in told.err
+    assert "1.2.3" not in told.err
+    assert run([*argv, "--same-frame"], capsys).err == ""

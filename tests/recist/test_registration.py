@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from crlm_jax.data.phantom import make_phantom
-from crlm_jax.imaging import volumes
+from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.recist.matching import locate_lesions
 from crlm_jax.recist.prepared import prepare
@@ -29,7 +29,7 @@ def read(folder, patient, condition):
     stem = folder / f"phantom-00{patient}" / condition
     image = sitk.ReadImage(f"{stem}.nii.gz")
     volume = volumes.from_image(image)
-    mask = volumes.read_mask(f"{stem}_mask.nii.gz", None, volume)
+    mask = masks.read_mask(f"{stem}_mask.nii.gz", None, volume)
     return image, locate_lesions(mask, volume.geometry)
 
 

@@ -97,7 +97,7 @@ def _describe_mr_window(config: Config) -> dict[str, Any]:
         "high": grey.MR_HIGH,
         "high_of": "percentile of the voxels above the mean of all",
         "headroom": grey.MR_HEADROOM,
-        "headroom_of": "white is so many times as far above low as high is",
+        "headroom_of": "white is so many times as far above the lesser of low and 0 as high is",
     }
 
 

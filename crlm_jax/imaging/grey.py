@@ -60,9 +60,10 @@ def find_window(volume: Volume, condition: str, windows: Windows) -> tuple[float
     the condition, has `ct_window` (lower and upper HU). MRI has no unit, so its window comes from
     the image's own voxels. Padding counts nowhere.
 
-    "body": black is the 0.5 percentile of all voxels. White is 1.5 times as far above black as the
-    99 percentile of the body, which is the voxels above the mean of all. The share of air in the
-    image hardly matters, and lesions as bright as the brightest organs stay below white.
+    "body": black is the 0.5 percentile of all voxels. White is 1.5 times the 99 percentile of the
+    body, which is the voxels above the mean of all; where black is negative, 1.5 times as far above
+    it. The share of air in the image hardly matters, a crop of the liver without air has headroom
+    too, and lesions as bright as the brightest organs stay below white.
 
     "percentiles": from the 0.5 to the 99.5 percentile of all voxels. Bright lesions may be white.
     """
@@ -75,7 +76,8 @@ def find_window(volume: Volume, condition: str, windows: Windows) -> tuple[float
     if windows.mr_window == "body":
         low = np.percentile(measured, MR_LOW)
         body = measured[measured > measured.mean(dtype=np.float64)]
-        high = low + MR_HEADROOM * (np.percentile(body, MR_HIGH) - low) if body.size else low
+        zero = min(low, 0.0)
+        high = zero + MR_HEADROOM * (np.percentile(body, MR_HIGH) - zero) if body.size else low
     else:
         low, high = np.percentile(measured, MR_PERCENTILES)
     if not low < high:  # nearly all voxels have one value

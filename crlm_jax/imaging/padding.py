@@ -9,12 +9,12 @@ _BELOW_CT = -4096.0  # below every HU of 12 bits, of whatever intercept
 def corner_padding(voxels: np.ndarray, *, is_mr: bool) -> np.ndarray | None:
     """Finds padding that no header marks, in an image that is not CT.
 
-    A value is padding only if all of this holds: it is the image's least value, and negative, as no
-    magnitude of MR is; it fills the blocks in all eight corners of the image (a 64th of the rows
-    and columns of the first and of the last slice, at least one pixel); and it lies below the
-    darkest other voxel by more than the range of the others. Air that a program set to 0 is thus no
-    padding. Where the modality is unknown, the value must also be below -4096, so that the air and
-    the padding of CT stay.
+    A value is padding only if all of this holds: it is the image's least or greatest value; it
+    fills the blocks in two neighbouring corners or more of the first and of the last slice (a 64th
+    of the rows and columns, at least one pixel), as the edge of a shifted or turned image does; and
+    it lies beyond all other voxels by more than their range. A least value must be negative, as no
+    magnitude of MR is, so that air that a program set to 0 is no padding. Where the modality is
+    unknown, it must also be below -4096, so that the air and the padding of CT stay.
 
     Args:
       voxels: (Z, H, W), finite.
@@ -23,18 +23,32 @@ def corner_padding(voxels: np.ndarray, *, is_mr: bool) -> np.ndarray | None:
     Returns:
       bool (Z, H, W), True at padding; None if there is none.
     """
-    value = voxels[0, 0, 0]
-    if value >= (0 if is_mr else _BELOW_CT):
-        return None
+    for value in (float(voxels.min()), float(voxels.max())):
+        if not _fills_an_edge(voxels, value):
+            continue
+        padding = voxels == value
+        others = voxels[~padding]
+        if not others.size:
+            return None
+        low, high = float(others.min()), float(others.max())
+        if value < low:
+            beyond = low - value if value < (0 if is_mr else _BELOW_CT) else 0.0
+        else:
+            beyond = value - high
+        if low < high and beyond > high - low:
+            return padding
+    return None
+
+
+def _fills_an_edge(voxels: np.ndarray, value: float) -> bool:
+    """Whether a value fills two neighbouring corners of the first and of the last slice."""
     rows, columns = (max(1, size // _BLOCKS) for size in voxels.shape[1:])
     ends = voxels[[0, -1]]
-    for down in (slice(None, rows), slice(-rows, None)):
-        for across in (slice(None, columns), slice(-columns, None)):
-            if (ends[:, down, across] != value).any():
-                return None
-    padding = voxels == value
-    others = voxels[~padding]
-    if not others.size:
-        return None
-    low, high = float(others.min()), float(others.max())
-    return padding if low < high and low - float(value) > high - low else None
+    filled = [
+        [
+            bool((ends[:, down, across] == value).all())
+            for across in (slice(None, columns), slice(-columns, None))
+        ]
+        for down in (slice(None, rows), slice(-rows, None))
+    ]
+    return any(all(edge) for edge in (*filled, *zip(*filled, strict=True)))

@@ -31,7 +31,7 @@ def test_mri_is_windowed_by_its_own_voxels(tmp_path, data):
     grey = to_uint8(volume, "pre_dwi", data)
     low, high = np.percentile(array, (0.5, 99.5))
     if data is BODY:
-        high = low + 1.5 * (np.percentile(array[array > array.mean()], 99) - low)
+        high = 1.5 * np.percentile(array[array > array.mean()], 99)
     assert find_window(volume, "pre_dwi", data) == pytest.approx((low, high))
     expected = np.clip((array - low) / (high - low) * 255, 0, 255)
     np.testing.assert_allclose(grey, expected, atol=0.51)
@@ -54,6 +54,22 @@ def test_air_around_the_body_hardly_moves_the_window():
     highs = [find_window(body(air), "pre_dwi", BODY)[1] for air in (0, 10, 30, 60)]
     assert max(highs) / min(highs) < 1.05
     assert min(highs) > 1.3 * 430
+
+
+def test_a_crop_without_air_has_headroom_too():
+    crop = np.random.default_rng(0).normal(600, 30, (4, 40, 40)).astype(np.float32)
+    crop[:, 5:9, 5:9] = 800
+    low, high = find_window(Volume(crop, None, False, Path("x")), "pre_dwi", BODY)
+    assert low > 400
+    assert high > 900
+
+
+def test_values_below_zero_move_the_window_with_them():
+    volume = body(10)
+    low, high = find_window(volume, "pre_dwi", BODY)
+    shifted = Volume(volume.voxels - 500, None, False, Path("x"))
+    found = find_window(shifted, "pre_dwi", BODY)
+    assert found == pytest.approx((low - 500, high - 500), abs=5)
 
 
 @pytest.mark.parametrize("data", [BODY, PERCENTILES])

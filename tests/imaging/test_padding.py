@@ -150,9 +150,32 @@ def test_a_value_in_all_corners_far_below_the_others(tmp_path, value, modality, 
         assert volume.padding is None
 
 
-def test_seven_corners_are_not_enough(tmp_path):
+@pytest.mark.parametrize("value", [-32768, 32767])
+@pytest.mark.parametrize("where", [np.s_[:, :4], np.s_[:, :, -3:], np.s_[:, -1:], "frame"])
+def test_an_edge_of_one_value_far_beyond_the_others_is_padding(tmp_path, value, where):
+    """As a registration leaves it; bright padding would make all else black."""
+    array = framed(value) if where == "frame" else magnitudes()
+    if where != "frame":
+        array[where] = value
+    dicoms.write_series(tmp_path, array, modality="MR")
+    volume = read_image(tmp_path)
+    np.testing.assert_array_equal(volume.padding, array == value)
+    assert find_window(volume, "pre_dwi", Data())[1] < 2000
+    assert (to_uint8(volume, "pre_dwi", Data())[array == value] == 0).all()
+
+
+def test_one_corner_and_a_bright_border_within_reach_are_no_padding(tmp_path):
+    array = magnitudes()
+    array[:, :3, :3] = 32767
+    dicoms.write_series(tmp_path / "corner", array, modality="MR")
+    assert read_image(tmp_path / "corner").padding is None
+    dicoms.write_series(tmp_path / "border", framed(1200), modality="MR")  # coil flare
+    assert read_image(tmp_path / "border").padding is None
+
+
+def test_opposite_corners_are_not_enough(tmp_path):
     array = framed(-32768)
-    array[-1, -1, -1] = 4
+    array[-1, -1, -1] = array[-1, 0, 0] = 4
     dicoms.write_series(tmp_path, array, modality="MR")
     assert read_image(tmp_path).padding is None
 

@@ -77,7 +77,8 @@ def find_window(voxels: np.ndarray, eight_bit: bool, rule: dict) -> tuple[float,
         body = voxels[voxels > voxels.mean(dtype=np.float64)]
         high = low
         if body.size:
-            high = low + rule["headroom"] * (np.percentile(body, rule["high"]) - low)
+            zero = min(low, 0.0)
+            high = zero + rule["headroom"] * (np.percentile(body, rule["high"]) - zero)
     if not low < high:
         low, high = voxels.min(), voxels.max()
     return float(low), float(high)

@@ -275,7 +275,7 @@ ROWS: dict[str, Try] = {
     "NIfTI of 4 dimensions alone": diffusion_nifti(None),
     "NIfTI of complex": complex_numbers,
     "DICOM with Pixel": padded(padding.padded(-32768)[0], value=("SS", -32768)),
-    "DICOM of MR": padded(padding.framed(-32768)),
+    "MR with an unmarked constant": padded(padding.framed(-32768)),
     "DICOM of several frames": frames((magnitudes(), None)),
     "DICOM of several echoes": frames(
         (magnitudes(), enhanced.echo(4.6)), (magnitudes(), enhanced.echo(9.2))

@@ -95,4 +95,6 @@ def test_results_of_an_older_version_are_read():
             }
         },
     }
-    assert Summary.from_json(old).responses["dwi"].categories[-1] == "NE"
+    read = Summary.from_json(old).responses["dwi"]
+    assert read.categories[-1] == "NE"
+    assert read.paired == {}  # it paired none

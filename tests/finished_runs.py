@@ -11,6 +11,7 @@ from crlm_jax.config.storage import to_json
 from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import read_cohort
 from crlm_jax.measures import evaluate
+from crlm_jax.measures.response import find_responses
 from crlm_jax.measures.summary import summarise, write_results
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.training.experiment import describe_data
@@ -85,8 +86,9 @@ def make_run(
     change(config)
     folder.mkdir()
     measured = evaluate_bright(config, prepared, folder)
-    summary = summarise(config, measured)
-    write_results(RunFolder(folder), measured, summary, [("data", "x")])
+    responses = find_responses(config, measured)
+    summary = summarise(config, measured, responses)
+    write_results(RunFolder(folder), measured, responses, summary, [("data", "x")])
     (folder / "config.json").write_text(to_json(config))
     data = {"digest": prepared.digest, **describe_data(prepared)}
     (folder / "data.json").write_text(json.dumps(data))

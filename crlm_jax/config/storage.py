@@ -23,6 +23,7 @@ _BEFORE = {
     "data.fold": "",
     "loss.feature_weight": 1.0,
     "loss.mask_applied": "after_normalisation",
+    "evaluation.register": False,
     "train.init": "",
     "train.select": "paper",
     "train.refit": "",

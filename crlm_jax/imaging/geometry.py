@@ -92,6 +92,16 @@ class Geometry:
             return own * (*self.spacing, 1.0) + (*self.origin, 0.0)
         return own * self.spacing @ np.reshape(self.direction, (3, 3)).T + self.origin
 
+    def shows(self, points: np.ndarray) -> np.ndarray:
+        """Returns which points (N, 3) in mm (L, P, S) lie in a 3D image, with half a voxel around.
+
+        The result is bool (N,).
+        """
+        axes = np.reshape(self.direction, (3, 3))
+        places = (points - self.origin) @ axes / self.spacing
+        inside: np.ndarray = (places >= -1) & (places <= self.size)
+        return np.asarray(inside.all(axis=1))
+
 
 def check_size(path: Path, size: Sequence[int]) -> None:
     """Raises VolumeError if a header claims no voxel, or more than `MOST_VOXELS`.

@@ -1,6 +1,7 @@
 from .case import CaseResult as CaseResult
 from .evaluate import evaluate_cases as evaluate_cases
 from .evaluate import validation_dsc as validation_dsc
+from .response import find_responses as find_responses
 from .summary import summarise as summarise
 from .summary import write_results as write_results
 from .table import MEASURES as MEASURES

@@ -22,8 +22,10 @@ from crlm_jax.measures.overlap import Counts, Volumes, overlap
 from crlm_jax.measures.surfaces import Surfaces
 from crlm_jax.measures.table import MEASURES, OVERLAP, SUFFIX
 from crlm_jax.measures.view import READERS
+from crlm_jax.recist.places import LesionPlaces
+from crlm_jax.recist.registration import Registration
 from crlm_jax.recist.rules import TimePoint
-from crlm_jax.recist.thickness import slice_thickness
+from crlm_jax.recist.thickness import frame_of_reference, slice_thickness
 from crlm_jax.runs.rows import CaseRow, LesionRow
 
 
@@ -36,10 +38,18 @@ class CaseResult:
     points: dict[str, list[TimePoint]]  # by reader, one an image
     empty_prediction: bool
     empty_reference: bool
+    # Where the lesions lie, by reader, and in which frame of reference (DICOM); of a case of one
+    # image, since the places of several are not compared.
+    places: dict[str, LesionPlaces] = field(default_factory=dict)
+    frame: str | None = None
+    registration: Registration | None = None  # of a follow-up, with its baseline
 
     def to_json(self) -> dict[str, Any]:
-        """Returns values that JSON can hold, for another process."""
-        return dataclasses.asdict(self)
+        """Returns values that JSON can hold, for another process.
+
+        A registration is found after the results of all processes are gathered.
+        """
+        return dataclasses.asdict(dataclasses.replace(self, registration=None))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "CaseResult":
@@ -50,6 +60,8 @@ class CaseResult:
             points={who: [_point(**point) for point in values["points"][who]] for who in READERS},
             empty_prediction=values["empty_prediction"],
             empty_reference=values["empty_reference"],
+            places={who: LesionPlaces.from_json(each) for who, each in values["places"].items()},
+            frame=values["frame"],
         )
 
 
@@ -92,6 +104,8 @@ class Measurement:
     scores: LesionScores = field(default_factory=LesionScores)
     points: dict[str, list[TimePoint]] = field(default_factory=lambda: {who: [] for who in READERS})
     lesions: list[LesionRow] = field(default_factory=list)
+    places: dict[str, LesionPlaces] = field(default_factory=dict)
+    frame: str | None = None
 
     def add_slice(self, prediction: np.ndarray, reference: np.ndarray, *, tumour: bool) -> None:
         """Counts a slice, by the paper's protocol if it has tumour; masks (S, S) bool."""
@@ -137,6 +151,8 @@ class Measurement:
                 self._lesion_row(image, who, number, lesion, measured.partners[who].get(number))
                 for number, lesion in enumerate(found, start=1)
             ]
+        if len(self.case.images) == 1:
+            self.frame = frame_of_reference(volume)
         if view is not None:
             show_image(self.case, image, measured, probability, attribution, config.data).save(view)
 
@@ -155,6 +171,9 @@ class Measurement:
             "reference": measure_regions(drawn.regions, volume.geometry),
             "prediction": measure_lesions(labels, volume.geometry),
         }
+        if len(self.case.images) == 1:
+            own = {"reference": drawn.lesions, "prediction": labels}
+            self.places = {who: LesionPlaces.pack(own[who], volume.geometry) for who in READERS}
         pairs = self.scores.add(labels, drawn.lesions, lesions["prediction"], lesions["reference"])
         masks = {"reference": reference, "prediction": prediction}
         partners = {
@@ -216,4 +235,6 @@ class Measurement:
             points=self.points,
             empty_prediction=self.clinical.empty_prediction,
             empty_reference=self.clinical.empty_reference,
+            places=self.places,
+            frame=self.frame,
         )

@@ -27,6 +27,7 @@ from crlm_jax.imaging import volumes
 from crlm_jax.measures.case import CaseResult, Measurement, at_own_size
 from crlm_jax.measures.case_view import SliceAttribution
 from crlm_jax.measures.overlap import Counts, overlap
+from crlm_jax.measures.response import register_cases
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import parallel
 
@@ -163,7 +164,11 @@ def evaluate_cases(
             last.result()
     own = [[case, measurement.result().to_json()] for case, measurement in measured.items()]
     everyone = {case: values for share in parallel.gather(own) for case, values in share}
-    return [CaseResult.from_json(everyone[case]) for case in sorted(everyone)]
+    numbers = sorted(everyone)
+    results = [CaseResult.from_json(everyone[case]) for case in numbers]
+    if config.evaluation.register:
+        results = register_cases(config, [slices.cases[n] for n in numbers], results, folder)
+    return results
 
 
 @dataclasses.dataclass(frozen=True)

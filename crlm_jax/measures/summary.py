@@ -1,16 +1,15 @@
 """The test cases of a run together: `cases.csv`, `lesions.csv`, `responses.csv`, `results.json`."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.schema import Config
 from crlm_jax.measures.case import CaseResult
+from crlm_jax.measures.response import PatientResponse, Responses
 from crlm_jax.measures.table import MEASURES
 from crlm_jax.measures.view import READERS
 from crlm_jax.recist import rules
-from crlm_jax.recist.rules import Response
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.results import (
     Card,
@@ -23,15 +22,17 @@ from crlm_jax.runs.rows import ResponseRow, write_cases, write_lesions, write_re
 from crlm_jax.stats import agreement, comparison
 from crlm_jax.system.files import write_whole
 
-# By sequence (such as `dwi`, of `pre_dwi` and `post_dwi`), patient and reader.
-Responses = dict[str, dict[str, dict[str, Response]]]
 
-
-def summarise(config: Config, results: Sequence[CaseResult]) -> Summary:
+def summarise(config: Config, results: Sequence[CaseResult], responses: Responses) -> Summary:
     """Summarises the test cases by condition: means with their 95 % bootstrap intervals, and sums.
 
     The means are over patients. A case with an empty mask counts in them as its measures say; a
     case without a tumour slice has no measure by the paper's protocol.
+
+    Args:
+      config: the experiment.
+      results: of all test cases.
+      responses: from `find_responses`.
     """
     conditions = {}
     for condition in config.data.conditions:
@@ -42,9 +43,7 @@ def summarise(config: Config, results: Sequence[CaseResult]) -> Summary:
         method=config.method,
         critic_weights=config.critic.weights if config.loss.stages else None,
         conditions=conditions,
-        responses={
-            sequence: _agreement(config, pairs) for sequence, pairs in responses(results).items()
-        },
+        responses={sequence: _agreement(config, pairs) for sequence, pairs in responses.items()},
     )
 
 
@@ -95,31 +94,12 @@ def _bland_altman(
     }
 
 
-def responses(results: Sequence[CaseResult]) -> Responses:
-    """Compares the two time points of every patient that has both, by each reader's masks.
-
-    Scans of different sessions share no frame, so only sums are compared. A case of several images
-    is left out: a lesion that two images show would count twice.
-    """
-    points = {
-        (r.row.patient, r.row.condition): {who: r.points[who][0] for who in READERS}
-        for r in results
-        if len(r.points["reference"]) == 1
-    }
-    found: Responses = {}
-    for patient, condition in points:
-        match = re.fullmatch(r"pre_(.+)", condition)
-        later = points.get((patient, f"post_{match[1]}")) if match else None
-        if match and later:
-            found.setdefault(match[1], {})[patient] = {
-                who: rules.compare(points[patient, condition][who], later[who], match=None)
-                for who in READERS
-            }
-    return found
-
-
-def _agreement(config: Config, patients: dict[str, dict[str, Response]]) -> ResponseAgreement:
-    both = [(pair["reference"].category, pair["prediction"].category) for pair in patients.values()]
+def _agreement(
+    config: Config, patients: dict[str, dict[str, PatientResponse]]
+) -> ResponseAgreement:
+    readers = [[pair[who] for who in READERS] for pair in patients.values()]
+    both = [(ours.response.category, theirs.response.category) for ours, theirs in readers]
+    how = [ours.response.paired for ours, _ in readers]
     rated = [(a, b) for a, b in both if rules.NOT_EVALUABLE not in (a, b)]
     reference, prediction = zip(*rated, strict=True) if rated else ((), ())
     # A category of lesions that are not measurable is a step on κ's scale only if a patient has it:
@@ -136,12 +116,18 @@ def _agreement(config: Config, patients: dict[str, dict[str, Response]]) -> Resp
             prediction, reference, scale, "linear", config.evaluation.resamples
         ),
         categories=list(rules.CATEGORIES),
+        paired={name: how.count(name) for name in rules.PAIRED},
+        doubtful=sum(bool(ours.doubts) for ours, _ in readers),
         table=[[both.count((a, b)) for b in rules.CATEGORIES] for a in rules.CATEGORIES],
     )
 
 
 def write_results(
-    folder: RunFolder, results: Sequence[CaseResult], summary: Summary, card: Card
+    folder: RunFolder,
+    results: Sequence[CaseResult],
+    responses: Responses,
+    summary: Summary,
+    card: Card,
 ) -> None:
     """Writes the tables of cases, lesions and responses, and `results.json`.
 
@@ -161,10 +147,12 @@ def write_results(
             volume_pre_mm3=response.volume_baseline,
             volume_post_mm3=response.volume_follow_up,
             volume_change_percent=response.volume_change_percent,
+            paired=response.paired,
+            doubts="; ".join(doubts),
         )
-        for sequence, patients in responses(results).items()
+        for sequence, patients in responses.items()
         for patient, readers in patients.items()
-        for who, response in readers.items()
+        for who, (response, doubts) in readers.items()
     ]
     if rows:
         write_responses(folder.responses, rows)

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.dicom.series import Series
-from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.imaging.geometry import Geometry, VolumeError
 from crlm_jax.imaging.lattice import RESAMPLE
 from crlm_jax.imaging.mask_files import split_masks
 from crlm_jax.imaging.masks import read_lesions
 from crlm_jax.imaging.regions import measure_regions
-from crlm_jax.recist.matching import Body, Match, locate_regions, match_lesions
+from crlm_jax.recist.matching import Body, Match, locate_regions, match_lesions, out_of_view
 from crlm_jax.recist.output import (
     FollowUp,
     course_table,
@@ -125,7 +125,14 @@ def _match(pre: "_Scan", post: "_Scan", same_frame: bool) -> Match | None:
             f"warning: {post.mask}: its frame of reference is not the other's; paired by position "
             "because of --same-frame"
         )
-    return match_lesions(pre.bodies, post.bodies) if same_frame else None
+    if not same_frame:
+        return None
+    if pre.view and post.view:
+        unseen = out_of_view(pre.bodies, post.bodies, pre.view, post.view)
+        if unseen:
+            print_stderr(f"warning: {post.mask}: {'; '.join(unseen)}; lesions are not paired")
+            return None
+    return match_lesions(pre.bodies, post.bodies)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -239,6 +246,7 @@ class _Scan:
     bodies: list[Body]  # where the lesions of `point` lie
     frame: str | None  # Frame of Reference UID; None if the image is not DICOM or has none
     study: str | None  # Study Instance UID
+    view: Geometry | None  # what the image shows; None: no 3D image was given
     prepared: PreparedImage | None  # for --register
     doubts: list[str]  # warnings for the user
 
@@ -272,6 +280,7 @@ def _read_scan(mask_path: Path, image_path: Path | None, args: argparse.Namespac
         bodies=locate_regions(mask.regions, geometry),
         frame=_uid(series, "FrameOfReferenceUID"),
         study=_uid(series, "StudyInstanceUID"),
+        view=None if image is None or len(image.geometry.size) < 3 else image.geometry,
         prepared=prepare(image) if args.register and image is not None else None,
         doubts=doubts,
     )

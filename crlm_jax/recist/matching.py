@@ -55,7 +55,12 @@ class Body:
 
 def locate_lesions(mask: np.ndarray, geometry: Geometry) -> list[Body]:
     """Locates the lesions of a mask, bool (Z, H, W), in the order of `lesions.label_lesions`."""
-    return locate_regions(split(label_lesions(mask)[0]), geometry)
+    return locate_labels(label_lesions(mask)[0], geometry)
+
+
+def locate_labels(labels: np.ndarray, geometry: Geometry) -> list[Body]:
+    """Locates the lesions of a label map (Z, H, W), 1 … n, in label order."""
+    return locate_regions(split(labels), geometry)
 
 
 def locate_regions(regions: Iterable[Region], geometry: Geometry) -> list[Body]:
@@ -69,6 +74,30 @@ def locate_regions(regions: Iterable[Region], geometry: Geometry) -> list[Body]:
         points = geometry.to_patient((voxels[:, None] + offsets).reshape(-1, 3))
         bodies.append(Body(points, float(spacing.prod() / len(offsets))))
     return bodies
+
+
+def out_of_view(
+    before: Sequence[Body], after: Sequence[Body], view_before: Geometry, view_after: Geometry
+) -> list[str]:
+    """Says which lesions the image of the other time point shows less than half of.
+
+    Nobody can say of such a lesion that it vanished, or that it is new. All is in shared patient
+    coordinates.
+    """
+
+    def unseen(bodies: Sequence[Body], view: Geometry) -> list[int]:
+        shares = [view.shows(body.points).mean() for body in bodies]
+        return [number for number, share in enumerate(shares, start=1) if share < SHARE]
+
+    return [
+        f"lesion {number} of the baseline lies outside the follow-up's image, so that nobody can "
+        "say whether it vanished"
+        for number in unseen(before, view_after)
+    ] + [
+        f"lesion {number} of the follow-up lies outside the baseline's image, so that nobody can "
+        "say whether it is new"
+        for number in unseen(after, view_before)
+    ]
 
 
 def match_lesions(before: Sequence[Body], after: Sequence[Body]) -> Match:

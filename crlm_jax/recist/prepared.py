@@ -7,7 +7,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from crlm_jax.imaging import volumes
-from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.imaging.geometry import Geometry, VolumeError
 from crlm_jax.imaging.volumes import Volume
 
 STEP = 4.0  # mm, of the grid on which images are compared
@@ -24,6 +24,7 @@ class PreparedImage:
     grey: sitk.Image  # float32, from 0 (black) to 1 within the body's range
     body: np.ndarray  # bool, the patient and a seam of air
     fine: sitk.Image  # at its own resolution, for drawings: float32, from 0 to 1
+    geometry: Geometry  # of `fine`
 
     @property
     def centre(self) -> np.ndarray:
@@ -53,12 +54,6 @@ class PreparedImage:
         scaled = (self.grey - float(low)) * (1 / float(high - low))
         return dataclasses.replace(self, grey=sitk.Clamp(scaled, sitk.sitkFloat32, 0, 1))
 
-    def shows(self, points: np.ndarray) -> np.ndarray:
-        """Returns which points (N, 3) in mm lie within the image, with a voxel to spare."""
-        places = self.to_places(points)
-        inside: np.ndarray = (places >= -1) & (places <= self.body.shape)
-        return np.asarray(inside.all(axis=1))
-
 
 def prepare(volume: Volume) -> PreparedImage:
     """Makes an image ready to be aligned.
@@ -87,7 +82,8 @@ def prepare(volume: Volume) -> PreparedImage:
     grey, fine = (
         sitk.Clamp((image - low) * scale, sitk.sitkFloat32, 0, 1) for image in (coarse, own)
     )
-    return PreparedImage(grey, ndimage.binary_dilation(body, iterations=2), fine)
+    body = ndimage.binary_dilation(body, iterations=2)
+    return PreparedImage(grey, body, fine, volume.geometry)
 
 
 def _resample(own: sitk.Image) -> sitk.Image:

@@ -14,9 +14,11 @@ both ways disagree, or if the images do not fit clearly better there than one ce
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.recist.alignment import (
     OVERLAP,
     Rigid,
@@ -25,7 +27,7 @@ from crlm_jax.recist.alignment import (
     align_near,
     neighbourhood,
 )
-from crlm_jax.recist.matching import Body, Match, match_lesions
+from crlm_jax.recist.matching import Body, Match, match_lesions, out_of_view
 from crlm_jax.recist.prepared import PreparedImage
 
 BESIDE = 10.0  # mm
@@ -52,6 +54,17 @@ class Registration:
     agreement: float  # mm, between both ways, at the worst lesion
     doubts: tuple[str, ...]  # why it is not to be trusted; none: it is
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns values that JSON can hold, for another process."""
+        motion = {"turn": self.motion.turn.tolist(), "shift": self.motion.shift.tolist()}
+        return dict(vars(self)) | {"motion": motion}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Registration":
+        """Builds the registration that `to_json` was called on."""
+        motion = {name: np.array(each) for name, each in values["motion"].items()}
+        return cls(**values | {"motion": Rigid(**motion), "doubts": tuple(values["doubts"])})
+
 
 def register(
     before: PreparedImage,
@@ -69,17 +82,36 @@ def register(
       lesions_after: of the follow-up, in its own coordinates.
     """
     found = _register(before, after, _points(lesions_before), _points(lesions_after))
-    unseen = [
-        f"lesion {i} of the baseline lies outside the follow-up's image, so that nobody can say "
-        "whether it vanished"
-        for i in _out_of_view(lesions_before, found.motion.inverse, after)
-    ] + [
-        f"lesion {i} of the follow-up lies outside the baseline's image, so that nobody can say "
-        "whether it is new"
-        for i in _out_of_view(lesions_after, found.motion, before)
-    ]
-    doubts = found.doubts if found.doubts else tuple(unseen)  # of a wrong motion no lesion is said
-    return dataclasses.replace(found, doubts=doubts)
+    return check_view(found, before.geometry, after.geometry, lesions_before, lesions_after)
+
+
+def check_view(
+    found: Registration,
+    before: Geometry,
+    after: Geometry,
+    lesions_before: Sequence[Body],
+    lesions_after: Sequence[Body],
+) -> Registration:
+    """Returns a registration, doubtful if a lesion lies outside the other image.
+
+    Args:
+      found: the registration.
+      before: the grid of the baseline's image.
+      after: that of the follow-up's image.
+      lesions_before: of the baseline.
+      lesions_after: of the follow-up, in its own coordinates.
+    """
+    if found.doubts:  # of a wrong motion no lesion is said
+        return found
+    # Either list of lesions goes to the other image.
+    there = move(lesions_before, found.motion.inverse)
+    back = move(lesions_after, found.motion)
+    return dataclasses.replace(found, doubts=tuple(out_of_view(there, back, before, after)))
+
+
+def move(bodies: Sequence[Body], motion: Rigid) -> list[Body]:
+    """Returns lesions at their places after a motion."""
+    return [dataclasses.replace(body, points=motion(body.points)) for body in bodies]
 
 
 def match_registered(
@@ -88,7 +120,7 @@ def match_registered(
     """Matches lesions after a registration; None: it is doubtful."""
     if found.doubts:
         return None
-    moved = [dataclasses.replace(body, points=found.motion(body.points)) for body in after]
+    moved = move(after, found.motion)
     return dataclasses.replace(match_lesions(before, moved), registered=True)
 
 
@@ -96,15 +128,6 @@ def _points(bodies: Sequence[Body]) -> np.ndarray:
     """Returns points (N, 3) all over the lesions, in mm."""
     every = [body.points[:: -(-len(body.points) // POINTS)] for body in bodies]
     return np.concatenate([np.zeros((0, 3)), *every])
-
-
-def _out_of_view(bodies: Sequence[Body], motion: Rigid, image: PreparedImage) -> list[int]:
-    """Returns the numbers, from 1, of moved lesions that an image shows less than half of."""
-    return [
-        number
-        for number, body in enumerate(bodies, start=1)
-        if image.shows(motion(body.points)).mean() < 0.5
-    ]
 
 
 def _register(
@@ -117,7 +140,7 @@ def _register(
     there = _align(before, after, lesions_before, lesions_after)
     back = _align(after, before, lesions_after, lesions_before)
     if there is None or back is None:
-        return _failed()
+        return failed("the images do not overlap anywhere with enough in common")
     body, motion = there
     points = np.concatenate([lesions_before, motion.inverse(lesions_after)])
     where = neighbourhood(before, points)
@@ -167,13 +190,13 @@ def _align(
     return None if near is None else (body, near)
 
 
-def _failed() -> Registration:
-    nothing = dict.fromkeys(
-        ("shift", "rotation", "breath", "similarity_before", "similarity_after",
-         "similarity_beside", "overlap", "agreement"), 0.0
+def failed(why: str) -> Registration:
+    """Returns the doubtful registration of images that cannot be aligned."""
+    stay = Rigid(np.eye(3), np.zeros(3))
+    return Registration(
+        stay, shift=0.0, rotation=0.0, breath=0.0, similarity_before=0.0, similarity_after=0.0,
+        similarity_beside=0.0, overlap=0.0, agreement=0.0, doubts=(why,),
     )  # fmt: skip
-    why = "the images do not overlap anywhere with enough in common"
-    return Registration(Rigid(np.eye(3), np.zeros(3)), **nothing, doubts=(why,))
 
 
 def _doubts(found: Registration) -> tuple[str, ...]:

@@ -69,6 +69,11 @@ class RunFolder:
         return self.path / "responses.csv"
 
     @property
+    def registrations(self) -> Path:
+        """Folder of a picture a registration; absent without `evaluation.register`."""
+        return self.path / "registrations"
+
+    @property
     def results(self) -> Path:
         """The means of all measures by condition, and the run card, as JSON."""
         return self.path / "results.json"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from crlm_jax.stats.comparison import Numbers
@@ -42,6 +42,9 @@ class ResponseAgreement:
     kappa: Numbers  # from `stats.cohen_kappa`
     categories: list[str]
     table: list[list[int]]  # patients by category of the reference (rows) and of the model
+    # Patients by how their lesions were paired, the reference's; empty: none were.
+    paired: dict[str, int] = field(default_factory=dict)
+    doubtful: int = 0  # patients whose scans were registered in vain
 
 
 @dataclass(frozen=True)

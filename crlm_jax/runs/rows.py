@@ -69,6 +69,8 @@ class ResponseRow:
     volume_pre_mm3: float
     volume_post_mm3: float
     volume_change_percent: float | None
+    paired: str  # of `recist.rules.PAIRED`
+    doubts: str  # why lesions were not paired though the scans were registered; empty: none
 
 
 def write_cases(path: Path, rows: Sequence[CaseRow]) -> None:

@@ -15,6 +15,7 @@ from crlm_jax.data.slices import Slices
 from crlm_jax.errors import UserError
 from crlm_jax.measures import evaluate
 from crlm_jax.measures.case import CaseResult
+from crlm_jax.measures.response import find_responses
 from crlm_jax.measures.summary import summarise, write_results
 from crlm_jax.method import attribution
 from crlm_jax.method.segment import load_best
@@ -158,8 +159,9 @@ def _run(
     log = read_log(folder.log)
     card += describe_terms(log)
     card.append(("checkpoint", f"step {step}, {describe_choice(config, log)}"))
-    summary = summarise(config, measured)
-    write_results(folder, measured, summary, card)
+    responses = find_responses(config, measured)
+    summary = summarise(config, measured, responses)
+    write_results(folder, measured, responses, summary, card)
     path = page.write_report([folder.path], folder.report)
     show_results(summary)
     console.print(f"report: {path}")

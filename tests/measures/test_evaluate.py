@@ -136,7 +136,7 @@ def test_an_image_without_a_mask_is_measured_as_one_without_tumour(known, measur
 
 def test_empty_masks_are_counted(known, measured):
     config, _ = known
-    ct = summary.summarise(config, measured).conditions["ct"]
+    ct = summary.summarise(config, measured, {}).conditions["ct"]
     assert ct.cases == 3
     assert (ct.empty_prediction, ct.empty_reference, ct.both_empty) == (1, 0, 1)
     assert ct.without_tumour_slices == 1
@@ -148,7 +148,8 @@ def test_empty_masks_are_counted(known, measured):
 
 def test_the_csv_leaves_an_undefined_cell_empty(known, measured, tmp_path):
     config, _ = known
-    summary.write_results(RunFolder(tmp_path), measured, summary.summarise(config, measured), [])
+    told = summary.summarise(config, measured, {})
+    summary.write_results(RunFolder(tmp_path), measured, {}, told, [])
     line = next(x for x in (tmp_path / "cases.csv").read_text().splitlines() if "clean" in x)
     assert line.startswith("clean,ct,3,0,1.000000,1.000000,1.000000,1.000000,1.000000,,,,,,,,,,,")
 
@@ -167,7 +168,8 @@ def test_distances_lesions_and_volumes_of_known_cases(measured):
 
 def test_lesions_are_listed_with_their_partners(known, measured, tmp_path):
     config, _ = known
-    summary.write_results(RunFolder(tmp_path), measured, summary.summarise(config, measured), [])
+    told = summary.summarise(config, measured, {})
+    summary.write_results(RunFolder(tmp_path), measured, {}, told, [])
     lines = (tmp_path / "lesions.csv").read_text().splitlines()
     found = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
     assert [(r["patient"], r["mask"], r["lesion"], r["partner"]) for r in found] == [

@@ -9,6 +9,7 @@ from crlm_jax.config.schema import Config
 from crlm_jax.imaging.lesions import Lesion
 from crlm_jax.measures import summary
 from crlm_jax.measures.case import CaseResult
+from crlm_jax.measures.response import find_responses
 from crlm_jax.measures.table import MEASURES
 from crlm_jax.recist.rules import TimePoint
 from crlm_jax.runs.results import ResponseAgreement, Summary
@@ -37,7 +38,8 @@ def summarise(*patients) -> ResponseAgreement:
     config = Config()
     config.evaluation.resamples = 100
     config.data.conditions = ("pre_dwi", "post_dwi")
-    return summary.summarise(config, cases).responses["dwi"]
+    found = find_responses(config, cases)
+    return summary.summarise(config, cases, found).responses["dwi"]
 
 
 PR, SD = ((30,), (15,)), ((30,), (29,))
@@ -93,4 +95,6 @@ def test_results_of_an_older_version_are_read():
             }
         },
     }
-    assert Summary.from_json(old).responses["dwi"].categories[-1] == "NE"
+    read = Summary.from_json(old).responses["dwi"]
+    assert read.categories[-1] == "NE"
+    assert read.paired == {}  # it paired none

@@ -27,7 +27,7 @@ def move(image: sitk.Image, by: Rigid) -> sitk.Image:
     return moved
 
 
-def move_file(path: Path, by: Rigid, out: Path) -> Path:
+def move_file(path: Path | str, by: Rigid, out: Path) -> Path:
     sitk.WriteImage(move(sitk.ReadImage(str(path)), by), str(out))
     return out
 

@@ -108,8 +108,24 @@ def test_response_of_model_and_reference(run):
     assert table == {"CR": 1, "PR": 1, "non-CR/non-PD": 0, "SD": 2, "PD": 0, "NE": 0}
     html = visible(write(run))
     assert "Response to chemotherapy, dwi" in html
+    assert "By sums of diameters only: no patient’s scans share a frame" in html
     assert "not a medical device" in html
     assert (run / "figures" / "agreement_pre_dwi.png").exists()
+
+
+def test_the_report_says_how_lesions_were_paired(run):
+    results = json.loads((run / "results.json").read_text())
+    paired = {"by position": 2, "by position, registered": 1, "sums only": 1}
+    results["responses"]["dwi"] |= {"paired": paired, "doubtful": 1}
+    (run / "results.json").write_text(json.dumps(results))
+    html = visible(write(run))
+    assert "paired by position for 3 of 4 patients: the scans of 2 share a frame" in html
+    assert "Of the other 1 only sums of diameters are compared" in html
+    assert "1 could not be paired" in html
+    for name in ("paired", "doubtful"):  # as an older version wrote it
+        del results["responses"]["dwi"][name]
+    (run / "results.json").write_text(json.dumps(results))
+    assert "By sums of diameters only" in visible(write(run))
 
 
 def test_several_runs_are_compared_patient_by_patient(run, tmp_path):

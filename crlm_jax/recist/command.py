@@ -135,7 +135,7 @@ def _match(pre: "_Scan", post: "_Scan", same_frame: bool) -> Match | None:
     return match_lesions(pre.bodies, post.bodies)
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.recist",
         description=f"Response between the lesions of two masks by RECIST 1.1. {DISCLAIMER}",
@@ -182,6 +182,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="also write .json (all lesions) or .csv (a row per follow-up)",
     )
+    return parser
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _make_parser()
     args = parser.parse_args(argv)
     if args.out and args.out.suffix not in (".json", ".csv"):
         parser.error(f"--out {args.out}: choose the ending .json or .csv")

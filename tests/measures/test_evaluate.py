@@ -74,7 +74,7 @@ def test_the_mean_over_slices_is_not_the_pooled_value(tmp_path):
     assert found["iou_slices"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert found["recall_slices"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert found["precision_slices"] == pytest.approx((1 + 1 + 0) / 3)  # an empty one scores 0
-    means = summary.summarise(config, [result]).conditions["ct"].means
+    means = summary.summarise(config, [result], {}).conditions["ct"].means
     assert means["dsc_slices"]["mean"] == found["dsc_slices"]
 
 

@@ -28,6 +28,7 @@ from tests.imaging import test_padding as padding
 from tests.imaging.dicom import dicoms, enhanced
 from tests.imaging.dicom import test_mosaic as mosaics
 from tests.imaging.dicom import test_series as classic
+from tests.predict import test_scans as listed
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "what-is-read.md"
 Try = Callable[[Path], list[str]]  # reads an input made in a folder; returns the warnings
@@ -323,6 +324,8 @@ ROWS: dict[str, Try] = {
     "DICOM without preamble": folder_of(without_preamble),
     "segmentations, reports": folder_of(with_report),
     "images of a format": scans("a.tif", volume=True),
+    "one series whose": folder_of(lambda folder: listed.split_series(folder, "A", "B")),
+    "a second copy": folder_of(listed.copied_series),
     "several series": folder_of(two_series),
     "semicolons": cohort(
         change=lambda text: "sep=;\n" + text.replace(",", ";").replace("patient", " PATIENT "),

@@ -264,6 +264,13 @@ def cohort(
     return read
 
 
+def with_set(text: str) -> str:
+    header, *rows = text.splitlines()
+    sets = ("Train", "test", "train")
+    cells = [f"{row},{own}" for row, own in zip(rows, sets, strict=True)]
+    return "\n".join([f"{header},Train/Test", *cells])
+
+
 GOOD = ("b,dwi,b.nii.gz,b_roi.nii.gz,", "c,dwi,c.nii.gz,c_roi.nii.gz,yes")
 NO_SPACING = {"forms": (252, bytes(4)), "pixdim": (88, bytes(4))}
 ROWS: dict[str, Try] = {
@@ -339,6 +346,9 @@ ROWS: dict[str, Try] = {
     "an empty mask without": cohort("a,dwi,a.nii.gz,,"),
     "a mask with tumour": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,no"),
     "patients that differ": cohort("B,dwi,a.nii.gz,a_roi.nii.gz,"),
+    "a column such as": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,", change=with_set),
+    "a condition such as": cohort(change=lambda text: text.replace(",dwi,", ",pre_ct,")),
+    "one mask file": cohort("a,dwi,a.nii.gz,b_roi.nii.gz,"),
     "one scan under": cohort("a,dwi,copy/b.nii.gz,a_roi.nii.gz,"),
 }
 TABLE = [

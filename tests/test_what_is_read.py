@@ -28,6 +28,7 @@ from tests.imaging import test_padding as padding
 from tests.imaging.dicom import dicoms, enhanced
 from tests.imaging.dicom import test_mosaic as mosaics
 from tests.imaging.dicom import test_series as classic
+from tests.predict import test_scans as listed
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "what-is-read.md"
 Try = Callable[[Path], list[str]]  # reads an input made in a folder; returns the warnings
@@ -263,6 +264,13 @@ def cohort(
     return read
 
 
+def with_set(text: str) -> str:
+    header, *rows = text.splitlines()
+    sets = ("Train", "test", "train")
+    cells = [f"{row},{own}" for row, own in zip(rows, sets, strict=True)]
+    return "\n".join([f"{header},Train/Test", *cells])
+
+
 GOOD = ("b,dwi,b.nii.gz,b_roi.nii.gz,", "c,dwi,c.nii.gz,c_roi.nii.gz,yes")
 NO_SPACING = {"forms": (252, bytes(4)), "pixdim": (88, bytes(4))}
 ROWS: dict[str, Try] = {
@@ -323,6 +331,8 @@ ROWS: dict[str, Try] = {
     "DICOM without preamble": folder_of(without_preamble),
     "segmentations, reports": folder_of(with_report),
     "images of a format": scans("a.tif", volume=True),
+    "one series whose": folder_of(lambda folder: listed.split_series(folder, "A", "B")),
+    "a second copy": folder_of(listed.copied_series),
     "several series": folder_of(two_series),
     "semicolons": cohort(
         change=lambda text: "sep=;\n" + text.replace(",", ";").replace("patient", " PATIENT "),
@@ -336,6 +346,9 @@ ROWS: dict[str, Try] = {
     "an empty mask without": cohort("a,dwi,a.nii.gz,,"),
     "a mask with tumour": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,no"),
     "patients that differ": cohort("B,dwi,a.nii.gz,a_roi.nii.gz,"),
+    "a column such as": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,", change=with_set),
+    "a condition such as": cohort(change=lambda text: text.replace(",dwi,", ",pre_ct,")),
+    "one mask file": cohort("a,dwi,a.nii.gz,b_roi.nii.gz,"),
     "one scan under": cohort("a,dwi,copy/b.nii.gz,a_roi.nii.gz,"),
 }
 TABLE = [

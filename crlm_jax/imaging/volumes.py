@@ -9,7 +9,9 @@ Files that ITK would misread without an error are checked beforehand, by `header
 """
 
 import dataclasses
+import gzip
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +166,17 @@ _NOT_WRITTEN = "cannot be written; see that the folder exists and has room"
 
 
 def _is_written(image: sitk.Image, path: Path) -> bool:
-    """Whether a file holds every voxel of the image; ITK fills up a truncated file with zeros."""
+    """Whether a file is complete and holds every voxel of the image.
+
+    ITK fills up a truncated file with zeros, which are right in a mask that is 0 there.
+    """
+    try:
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            check_nifti(path)
+        elif path.suffix.lower() == ".nrrd":  # ITK does not look at the checksum at its end
+            gzip.decompress(path.read_bytes().partition(b"\n\n")[2])
+    except (VolumeError, EOFError, gzip.BadGzipFile, zlib.error):
+        return False
     written = sitk.ReadImage(str(path))
     return written.GetSize() == image.GetSize() and np.array_equal(
         sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)

@@ -5,7 +5,7 @@ Also the arguments with which the commands describe a scan.
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from crlm_jax.data.cohort import cases
@@ -14,6 +14,7 @@ from crlm_jax.imaging.conditions import CONDITION, is_ct
 from crlm_jax.imaging.dicom.files import (
     choose_series,
     find_series,
+    identify,
     is_dicom,
     is_directory_file,
     is_hidden,
@@ -122,8 +123,11 @@ def _series_of(folder: Path, series: str | None, b_value: float | None, warn: _W
     images = [f.name for f in _images_in(folder) if not is_hidden(f.name)]
     _say(warn, folder, "image(s) beside the DICOM files", images)
     _say(warn, folder, "folder(s) below, which may hold other series", _folders_below(folder))
+    if any(path.is_dir() and not is_hidden(path.name) for path in folder.iterdir()):
+        files = find_series(folder, []).get(uid, files)  # the series may go on below
+        files = _of_one_folder(folder, {uid: files}, warn)[uid]
     about = str(series_facts(uid, files[:1], len(files)))
-    return Scan(folder, _stem(folder), series=uid, b_value=b_value, about=about)
+    return Scan(files[0].parent, _stem(folder), series=uid, b_value=b_value, about=about)
 
 
 def _in_folder(folder: Path, series: str | None, b_value: float | None, warn: _Warn) -> list[Scan]:
@@ -145,8 +149,8 @@ def _in_folder(folder: Path, series: str | None, b_value: float | None, warn: _W
     # A broken file becomes a scan of its own, whose reading fails and is reported.
     found = [] if series else [Scan(file, _stem(file)) for file in broken]
     chosen = pick_series(folder, by_uid, series)
-    for uid in sorted(chosen, key=lambda uid: by_uid[uid][0]):
-        parts = by_uid[uid]
+    whole = _of_one_folder(folder, {uid: by_uid[uid] for uid in chosen}, warn)
+    for uid, parts in sorted(whole.items(), key=lambda item: item[1][0]):
         name = "_".join(parts[0].parent.relative_to(folder).parts)
         about = str(series_facts(uid, parts[:1], len(parts)))
         found.append(Scan(parts[0].parent, name or uid, series=uid, b_value=b_value, about=about))
@@ -161,6 +165,43 @@ def _in_folder(folder: Path, series: str | None, b_value: float | None, warn: _W
             "folder of a DICOM series, or a cohort.csv"
         )
     return found
+
+
+def _of_one_folder(
+    folder: Path, by_uid: Mapping[str, list[Path]], warn: _Warn
+) -> dict[str, list[Path]]:
+    """Returns, of each series, the files of the folder that holds it whole; tells of its copies.
+
+    A series is read from one folder.
+
+    Raises:
+      VolumeError: of some series, no folder holds all images; the message names their folders.
+    """
+    whole: dict[str, list[Path]] = {}
+    copies: list[str] = []
+    split: list[str] = []
+    for uid, files in by_uid.items():
+        parents: dict[Path, list[Path]] = {}
+        for file in files:
+            parents.setdefault(file.parent, []).append(file)
+        names = [str(parent.relative_to(folder)) for parent in parents]
+        images = [frozenset(identify(file).instance or file for file in own)
+                  for own in (parents.values() if len(parents) > 1 else ())]  # fmt: skip
+        every = frozenset().union(*images)
+        best = images.index(every) if every in images else 0
+        whole[uid] = list(parents.values())[best]
+        if images and images[best] != every:
+            more = f" and {len(names) - 8} more" * (len(names) > 8)
+            split.append(f"{uid} in {', '.join(names[:8])}{more}")
+        copies += [name for index, name in enumerate(names) if index != best]
+    if split:
+        raise VolumeError(
+            f"{folder}: the images of {len(split)} series lie in several folders, of which none "
+            "holds them all; put the files of a series into one folder, or give the folder that "
+            f"is to be read: {'; '.join(split)}"
+        )
+    _say(warn, folder, "folder(s) with copies of a series", copies)
+    return whole
 
 
 def _of_images(folder: Path, files: list[Path], warn: _Warn) -> list[Scan]:

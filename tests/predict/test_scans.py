@@ -1,5 +1,6 @@
 """What a path stands for when it is to be predicted."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,76 @@ def test_a_pattern_of_no_series_lists_them_all(several):
         f"{dicoms.uid(5)}: 'ep2d_diff', MR, axial, 6 images, b 800, number 6",
         f"{dicoms.uid(6)}: no description, MR, axial, 6 images, number 7",
     ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "numbers"),
+    [
+        ("description=T1 VIBE portal [ven]", [1]),
+        ("description=t1 vibe  PORTAL [VEN]", [1]),
+        ("description=*[[]ven]", [1]),
+        ("description=what? *", [2]),
+        ("description=T1 VIBE portal [nev]", [3]),
+        ("number=05", [1]),
+        ("number=1?", [2, 3]),
+    ],
+)
+def test_a_listed_description_is_chosen_as_it_is_written(tmp_path, wanted, numbers):
+    texts = {1: ("T1 VIBE portal [ven]", 5), 2: ("what? *", 15), 3: ("T1 VIBE portal n", 16)}
+    for number, (text, shown) in texts.items():
+        folder, change = tmp_path / f"s{number}", named(text, shown)
+        dicoms.write_series(folder, series=dicoms.uid(number), change=change)
+    found = find_scans(tmp_path, series=wanted)
+    assert [scan.series for scan in found] == [dicoms.uid(number) for number in numbers]
+
+
+@pytest.mark.parametrize("folder", ["", "s1"])
+def test_a_pattern_without_a_key_is_told_how_to_write_it(several, folder):
+    folder = several / folder if (several / folder).is_dir() else several
+    with pytest.raises(VolumeError, match=r"write 'description=\*T2\*'"):
+        find_scans(folder, series="*T2*")
+
+
+def split_series(folder: Path, *names: str) -> None:
+    """Writes six slices of one series by turns into several folders, and a second series."""
+    dicoms.write_series(
+        folder, names=[f"{names[i % len(names)]}/{i}".lstrip("/") for i in range(6)]
+    )
+    dicoms.write_series(folder / "T2", series=dicoms.uid(2))
+
+
+def copied_series(folder: Path) -> None:
+    """A series, a part of whose images is copied into a folder that comes first."""
+    files = dicoms.write_series(folder / "S1")
+    (folder / "A").mkdir()
+    for file in files[:4]:
+        shutil.copy(file, folder / "A")
+
+
+@pytest.mark.parametrize("names", [("A", "B"), ("", "B"), ("A", "A/more/B", "C")])
+def test_a_series_in_several_folders_is_never_read_in_part(tmp_path, names):
+    split_series(tmp_path, *names)
+    with pytest.raises(VolumeError, match=r"images of 1 series lie in several folders") as why:
+        find_scans(tmp_path, series=dicoms.uid(1))
+    assert len(str(why.value).splitlines()) == 1
+    assert f"{dicoms.uid(1)} in {', '.join(name or '.' for name in sorted(names))}" in str(
+        why.value
+    )
+    if names[0]:
+        (scan,) = find_scans(tmp_path, series=dicoms.uid(2))
+        assert scan.path == tmp_path / "T2"
+
+
+@pytest.mark.parametrize("given", ["", "A"])
+def test_copies_of_a_series_are_left_out_with_a_line(tmp_path, given):
+    copied_series(tmp_path)
+    if given:  # the whole series below a part of it
+        (tmp_path / "S1").rename(tmp_path / "A" / "S1")
+    said = []
+    (scan,) = find_scans(tmp_path / given, warn=said.append)
+    assert scan.path.name == "S1"
+    assert len(read_image(scan.path, series=scan.series).voxels) == 6
+    assert any("left out 1 folder(s) with copies of a series: " in line for line in said)
 
 
 def test_several_series_of_a_pattern_and_a_wrong_key(several):

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from crlm_jax.data.cohort.rows import ImageRow
+from crlm_jax.data.cohort.rows import ImageRow, Row
 
 _RISK = "the split may train on what it tests"
 _MOST = 5  # warnings of a kind; more of them are counted in one
@@ -91,6 +91,25 @@ def shared_scan_warnings(
             named += [f"{len(group) - 8} more"] * (len(group) > 8)
             found.setdefault(tuple(row.row for row in group), f"{' and '.join(named)} {what}")
     return _lines(path, list(found.values()), "if it is one scan, correct the patient or the path")
+
+
+def shared_mask_warnings(path: Path, rows: Iterable[Row]) -> list[str]:
+    """Returns a line for each mask file that stands under two patients or more."""
+    groups: dict[Path, dict[str, int]] = collections.defaultdict(dict)
+    for row in rows:
+        for mask in row.masks:
+            groups[mask.resolve()].setdefault(row.patient, row.row)
+    found = [
+        f"{_named(rows_of)} have one mask file, {mask.name}"
+        for mask, rows_of in groups.items()
+        if len(rows_of) > 1
+    ]
+    return _lines(path, found, "correct the patient or the path of the mask")
+
+
+def _named(rows_of: Mapping[str, int]) -> str:
+    named = [f"{patient!r} (row {row})" for patient, row in rows_of.items()]
+    return " and ".join(named[:8] + [f"{len(named) - 8} more"] * (len(named) > 8))
 
 
 def _lines(path: Path, found: Sequence[str], remedy: str) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 
 from crlm_jax.config.schema import Data
-from crlm_jax.data.cohort.alike import alike_warnings
+from crlm_jax.data.cohort.alike import alike_warnings, shared_mask_warnings
 from crlm_jax.data.cohort.rows import (
     CohortError,
     ImagePair,
@@ -83,7 +83,7 @@ def read_cohort(
     path = Path(path)
     doubts = [] if doubts is None else doubts
     rows = _all_or_error(*read_rows(path, doubts))
-    doubts += alike_warnings(path, rows)
+    doubts += alike_warnings(path, rows) + shared_mask_warnings(path, rows)
     _check_conditions(path, rows, conditions)
     given = {row.patient: row.split for row in rows}
     rng = np.random.default_rng(seed)

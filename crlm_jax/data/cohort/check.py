@@ -22,7 +22,11 @@ from rich.text import Text
 from tqdm import tqdm
 
 from crlm_jax.config.schema import Data
-from crlm_jax.data.cohort.alike import alike_warnings, shared_scan_warnings
+from crlm_jax.data.cohort.alike import (
+    alike_warnings,
+    shared_mask_warnings,
+    shared_scan_warnings,
+)
 from crlm_jax.data.cohort.cases import Split, read_cohort
 from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
@@ -105,7 +109,7 @@ def check_cohort(
             split = {case.patient: case.split for case in cases}
         except CohortError as error:
             problems += str(error).splitlines()
-    warnings = of_file + alike_warnings(path, rows)
+    warnings = of_file + alike_warnings(path, rows) + shared_mask_warnings(path, rows)
     of_rows = [image.row for image in images]
     warnings += shared_scan_warnings(path, of_rows, [image.prints for image in images])
     # Only if all rows could be read is it known which images a patient lacks.

@@ -31,6 +31,7 @@ from crlm_jax.data.cohort.cells import (
     parse_split,
     parse_tumour,
 )
+from crlm_jax.data.cohort.doubts import ct_doubts, split_doubts
 from crlm_jax.data.cohort.table import CohortError as CohortError
 from crlm_jax.data.cohort.table import normal_name, read_table
 
@@ -147,6 +148,10 @@ def _read(
             f"{path}, {_numbers(short)}: fewer cells than columns; those at the end are taken as "
             "empty"
         )
+    doubts += ct_doubts(path, (row.condition for row in rows))
+    if not unused:
+        known = [name if name in REQUIRED + OPTIONAL else "" for name in header]
+        doubts += split_doubts(path, names, (texts for _, texts in table.rows[1:]), known)
     return rows, problems + _check_images(path, rows)
 
 

@@ -48,11 +48,16 @@ def load(name: str) -> Network:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a NIfTI-1 file has all its voxels; SimpleITK fills up a truncated one with zeros."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
+    """Whether a NIfTI-1 or NRRD file is complete; SimpleITK may fill up others with zeros."""
+    if not path.name.lower().endswith((".nii", ".nii.gz", ".nrrd")):
         return True
     try:
         content = path.read_bytes()
+        if content[:4] == b"NRRD":
+            head, _, voxels = content.partition(b"\n\n")
+            if b"encoding: gzip" in head and voxels:  # without voxels, they lie in another file
+                gzip.decompress(voxels)
+            return True
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
         order = next((o for o in "<>" if content[:4] == struct.pack(f"{o}i", 348)), "")
@@ -157,8 +162,9 @@ def write(mask: sitk.Image, out: Path) -> None:
     try:
         sitk.WriteImage(mask, str(temporary), useCompression=True)
         # SimpleITK does not report a full disk.
-        written = sitk.GetArrayFromImage(sitk.ReadImage(str(temporary)))
-        if not np.array_equal(written, sitk.GetArrayFromImage(mask)):
+        if not is_whole(temporary) or not np.array_equal(
+            sitk.GetArrayFromImage(sitk.ReadImage(str(temporary))), sitk.GetArrayFromImage(mask)
+        ):
             raise OSError(f"{out}: cannot be written; see that its folder has room")
         os.replace(temporary, out)
     finally:

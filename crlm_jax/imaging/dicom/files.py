@@ -138,13 +138,13 @@ def pick_series(path: Path, found: Mapping[str, list[Path]], series: str | None)
     Raises:
       VolumeError: the pattern is none.
     """
-    if not listing.is_pattern(series):
+    if series in found or not listing.is_pattern(series):
         return [uid for uid in found if series in (None, uid)]
     try:
         wanted = listing.parse_pattern(series or "")
     except ValueError as error:
         raise VolumeError(f"{path}: {error}") from error
-    return [uid for uid in found if listing.matches(series_facts(uid, found[uid][:1], 1), wanted)]
+    return listing.choose((series_facts(uid, found[uid][:1], 1) for uid in found), wanted)
 
 
 def list_series(found: Mapping[str, Sequence[Path]]) -> str:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pydicom
@@ -84,15 +84,20 @@ def find_facts(uid: str, headers: Sequence[pydicom.Dataset], images: int) -> Ser
 
 def is_pattern(series: str | None) -> bool:
     """Whether a choice of series is a pattern, as `description=*T2*`, and not a UID."""
-    return series is not None and "=" in series
+    return series is not None and re.fullmatch(r"[\d.]*", series) is None
 
 
 def parse_pattern(text: str) -> dict[str, str]:
-    """Returns the wanted text of each key; `*` and `?` stand for any letters, or one.
+    """Returns the wanted text of each key, as `choose` takes it.
 
     Raises:
-      ValueError: a key is none, with the remedy.
+      ValueError: a key is none, or there is none, with the remedy.
     """
+    if "=" not in text:
+        raise ValueError(
+            f"--series {text}: neither a UID nor a pattern; to choose by the description, write "
+            f"'description={text.strip()}'"
+        )
     wanted: dict[str, str] = {}
     # A comma divides only before a key: descriptions have commas too.
     for part in re.split(r",(?=\s*\w+\s*=)", text):
@@ -107,12 +112,26 @@ def parse_pattern(text: str) -> dict[str, str]:
     return wanted
 
 
-def matches(facts: SeriesFacts, wanted: dict[str, str]) -> bool:
-    """Whether a series has every wanted text; capitals do not count."""
-    return all(
-        fnmatch.fnmatchcase(str(getattr(facts, key)).casefold(), pattern)
-        for key, pattern in wanted.items()
-    )
+def choose(series: Iterable[SeriesFacts], wanted: dict[str, str]) -> list[str]:
+    """Returns the UIDs of the series that have every wanted text; capitals do not count.
+
+    A text stands for the series that have it as it is written. Only where none has, it is a
+    pattern: `*` stands for any letters, `?` for one, `[ab]` for one of these. So a description that
+    holds such signs can be written as listed.
+    """
+    series = list(series)
+    for key, text in wanted.items():
+        own = {facts.uid: str(getattr(facts, key)).casefold() for facts in series}
+        same = {uid for uid, value in own.items() if _is_same(value, text, key)}
+        fits = same or {uid for uid, value in own.items() if fnmatch.fnmatchcase(value, text)}
+        series = [facts for facts in series if facts.uid in fits]
+    return [facts.uid for facts in series]
+
+
+def _is_same(own: str, wanted: str, key: str) -> bool:
+    if key == "number" and own.isdecimal() and wanted.isdecimal():
+        return int(own) == int(wanted)
+    return own == " ".join(wanted.split())  # as descriptions are listed, without doubled blanks
 
 
 def _text(header: pydicom.Dataset, keyword: str) -> str:

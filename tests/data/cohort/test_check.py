@@ -254,7 +254,8 @@ def test_a_scan_under_two_patients_is_a_warning(tmp_path):
     cells = write_pair(tmp_path, "a", a_mask(ONE))
     (tmp_path / "copy.nii").write_bytes(b"")
     sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")), str(tmp_path / "copy.nii"))
-    lines = [f"a,dwi,{cells}", "b,dwi,copy.nii,a_roi.nii.gz"]
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a_roi.nii.gz")), str(tmp_path / "b_roi.nii"))
+    lines = [f"a,dwi,{cells}", "b,dwi,copy.nii,b_roi.nii"]
     lines.append(f"c,dwi,{write_pair(tmp_path, 'c', a_mask(ONE))}")
     path = write_cohort(tmp_path, lines)
     (warning,) = check_cohort(path).warnings

@@ -1,0 +1,61 @@
+"""Cohort files that seem to say what is not read."""
+
+import pytest
+
+from crlm_jax.data.cohort.cases import read_cohort
+from crlm_jax.data.cohort.rows import read_image_rows, read_rows
+from tests.data.cohort.test_cases import HEADER, write
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "doubted"),
+    [
+        ("set", ("train", "test"), True),
+        ("Train/Test", ("Training", "TESTING"), True),
+        ("subset", ("val", ""), True),
+        ("subset", ("", ""), False),
+        ("centre", ("train", "Berlin"), False),
+        ("split", ("train", "test"), False),
+    ],
+)
+def test_a_column_that_looks_like_a_split(tmp_path, column, cells, doubted):
+    lines = [f"{HEADER},{column}", f"a,dwi,im1,ma1,{cells[0]}", f"b,dwi,im2,ma2,{cells[1]}"]
+    path, doubts, of_images = write(tmp_path, lines), [], []
+    read_cohort(path, conditions=["dwi"], doubts=doubts)
+    assert len(doubts) == doubted
+    assert not doubted or f"column {column!r}: looks like a split but is not read" in doubts[0]
+    read_image_rows(path, of_images)
+    assert of_images == []
+
+
+def test_a_filled_split_is_the_split(tmp_path):
+    header = f"{HEADER},set,split"
+    doubts: list[str] = []
+    read_rows(write(tmp_path, [header, "a,dwi,im1,ma1,train,test"]), doubts)
+    assert doubts == []
+    read_rows(write(tmp_path, [header, "a,dwi,im1,ma1,train,"]), doubts)
+    assert len(doubts) == 1
+
+
+@pytest.mark.parametrize(
+    ("condition", "better"),
+    [
+        ("pre_ct", "ct_pre"), ("post_ct", "ct_post"), ("ctvenous", "ct_venous"), ("ct2", "ct_2"),
+        ("cect", "ct_cect"), ("pre_ct_portal", "ct_pre_portal"), ("pv_ncct", "ct_pv_ncct"),
+        ("ct", ""), ("ct_portal", ""), ("pre_dwi", ""), ("post_resect", ""), ("ctrl", ""),
+        ("t1_vibe", ""),
+    ],
+)  # fmt: skip
+def test_a_condition_that_looks_like_ct(tmp_path, condition, better):
+    path, doubts = write(tmp_path, [HEADER, f"a,{condition},im1,ma1"]), []
+    read_image_rows(path, doubts)
+    assert len(doubts) == bool(better)
+    assert not better or f"if it is CT, name it 'ct' or '{better}'" in doubts[0]
+
+
+def test_one_mask_file_of_two_patients(tmp_path):
+    lines = [HEADER, "a,dwi,im1,ma1", "b,dwi,im2,ma1", "c,dwi,im3,ma3", "c,dwi,im4,ma3"]
+    doubts: list[str] = []
+    read_cohort(write(tmp_path, lines), conditions=["dwi"], doubts=doubts)
+    (line,) = doubts
+    assert "'a' (row 2) and 'b' (row 3) have one mask file, ma1;" in line

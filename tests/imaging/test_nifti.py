@@ -62,10 +62,10 @@ def test_lengths_in_another_unit(tmp_path, code, unit):
 @pytest.mark.parametrize("spacing", [(0.0008, 0.0008, 0.005), (800, 800, 5000)])
 def test_a_spacing_that_no_scan_has(tmp_path, name, spacing):
     path = write(tmp_path / name, spacing)
-    with pytest.raises(VolumeError, match="between 0.001 and 100 mm"):
+    with pytest.raises(VolumeError, match=r"between 0\.001 and 100 mm"):
         read_image(path)
     sitk.WriteImage(sitk.ReadImage(str(path)) > 250, str(path))
-    with pytest.raises(VolumeError, match="between 0.001 and 100 mm"):
+    with pytest.raises(VolumeError, match=r"between 0\.001 and 100 mm"):
         read_lesions(path, None, None)
 
 

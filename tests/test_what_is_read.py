@@ -319,6 +319,7 @@ ROWS: dict[str, Try] = {
         (magnitudes(), enhanced.diffusion(1000)), (dicoms.voxels(1), with_map)
     ),
     "an ADC map": series(lambda _, header: setattr(header, "SeriesDescription", "dwi_ADC")),
+    "a lone image": series(lambda _, header: setattr(header, "DiffusionBValue", 0.0)),
     "DICOM whose direction cosines are slightly": series(classic.skewed(0.004)),
     "DICOM whose direction cosines are clearly": series(classic.skewed(0.1)),
     "DICOM whose positions": series(rounded),

@@ -28,6 +28,7 @@ from tests.imaging import test_padding as padding
 from tests.imaging.dicom import dicoms, enhanced
 from tests.imaging.dicom import test_mosaic as mosaics
 from tests.imaging.dicom import test_series as classic
+from tests.imaging.test_nifti import NRRD, text_header
 from tests.predict import test_scans as listed
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "what-is-read.md"
@@ -46,6 +47,10 @@ def nifti(*affine: np.ndarray, **fields) -> Try:
     return lambda folder: image(grids.write_nifti(folder / "a.nii", *affine, **fields))[1]
 
 
+def no_spacing(folder: Path) -> list[str]:
+    return image(text_header(folder / "a.nrrd", *NRRD))[1]
+
+
 def unpacked(folder: Path) -> list[str]:
     return image(grids.write_nifti(folder / "a.nii").rename(folder / "a.nii.gz"))[1]
 
@@ -54,6 +59,27 @@ def packed(folder: Path) -> list[str]:
     grids.write_nifti(folder / "b.nii")
     sitk.WriteImage(sitk.ReadImage(str(folder / "b.nii")), str(folder / "a.nii.gz"))
     return image((folder / "a.nii.gz").rename(folder / "a.nii"))[1]
+
+
+def no_voxel(folder: Path) -> list[str]:
+    volume = drawings.write_drawings(folder)
+    path = drawings.write_contours(folder / "rs.dcm", {"Tumor": []})
+    return list(read_lesions(path, None, volume).doubts)
+
+
+def twice(folder: Path) -> list[str]:
+    volume = drawings.write_drawings(folder)
+    square = drawings.square
+    contours = [square((-20, -20), (-5, -5), 10.0), square((-19.9, -19.9), (-5.1, -5.1), 10.0)]
+    path = drawings.write_contours(folder / "rs.dcm", {"Tumor": contours})
+    return list(read_lesions(path, None, volume).doubts)
+
+
+def inverted(folder: Path) -> list[str]:
+    volume = drawings.write_drawings(folder)
+    mask = sitk.ReadImage(str(folder / "one.nii.gz")) == 0
+    sitk.WriteImage(mask, str(folder / "inverted.nii.gz"))
+    return list(read_lesions(folder / "inverted.nii.gz", None, volume).doubts)
 
 
 def complex_numbers(folder: Path) -> list[str]:
@@ -279,6 +305,10 @@ ROWS: dict[str, Try] = {
     "NIfTI whose axes": nifti(grids.SLIGHT),
     "NIfTI with sheared": nifti(grids.SHEAR),
     "NIfTI with a spacing": nifti(**NO_SPACING),
+    "NIfTI whose sform": nifti(forms=(252, b"\0\0\1\0"), pixdim=(80, np.ones(3, "<f4").tobytes())),
+    "NIfTI in metres": nifti(units=(123, b"\1")),
+    "a spacing below": nifti(pixdim=(80, np.full(3, 1e-4, "<f4").tobytes()), forms=(252, bytes(4))),
+    "NRRD or MetaImage": no_spacing,
     "NIfTI of 4 dimensions with": diffusion_nifti("0 50 1000"),
     "NIfTI of 4 dimensions alone": diffusion_nifti(None),
     "NIfTI of complex": complex_numbers,
@@ -297,6 +327,7 @@ ROWS: dict[str, Try] = {
         (magnitudes(), enhanced.diffusion(1000)), (dicoms.voxels(1), with_map)
     ),
     "an ADC map": series(lambda _, header: setattr(header, "SeriesDescription", "dwi_ADC")),
+    "a lone image": series(lambda _, header: setattr(header, "DiffusionBValue", 0.0)),
     "DICOM whose direction cosines are slightly": series(classic.skewed(0.004)),
     "DICOM whose direction cosines are clearly": series(classic.skewed(0.1)),
     "DICOM whose positions": series(rounded),
@@ -316,6 +347,9 @@ ROWS: dict[str, Try] = {
     "`.seg.nrrd`": drawn("layers.seg.nrrd", count=2),
     "RTSTRUCT": drawn("contours.dcm", count=1),
     "RTSTRUCT whose": drawn("between.dcm", count=1),
+    "a segment or ROI": no_voxel,
+    "RTSTRUCT with a contour": twice,
+    "a mask of more": inverted,
     "mask whose axes": on_grid(lattice.PLACED["flipped"][0]),
     "mask cropped": on_grid(lattice.cropped),
     "mask less": on_grid(slightly_off),

@@ -9,11 +9,17 @@ import json
 import re
 from pathlib import Path
 
+from crlm_jax.imaging.bvals import only_b_value
+from crlm_jax.imaging.dicom.b_value import TRACE_TYPES
 from crlm_jax.imaging.dicom.maps import ADC, adc_evidence
 from crlm_jax.imaging.volumes import Volume
 
 _LARGEST = 0.02  # mm²/s; water of 37 °C has 0.003, and magnitudes of MRI are in the hundreds
-_OF_IMAGES = re.compile(r"(?<![a-z])(dwi|trace|tracew|b\d+)(?![a-z])", re.IGNORECASE)
+_OF_IMAGES = re.compile(r"(?<![a-z])(dwi|trace|tracew)(?![a-z])", re.IGNORECASE)
+_B_VALUE = re.compile(r"(?<![a-z])b[ _=-]?\d+", re.IGNORECASE)
+_SOURCE = re.compile(r"[ _.-]*(from|of|by|aus|de)[ _.-]", re.IGNORECASE)
+_DIFFUSION = re.compile(r"dwi|diff", re.IGNORECASE)
+_WITHOUT = re.compile(r"(?<![a-z])b_?0+(?![0-9])", re.IGNORECASE)
 
 
 def adc_doubt(volume: Volume, condition: str) -> str | None:
@@ -41,14 +47,50 @@ def _named(path: Path) -> str | None:
     """Says what beside the voxels calls a file an ADC map."""
     stem = re.sub(r"(\.nii)?\.[a-z]+$", "", path.name, flags=re.IGNORECASE)
     words = list(ADC.finditer(stem))
-    # The last word counts: `dwi_adc` is the map of a DWI, `adc17_dwi` an image of a patient.
-    if words and not _OF_IMAGES.search(stem, words[-1].end()):
+    about = _beside(path.parent / f"{stem}.json")
+    kinds = about.get("ImageType")
+    kinds = [text for text in kinds if isinstance(text, str)] if isinstance(kinds, list) else []
+    if TRACE_TYPES.intersection(kind.upper() for kind in kinds):
+        return None
+    if words and _is_of_map(stem, words[-1]):
         return "its name"
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        about = json.loads((path.parent / f"{stem}.json").read_text(encoding="utf-8"))
-        if isinstance(about, dict):
-            kinds = about.get("ImageType")
-            texts = [*(kinds if isinstance(kinds, list) else ()), about.get("SeriesDescription")]
-            if any(ADC.search(text) for text in texts if isinstance(text, str)):
-                return "the JSON file beside it"
+    texts = [*kinds, about.get("SeriesDescription") or about.get("ProtocolName")]
+    if any(ADC.search(text) for text in texts if isinstance(text, str)):
+        return "the JSON file beside it"
     return None
+
+
+def _is_of_map(stem: str, word: re.Match[str]) -> bool:
+    """Whether a name that has a word for ADC is that of a map.
+
+    The last word counts: `dwi_adc` is the map of a DWI, `adc17_dwi` an image of a patient. A map
+    may name its source too (`adc_from_dwi`, `adc_b1000`); a protocol names all that it makes
+    (`DWI_ADC_b50_b800`).
+    """
+    if _SOURCE.match(stem, word.end()):
+        return True
+    if _OF_IMAGES.search(stem, word.end()):
+        return False
+    return not (_B_VALUE.search(stem, word.end()) and _OF_IMAGES.search(stem[: word.start()]))
+
+
+def _beside(path: Path) -> dict[str, object]:
+    """Returns the content of a JSON file of dcm2niix; empty if there is none."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(about, dict):
+            return about
+    return {}
+
+
+def unweighted_doubt(volume: Volume, condition: str) -> str | None:
+    """Says that a diffusion image has a b-value of 0; None: no doubt, or no condition of diffusion.
+
+    Without diffusion weighting the image is one of T2. A condition may ask for it (`pre_dwi_b0`).
+    """
+    if ADC.search(condition) or not _DIFFUSION.search(condition) or _WITHOUT.search(condition):
+        return None
+    b_value = only_b_value(volume.path) if volume.series is None else volume.series.b_value
+    if b_value != 0:
+        return None
+    return "its b-value is 0 s/mm², so that diffusion does not show; give the image of b = 1000"

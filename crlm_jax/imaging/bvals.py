@@ -24,6 +24,16 @@ def find_bvals(path: Path) -> Path | None:
     return beside if beside.is_file() else None
 
 
+def only_b_value(path: Path) -> float | None:
+    """Returns the b-value (s/mm²) of a NIfTI file that has one; None if it has several, or none."""
+    beside = find_bvals(path)
+    try:
+        known = set(_read(beside)) if beside else set()
+    except (VolumeError, OSError):  # of a 3D image the file is of no use otherwise
+        return None
+    return known.pop() if len(known) == 1 else None
+
+
 def take_volume(image: sitk.Image, path: Path, b_value: float | None) -> sitk.Image:
     """Returns the volume of a diffusion series that has the wanted b-value.
 

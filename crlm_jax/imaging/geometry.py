@@ -13,6 +13,7 @@ from crlm_jax.errors import UserError
 SLIGHT_SHEAR = 0.01  # of a direction cosine, off the nearest rotation
 GEOMETRY_TOLERANCE = 1e-3  # of a voxel's size (spacing, origin); absolute for direction cosines
 MOST_VOXELS = 2**30  # of one image: 1024 slices of 1024 × 1024, 4 GiB as float32
+SPACINGS = (1e-3, 100.0)  # mm, of any scan of a patient
 NOT_FINITE = (
     "it has voxels that are NaN or infinite; replace them (for example by the background's value) "
     "and save the file again"
@@ -116,6 +117,22 @@ def check_size(path: Path, size: Sequence[int]) -> None:
         raise VolumeError(
             f"{path}: its header claims {' × '.join(map(str, size))} voxels, not 1 to "
             f"{MOST_VOXELS:,}; export it again, or crop it to the liver"
+        )
+
+
+def check_spacing(path: Path, geometry: Geometry) -> None:
+    """Raises VolumeError if a spacing cannot be that of a scan, as in another unit than mm.
+
+    Along an axis with a single voxel any spacing above 0 will do.
+    """
+    spacing = np.array(geometry.spacing)
+    several = np.array(geometry.size) > 1
+    low, high = SPACINGS
+    if not np.isfinite(spacing).all() or ((spacing < low) | (spacing > high))[several].any():
+        raise VolumeError(
+            f"{path}: its header says a spacing of {format_point(spacing)} mm along the file's "
+            f"axes, but that of a scan lies between {low:g} and {high:g} mm; export it again with "
+            "the spacing of the scan, in mm"
         )
 
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from crlm_jax.imaging.adc import adc_doubt
+from crlm_jax.imaging.adc import adc_doubt, unweighted_doubt
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.volumes import Volume
 
@@ -40,6 +40,8 @@ def modality_doubt(volume: Volume, condition: str) -> str | None:
         if modality != expected:
             return f"its DICOM modality is {modality}"
     if not is_ct(condition) and (doubt := adc_doubt(volume, condition)):
+        return doubt
+    if doubt := unweighted_doubt(volume, condition):
         return doubt
     if volume.eight_bit:
         return None

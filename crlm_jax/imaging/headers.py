@@ -99,8 +99,8 @@ def check_text_header(path: Path) -> None:
     ending = path.suffix.lower()
     if ending not in (".mha", ".mhd", ".nrrd"):
         return
-    with path.open("rb") as file:
-        fields = _read_fields(file.read(_LONGEST), ending)
+    fields = _fields_of(path)
+    _check_spacings(path, dict(fields))
     axes = [value for key, value in fields if key == "ndims"]
     if ending != ".nrrd" and not (len(axes) == 1 and axes[0] in ("1", "2", "3", "4")):
         raise VolumeError(f"{path}: not a MetaImage, or damaged; copy or export it again")
@@ -112,6 +112,40 @@ def check_text_header(path: Path) -> None:
             )
         if len(value) > _LONGEST_LINE:
             raise VolumeError(f"{path}: its field {key!r} is too long; export it again")
+
+
+def _check_spacings(path: Path, fields: dict[str, str]) -> None:
+    """Raises VolumeError if a spacing is no number, for which ITK would take 1 mm.
+
+    An axis of colours or segments has none, and its kind says so.
+    """
+    kinds = fields.get("kinds", "").lower().split()
+    for key in ("spacings", "elementspacing", "elementsize"):
+        for axis, text in enumerate(fields.get(key, "").split()):
+            in_space = len(kinds) <= axis or kinds[axis] in _SPATIAL
+            if in_space and re.fullmatch(r"[+-]?(nan|inf)\S*", text, re.IGNORECASE):
+                raise VolumeError(
+                    f"{path}: its header says a spacing that is no number ({text}), so that no "
+                    "volume can be measured; export it again with the spacing of the scan"
+                )
+
+
+_SPATIAL = ("domain", "space", "none", "???", "time")  # kinds of NRRD axes along which one measures
+_SPACINGS = ("spacings", "spacedirections", "elementspacing", "elementsize")
+
+
+def spacing_doubts(path: Path) -> tuple[str, ...]:
+    """Says that a MetaImage or NRRD has no spacing; () for other files."""
+    if path.suffix.lower() not in (".mha", ".mhd", ".nrrd") or not path.is_file():
+        return ()
+    if any(key in _SPACINGS for key, _ in _fields_of(path)):
+        return ()
+    return ("its header says no spacing; 1 mm is taken, so that lengths and volumes may be wrong",)
+
+
+def _fields_of(path: Path) -> list[tuple[str, str]]:
+    with path.open("rb") as file:
+        return _read_fields(file.read(_LONGEST), path.suffix.lower())
 
 
 def _read_fields(head: bytes, ending: str) -> list[tuple[str, str]]:

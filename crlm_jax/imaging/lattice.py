@@ -103,6 +103,9 @@ class Placement:
             said.append("axes flipped or permuted")
         if not self.is_whole(mask, image):
             said.append("cropped, or larger than the image")
+        elif (moved := self.offset - (self.turn.sum(axis=1) < 0) * (_size(image) - 1)).any():
+            shown = ", ".join(map(str, moved.tolist()))
+            said.append(f"moved by ({shown}) voxels along the image's axes, as its header says")
         if self.off > GEOMETRY_TOLERANCE:
             said.append(f"up to {self.off:.2g} of a voxel off")
         how = "placed on the image's grid, which its own is a part of"
@@ -141,7 +144,8 @@ def place_regions(
         # it begins where the image does: more likely it was resized and kept the image's header.
         near = GEOMETRY_TOLERANCE * min(image.spacing)
         unmoved = np.allclose(mask.origin, image.origin, rtol=0, atol=near)
-        if not placement.is_whole(mask, image) and (unmoved or _is_default(mask)):
+        resized = not placement.is_whole(mask, image) and (unmoved or _is_default(mask))
+        if resized and (_is_default(mask) or not resample):
             sizes = " and ".join(" × ".join(map(str, each.size)) for each in (mask, image))
             raise VolumeError(_UNPLACED.format(between, sizes))
         placed = [placement.place(region) for region in regions]
@@ -154,6 +158,8 @@ def place_regions(
         if not all(inside):
             raise VolumeError(_OUTSIDE.format(between))
         doubts += placement.note(mask, image)
+        if resized:
+            doubts.append(_CROPPED)
         return placed
     if not (resample and same_kind) or _is_default(mask):
         check_same_grid(between, mask, image)
@@ -170,9 +176,13 @@ _OUTSIDE = (
     "{} do not cover the same place: the mask marks voxels outside the image; give the image that "
     "the mask was drawn on"
 )
+_CROPPED = (
+    "it begins where the image does, and is smaller or larger; see that it was cropped, not resized"
+)
 _UNPLACED = (
     "{} differ in size ({} voxels), and the mask's header does not say which part of the image it "
-    "covers; export or resample the mask onto the image's grid, with its header"
+    "covers; export or resample the mask onto the image's grid, with its header, or if the mask is "
+    "a crop from the image's first voxel on, give --resample-masks"
 )
 _OTHER_GRID = (
     "{} lie on grids that are shifted or turned; resample the mask onto the image's grid "

@@ -21,11 +21,12 @@ from crlm_jax.imaging.geometry import NOT_FINITE, Geometry, VolumeError
 from crlm_jax.imaging.label_maps import as_label_map, check_lossless
 from crlm_jax.imaging.lattice import join, place_regions
 from crlm_jax.imaging.mask_files import name_masks
-from crlm_jax.imaging.regions import Region, components, fill, number, scattered
+from crlm_jax.imaging.regions import Region, components, empty, everywhere, fill, number, scattered
 from crlm_jax.imaging.segment_names import EACH_LABEL
 from crlm_jax.imaging.slicer import is_slicer_segmentation, read_slicer_segments
 from crlm_jax.imaging.volumes import Volume, load, read_voxels
 
+_WHITE = "255"
 _LISTED = 8  # the most labels that a message lists
 
 
@@ -81,7 +82,9 @@ def read_mask(
     said = [] if doubts is None else doubts
     drawing = _draw(_listed(paths), label, like, said, resample)
     shape = (*like.geometry.size, 1)[:3][::-1]
-    return like.geometry.to_axial(fill(drawing.regions, shape))
+    mask = like.geometry.to_axial(fill(drawing.regions, shape))
+    said += everywhere(mask, cropped=False)
+    return mask
 
 
 def read_lesions(
@@ -107,6 +110,7 @@ def read_lesions(
     geometry = drawing.geometry if like is None else like.geometry
     regions = [region.to_axial(geometry) for region in drawing.regions]
     voxels = fill(regions, geometry.axial_size)
+    doubts += everywhere(voxels, cropped=like is None)
     if drawing.each:
         doubts += scattered(regions, geometry)
         lesions, regions = number(regions, geometry.axial_size, doubts)
@@ -179,11 +183,13 @@ def _read_file(
             regions = read_contours(path, geometry, like.series, label, doubts)
         else:
             regions, geometry = read_segments(path, geometry, like.series, label, own_grid=resample)
+        doubts += empty(regions)
         return _Drawing(regions, geometry, each=len(regions) > 1)
     if path.name.lower().endswith((".nrrd", ".nhdr")):
         image = load(path)
         if is_slicer_segmentation(image):
             regions, geometry = read_slicer_segments(path, image, label, doubts)
+            doubts += empty(regions)
             return _Drawing(regions, geometry, each=len(regions) > 1)
     return _draw_labels(path, label, doubts)
 
@@ -224,6 +230,12 @@ def _draw_labels(path: Path, label: int | str | None, doubts: list[str]) -> _Dra
         tumour = array != 0
     else:
         chosen = _numbers(path, text)
+        # Another label may be the liver of an image without tumour; white is that of any drawing.
+        if labels == (_WHITE,) and int(_WHITE) not in chosen:
+            doubts.append(
+                f"its only label is {_WHITE}, but tumour is said to be {text}, so that nothing "
+                f"counts; write {_WHITE}, or leave the label out"
+            )
         tumour = array == chosen[0] if len(chosen) == 1 else np.isin(array, chosen)
     return _Drawing([Region.of(tumour, "a lesion")], geometry, each=False, labels=labels)
 

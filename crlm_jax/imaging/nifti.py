@@ -20,6 +20,21 @@ _NO_SPACING = (
     "its header says a spacing of 0 mm ({} along the file's axes), so that no volume can be "
     "measured; export it again with the spacing of the scan"
 )
+_NO_NUMBER = (
+    "its header says a spacing that is no number ({} along the file's axes), so that no volume can "
+    "be measured; export it again with the spacing of the scan"
+)
+_NOT_MM = (
+    "its header says that lengths are in {}, and a spacing of {}; programs do not agree on what "
+    "that is: convert it to mm (xyzt_units 2), or correct the unit"
+)
+_CONTRADICTS = (
+    "its header contradicts itself: a spacing of {} mm by pixdim, but {} mm by the sform; set both "
+    "to the spacing of the scan, or convert the scan again, for example with dcm2niix"
+)
+_UNITS = {1: "metres", 3: "micrometres"}
+_ATLAS = (3, 4)  # sform codes: Talairach, MNI
+_APART = 0.01  # of the spacing
 _FLOATS = {16: "f4", 64: "f8"}
 _BYTES = {  # of a voxel, by datatype code; not every reader looks at the header's own bit count
     2: 1, 4: 2, 8: 4, 16: 4, 32: 8, 64: 8, 128: 3, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8,
@@ -84,7 +99,38 @@ def _read_header(path: Path, head: bytes) -> tuple[str, tuple[int, ...], int, in
     size = tuple(max(1, n) for n in dims[1 : 1 + dims[0]])
     if len(size) >= 3 and 0 in steps[1:4]:  # ITK would take 1 mm
         raise VolumeError(f"{path}: {_NO_SPACING.format(format_point(np.array(steps[1:4])))}")
+    _check_spacing(path, head, order, length, np.abs(steps[1 : 1 + min(3, len(size))]))
     return order, size, datatype, max(int(start), length)
+
+
+def _check_spacing(path: Path, head: bytes, order: str, length: int, steps: np.ndarray) -> None:
+    """Compares what a header says of the spacing in several fields.
+
+    ITK takes the spacing of `pixdim`, and only the direction of the axes from the sform. Other
+    programs take the sform, so that they see another spacing where the two disagree.
+    """
+    if not np.isfinite(steps).all():  # ITK would take 1 mm
+        raise VolumeError(f"{path}: {_NO_NUMBER.format(format_point(steps))}")
+    if length == 348:
+        units = head[123]
+        qform, sform = struct.unpack_from(f"{order}2h", head, 252)
+        rows = struct.unpack_from(f"{order}12f", head, 280)
+    else:
+        qform, sform = struct.unpack_from(f"{order}2i", head, 344)
+        rows = struct.unpack_from(f"{order}12d", head, 400)
+        (units,) = struct.unpack_from(f"{order}i", head, 500)
+    if unit := _UNITS.get(units & 7):
+        raise VolumeError(f"{path}: {_NOT_MM.format(unit, format_point(steps))}")
+    # To an atlas the sform may stretch the image; the qform then says where the patient lay.
+    if sform <= 0 or (sform in _ATLAS and qform > 0):
+        return
+    lengths = np.linalg.norm(np.reshape(rows, (3, 4))[:, : len(steps)].astype(float), axis=0)
+    # Not finite or 0: no direction, which is reported elsewhere, or which ITK does not take.
+    if not (np.isfinite(lengths).all() and lengths.all()):
+        return
+    if (np.abs(lengths - steps) > _APART * steps).any():
+        said = _CONTRADICTS.format(format_point(steps), format_point(lengths))
+        raise VolumeError(f"{path}: {said}")
 
 
 def _drain(

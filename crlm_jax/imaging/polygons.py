@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_DOUBLE = 0.2  # of an outline's area: what is left around its double
 ON_LINE = 0.01  # pixels: how far a centre may lie off the line; files round to 0.01 mm or so
 
 
@@ -34,6 +35,43 @@ def fill_polygons(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.
     for area in areas:
         whole ^= area
     return whole | lines
+
+
+def drop_doubles(
+    polygons: Sequence[np.ndarray], shape: tuple[int, int]
+) -> tuple[list[np.ndarray], int]:
+    """Leaves out polygons that are there twice, the second time slightly smaller.
+
+    Such a polygon would be a hole, and what is left a ring thinner than a pixel on average.
+
+    Args:
+      polygons: as for `fill_polygons`.
+      shape: (H, W).
+
+    Returns:
+      The polygons, and how many are left out; those that are there twice exactly do not count.
+    """
+    found = sorted(_distinct(polygons), key=_area, reverse=True)
+    kept: list[np.ndarray] = []
+    for inner in found:
+        if not any(_is_double(outer, inner, shape) for outer in kept):
+            kept.append(inner)
+    return kept, len(found) - len(kept)
+
+
+def _is_double(outer: np.ndarray, inner: np.ndarray, shape: tuple[int, int]) -> bool:
+    ring, whole = _area(outer) - _area(inner), _area(outer)
+    around = np.linalg.norm(outer - np.roll(outer, 1, axis=0), axis=1).sum()
+    if not whole or ring > _DOUBLE * whole or ring > around:
+        return False
+    first, second = (np.logical_or(*_fill(corners, shape)) for corners in (outer, inner))
+    return not (second & ~first).any() and bool(second.any())
+
+
+def _area(corners: np.ndarray) -> float:
+    """Returns the area of a polygon (N, 2)."""
+    x, y = (corners - corners[:1]).T
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 
 
 def _distinct(polygons: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -157,6 +157,36 @@ def scattered(regions: Iterable[Region], geometry: Geometry) -> list[str]:
     return said
 
 
+def empty(regions: Iterable[Region]) -> list[str]:
+    """Returns a sentence for every region that was chosen by its name, but holds nothing."""
+    return [
+        f"{region.name} holds no voxel, so that it counts as no tumour; see that it was drawn and "
+        "saved, or choose another"
+        for region in regions
+        if not region.inside.any()
+    ]
+
+
+def everywhere(mask: np.ndarray, *, cropped: bool) -> list[str]:
+    """Returns a sentence if a mask (Z, H, W) bool is hardly one, as when black and white changed.
+
+    A mask that may be cropped to its content reaches the borders anyhow, but hardly the corners.
+    """
+    if min(mask.shape[1:]) < 3:
+        return []
+    reached = [mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1]]
+    if cropped:
+        reached = [mask[:, y, x, None] for y in (0, -1) for x in (0, -1)]
+    edges = np.all([line.any(axis=1) for line in reached], axis=0)
+    share = float(mask.mean())
+    if not edges.any() and (cropped or share <= 0.5):
+        return []
+    return [
+        f"it marks {share:.0%} of all voxels, or reaches every border of a slice, as no tumour "
+        "does; see that tumour and background are not exchanged"
+    ]
+
+
 def measure_regions(regions: Iterable[Region], geometry: Geometry) -> list[Lesion]:
     """Measures regions of the axial slices, whole, also where they overlap."""
     found = []

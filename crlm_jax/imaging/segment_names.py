@@ -32,9 +32,10 @@ def choose_segments(
     Args:
       path: of the mask, for messages.
       names: of the segments.
-      label: patterns as for file names (``*``, ``?``), separated by commas, where upper and lower
-        case are equal; `EACH_LABEL`: all; a number: the segment of that name or value; None:
-        `TUMOUR_LABELS`, or the only segment if it has no name of its own.
+      label: names, or patterns as for file names (``*``, ``?``), separated by commas, where upper
+        and lower case are equal; what is a name is no pattern; `EACH_LABEL`: all; a number: the
+        segment of that name or value; None: `TUMOUR_LABELS`, or the only segment if it has no name
+        of its own.
       kind: what a segment is called.
       values: the label values of the segments, where the file has them.
 
@@ -46,10 +47,14 @@ def choose_segments(
     """
     patterns = [part.strip().lower() for part in str(label or TUMOUR_LABELS).split(",")]
     patterns += [_BRITISH] if label is None else []
+    lower = {key: name.strip().lower() for key, name in names.items()}
+    if (whole := str(label or "").strip().lower()) in lower.values():  # a name with a comma
+        patterns = [whole]
+    exact = set(patterns).intersection(lower.values())  # such a name is no pattern: "Met [1]"
     chosen = [
         key
-        for key, name in names.items()
-        if any(p and fnmatch.fnmatchcase(name.strip().lower(), p) for p in patterns)
+        for key, name in lower.items()
+        if name and (name in exact or any(_fits(name, p) for p in patterns if p not in exact))
     ]
     if chosen:
         return chosen
@@ -67,6 +72,10 @@ def choose_segments(
         f"choose those that are tumour, by a pattern such as 'GTV*', or '{EACH_LABEL}' if each is "
         "a lesion"
     )
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return bool(pattern) and fnmatch.fnmatchcase(name, pattern)
 
 
 def _listed(names: Mapping[_Key, str]) -> str:

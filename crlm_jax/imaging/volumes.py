@@ -27,9 +27,10 @@ from crlm_jax.imaging.geometry import (
     Geometry,
     VolumeError,
     check_size,
+    check_spacing,
     nearest_rotation,
 )
-from crlm_jax.imaging.headers import check_deflated, check_text_header
+from crlm_jax.imaging.headers import check_deflated, check_text_header, spacing_doubts
 from crlm_jax.imaging.nifti import check_nifti
 from crlm_jax.imaging.padding import corner_padding
 from crlm_jax.system.files import whole_file
@@ -100,6 +101,7 @@ def _volume(
     path: Path,
     series: Series | None = None,
 ) -> Volume:
+    check_spacing(path, geometry)
     voxels = geometry.to_axial(array).astype(np.float32, copy=False)
     low, high = voxels.min(), voxels.max()
     if not (np.isfinite(low) and np.isfinite(high)):  # the least of values with NaN is NaN
@@ -246,8 +248,6 @@ def _unpack(image: sitk.Image, path: Path) -> tuple[np.ndarray, Geometry, tuple[
             "dcm2niix beside it"
         )
     geometry, doubts = read_geometry(image, path)
-    if len(size) == 2 and path.name.lower().endswith(_PICTURES):  # dots per inch are no spacing
-        geometry = Geometry(size, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
     array = array.copy()  # the view is valid only as long as the image
     return (array[None] if len(size) == 2 else array), geometry, doubts
 
@@ -256,13 +256,18 @@ def read_geometry(image: sitk.Image, path: Path) -> tuple[Geometry, tuple[str, .
     """Returns the geometry of a 2D or 3D image, and doubts about it.
 
     Raises:
-      VolumeError: the axes are clearly not perpendicular.
+      VolumeError: the axes are clearly not perpendicular, or the spacing cannot be that of a scan.
     """
+    size = image.GetSize()
+    if len(size) == 2 and path.name.lower().endswith(_PICTURES):  # dots per inch are no spacing
+        return Geometry(size, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0)), ()
     direction = image.GetDirection()
     doubts: tuple[str, ...] = ()
     if image.GetDimension() == 3:
         direction, doubts = _upright(image, path)
-    return Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), direction), doubts
+    geometry = Geometry(size, image.GetSpacing(), image.GetOrigin(), direction)
+    check_spacing(path, geometry)
+    return geometry, (*doubts, *spacing_doubts(path))
 
 
 def _upright(image: sitk.Image, path: Path) -> tuple[tuple[float, ...], tuple[str, ...]]:

@@ -34,7 +34,25 @@ def code(value: str) -> list[Dataset]:
         ({"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}, "Image Type"),
         ({"ImageType": ["DERIVED", "SECONDARY", "ADC_MAP"]}, "Image Type"),
         ({"SeriesDescription": "ep2d_diff_b50_400_1000_ADC"}, "description"),
-        ({"SeriesDescription": "dADC Map"}, None),
+        ({"SeriesDescription": "dADC Map"}, "description"),
+        ({"SeriesDescription": "ADCmap"}, "description"),
+        ({"SeriesDescription": "isoADC"}, "description"),
+        ({"SeriesDescription": "sADC"}, "description"),
+        ({"SeriesDescription": "Apparent Diff. Coeff."}, "description"),
+        ({"SeriesDescription": "Diffusion_coefficient"}, "description"),
+        ({"SeriesDescription": "D (mm2/s)"}, "description"),
+        ({"SeriesDescription": "DWI b=800 s/mm2"}, None),
+        ({"RescaleType": "10E-6 MM2/S"}, "Rescale Type"),
+        ({"ProtocolName": "ADC map"}, "Protocol Name"),
+        ({"ProtocolName": "DWI_ADC_b50_b800", "DiffusionBValue": 800.0}, None),
+        (
+            {
+                "SeriesDescription": "DWI_ADC_b50_b800",
+                "ProtocolName": "DWI_ADC_b50_b800",
+                "ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "TRACEW"],
+            },
+            None,
+        ),
         ({"SeriesDescription": "eADC (10^-3)"}, "description"),
         ({"SeriesDescription": "Apparent Diffusion Coefficient"}, "description"),
         ({"DerivationCodeSequence": code("113041")}, "derivation"),
@@ -73,7 +91,13 @@ def doubt_of_nifti(path, array=None, condition="pre_dwi") -> str | None:
         ("602_ADC.nii.gz", True),
         ("p3_dwi_adc.nii", True),
         ("adc17_dwi.nii.gz", False),
-        ("ADC-b1000.nrrd", False),
+        ("ADC-b1000.nrrd", True),
+        ("p1_adc_b1000.nii.gz", True),
+        ("adc_from_dwi.nii.gz", True),
+        ("p1_ADCmap.nii.gz", True),
+        ("dADC.nii.gz", True),
+        ("diffusion_coefficient.nii.gz", True),
+        ("DWI_ADC_b50_b800.nii.gz", False),
         ("dwi.nii.gz", False),
         ("broadcast.nii.gz", False),
     ],
@@ -104,3 +128,20 @@ def test_values_in_mm2_per_s(tmp_path):
     said = doubt_of_nifti(tmp_path / "a.nii", magnitudes().astype(np.float32) * 2e-6)
     assert said == "its largest value is 0.003, as of an ADC map in mm²/s"
     assert doubt_of_nifti(tmp_path / "b.nii", magnitudes().astype(np.float32) / 1500) is None
+
+
+def test_a_lone_b_value_of_0(tmp_path):
+    said = doubt_of_dicom(tmp_path / "dicom", DiffusionBValue=0.0)
+    assert said.startswith("its b-value is 0 s/mm²")
+    (tmp_path / "a.bval").write_text("0")
+    assert doubt_of_nifti(tmp_path / "a.nii.gz").startswith("its b-value is 0 s/mm²")
+    for condition in ("pre_t2", "pre_dwi_b0"):
+        assert doubt_of_nifti(tmp_path / "a.nii.gz", condition=condition) is None
+    (tmp_path / "a.bval").write_text("800")
+    assert doubt_of_nifti(tmp_path / "a.nii.gz") is None
+
+
+def test_a_trace_of_a_protocol_that_makes_maps_too(tmp_path):
+    about = {"ImageType": ["DERIVED", "DIFFUSION", "TRACEW"], "SeriesDescription": "dwi_ADC"}
+    (tmp_path / "dwi_ADC.json").write_text(json.dumps(about))
+    assert doubt_of_nifti(tmp_path / "dwi_ADC.nii.gz") is None

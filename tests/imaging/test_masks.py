@@ -156,7 +156,8 @@ def test_one_segment_with_all_the_tumour_is_split(tmp_path, series):
     names = {"Lesion": (ONE, np.s_[5:, 22:, 30:]), "Lesion ": (TWO,), "lesion": ()}
     found = read_lesions(segments(tmp_path / "t.dcm", files, names), "lesion*", image)
     assert sizes(found) == [166, 144]
-    assert "segment 'Lesion' is drawn in 2 parts" in found.doubts[0]
+    assert "segment 'lesion' holds no voxel" in found.doubts[0]
+    assert "segment 'Lesion' is drawn in 2 parts" in found.doubts[1]
 
 
 def test_a_dicom_mask_needs_its_image(tmp_path, series):

@@ -17,7 +17,7 @@ from crlm_jax.imaging.dicom.segments import check_reference, object_class
 from crlm_jax.imaging.dicom.series import Series
 from crlm_jax.imaging.geometry import Geometry, VolumeError
 from crlm_jax.imaging.headers import check_deflated
-from crlm_jax.imaging.polygons import fill_polygons
+from crlm_jax.imaging.polygons import drop_doubles, fill_polygons
 from crlm_jax.imaging.regions import Region
 from crlm_jax.imaging.segment_names import choose_segments
 
@@ -108,10 +108,20 @@ def _draw(
     doubts: list[str],
 ) -> Region:
     """Returns the region of an ROI; `name` is for messages."""
-    drawn, tiny = {}, 0
+    drawn, tiny, double = {}, 0, 0
     for z, polygons in sorted(_by_slice(path, contours, like, name).items()):
-        drawn[z], lost = _slice(polygons, like)
-        tiny += lost
+        drawn[z], lost, left_out = _slice(polygons, like)
+        tiny, double = tiny + lost, double + left_out
+    if few := sum(0 < len(np.unique(points, axis=0)) < 3 for _, points in contours):
+        doubts.append(
+            f"{name} has {few} contour{'s' * (few > 1)} of fewer than three points, which enclose "
+            "nothing; counted as the pixels that they meet: draw them again"
+        )
+    if double:
+        doubts.append(
+            f"{name} has {double} contour{'s' * (double > 1)} drawn twice, one just within the "
+            "other; the outer one is taken, without a hole"
+        )
     if tiny:
         doubts.append(
             f"{name} has {tiny} contour{'s' * (tiny > 1)} around no pixel's centre; counted as one "
@@ -161,20 +171,24 @@ def _by_slice(
     return slices
 
 
-def _slice(polygons: list[np.ndarray], like: Geometry) -> tuple[np.ndarray, int]:
-    """Returns the pixels (N, 2), row and column, of a slice's contours, and how many are tiny."""
+def _slice(polygons: list[np.ndarray], like: Geometry) -> tuple[np.ndarray, int, int]:
+    """Returns the pixels (N, 2), row and column, of a slice's contours.
+
+    Also returns how many contours are tiny, and how many doubles of others.
+    """
     low = np.floor(np.min([p.min(axis=0) for p in polygons], axis=0)).astype(int).clip(0)
     high = np.ceil(np.max([p.max(axis=0) for p in polygons], axis=0)).astype(int)
     high = np.minimum(high, np.array(like.size[:2]) - 1)
     width, height = (high - low + 1).tolist()
-    mask = fill_polygons([p - low for p in polygons], (height, width))
+    kept, doubles = drop_doubles([p - low for p in polygons], (height, width))
+    mask = fill_polygons(kept, (height, width))
     tiny = 0
     for polygon in polygons:
         if not fill_polygons([polygon - low], (height, width)).any():
             column, row = np.rint(polygon.mean(axis=0) - low).astype(int).clip(0, high - low)
             mask[row, column] = True
             tiny += 1
-    return np.argwhere(mask) + low[::-1], tiny
+    return np.argwhere(mask) + low[::-1], tiny, doubles
 
 
 def _skipped(drawn: dict[int, np.ndarray]) -> str:

@@ -4,10 +4,19 @@ import re
 
 import pydicom
 
-from crlm_jax.imaging.dicom.b_value import TRACE_TYPES, image_type
+from crlm_jax.imaging.dicom.b_value import image_type, is_trace, stated_b_value
 
 # As a word of its own, where digits and underscores end words too: `ep2d_diff_b50_800_ADC`.
-ADC = re.compile(r"(?<![A-Z])E?ADC(?![A-Z])|APPARENT[ _-]*DIFFUSION", re.IGNORECASE)
+# Letters may be before (`dADC`, `isoADC`) or after (`ADCmap`), but `broadcast` is no map.
+ADC = re.compile(
+    r"(?<![A-Z])(?:[DES]|ISO)?ADC(?:S|MAPS?)?(?![A-Z])"
+    r"|(?-i:(?<=[a-z])ADC(?:maps?|Maps?)?(?![a-zA-Z]))"
+    r"|APPARENT[ ._-]*DIFF|(?<![A-Z])DIFF(?:USION)?[ ._-]*COEF"
+    r"|COEFF?ICIENT[ _-]+(?:DE|OF)[ _-]+DIFF"
+    r"|(?<![A-Z])AVG?[ ._-]*DC(?![A-Z])",
+    re.IGNORECASE,
+)
+_UNIT = re.compile(r"MM\s*\^?\s*[2²]\s*/\s*S", re.IGNORECASE)  # b-values are in s/mm²
 _ADC_CODE = "113041"  # DCM, apparent diffusion coefficient
 _OTHER_MAPS = {"FA", "TENSOR", "EXP", "COLFA"}  # values of Image Type beside DIFFUSION
 _KINDS = {  # values of Image Type, and of Complex Image Component
@@ -46,11 +55,15 @@ def adc_evidence(header: pydicom.Dataset) -> str | None:
         return "Image Type"
     if _has_code(header):
         return "derivation"
-    if TRACE_TYPES.intersection(image_type(header)):
+    if is_trace(header):
         return None
     for keyword, words in (("SeriesDescription", "description"), ("RescaleType", "Rescale Type")):
-        if ADC.search(str(header.get(keyword) or "")):
+        text = str(header.get(keyword) or "")
+        if ADC.search(text) or _UNIT.search(text):
             return words
+    # One protocol may make the images and the map; the images state a b-value.
+    if not stated_b_value(header) and ADC.search(str(header.get("ProtocolName") or "")):
+        return "Protocol Name"
     return None
 
 

@@ -105,3 +105,28 @@ def _draw_case(axes: Axes, view: CaseView, z: int, square: overlay.Square) -> No
             overlay.contour(axes, layer.voxels[z], extent, _RED, "--")
     left, top, side = square
     axes.set(xlim=(left, left + side), ylim=(top + side, top))
+
+
+def differences(shown: Mapping[str, tuple[Sequence[float], Numbers]], mark: str = "") -> Figure:
+    """Draws the difference of each system from the reference, a dot a run, with its interval.
+
+    Args:
+      shown: by system, the runs' mean differences in DSC, and that of all with its interval, from
+        `stats.crossed_difference`.
+      mark: above the picture.
+    """
+    figure = Figure(figsize=(6.0, 1.2 + 0.45 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="black", linewidth=0.8)
+    for row, (runs, value) in enumerate(shown.values()):
+        axes.plot(runs, [row] * len(runs), "o", color="#b4b4bb", markersize=5)
+        if value["ci_low"] is not None and value["ci_high"] is not None:
+            axes.plot([value["ci_low"], value["ci_high"]], [row, row], color="#0072b2")
+        if value["mean"] is not None:
+            axes.plot(value["mean"], row, "D", color="#0072b2", markersize=5)
+    axes.set_yticks(range(len(shown)), list(shown))
+    axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel="difference in DSC, clinical protocol (95 % CI)")
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{mark} · a grey dot a run".strip(" ·"), fontsize=10)
+    return figure

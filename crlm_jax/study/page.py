@@ -109,6 +109,9 @@ def _pictures(found: Mapping[str, Systems], mark: str) -> Iterator[tuple[str, Fi
                     for stages, system in subsets.items()
                 }
                 yield f"stages_{name}", figures.upset(means, f"{mark} {condition}".strip())
+            elif compared := tables.run_differences(systems, condition):
+                title = f"{mark} {experiment}, {condition}".strip()
+                yield f"differences_{name}", figures.differences(compared, title)
             if cases := median_case(systems, condition):
                 shown[experiment, condition] = cases
     if shown:

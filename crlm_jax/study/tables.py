@@ -104,6 +104,23 @@ def paired_rows(found: Mapping[str, Systems]) -> list[list[str]]:
     return _compared_rows(compared)
 
 
+def run_differences(systems: Systems, condition: str) -> dict[str, tuple[list[float], Numbers]]:
+    """Compares the clinical DSC of every system with the first's, for the picture.
+
+    Returns:
+      By system, the mean difference of each run, and that of all of them.
+    """
+    values = {s: values_by_run(runs, condition, "dsc") for s, runs in systems.items()}
+    reference = next(iter(values.values()), {})
+    found = {}
+    for system, ours in list(values.items())[1:]:
+        both = [{run: ours[run]} for run in ours if run in reference]
+        each = [mean for one in both if (mean := _difference(one, reference)["mean"]) is not None]
+        if each:
+            found[system] = (each, _difference(ours, reference))
+    return found
+
+
 def _difference(ours: Values, reference: Values) -> Numbers:
     both = [run for run in ours if run in reference]
     return crossed_difference([ours[run] for run in both], [reference[run] for run in both])

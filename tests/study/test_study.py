@@ -264,6 +264,23 @@ def test_five_runs_have_an_interval_over_runs_and_patients(tmp_path):
     assert "unit as well as the patient" in html
 
 
+def test_runs_without_stages_have_a_picture_of_their_differences(tmp_path):
+    runs = []
+    for seed, found in enumerate((0.6, 0.5)):
+        for system, share in (("one", 0.5), ("two", found)):
+            name = f"x/{system}/seed{seed}"
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            make_run(tmp_path / name, SIZES, share)
+            (tmp_path / name / "report.html").write_text("done")
+            runs.append(study_runs.StudyRun(name, Config(), RunFolder(tmp_path / name)))
+    each, whole = study_tables.run_differences(study_tables.collect(runs)["x"], "pre_dwi")["two"]
+    assert each[0] > 0.05
+    assert each[1] == 0
+    assert whole["mean"] == pytest.approx(np.mean(each))
+    study_page.write_tables(runs, tmp_path)
+    assert (tmp_path / "figures" / "differences_x_pre_dwi.png").is_file()
+
+
 def test_the_fork_study_forks_every_trunk(tmp_path):
     names = [name for name, _ in forks.get_study("seeds=2,arms=unetpp+stages_12")]
     assert names == [

@@ -74,7 +74,7 @@ def test_soft_edges_count_from_half_with_a_word(tmp_path, picture, soft, label):
     doubts = []
     found = read_mask(save(tmp_path / "mask.png", grey), label, picture, doubts)
     np.testing.assert_array_equal(found[0], grey > 127)
-    (doubt,) = doubts
+    doubt, *_ = doubts  # a large shape has a second one
     assert "soft edges" in doubt
     assert "counted as tumour from half" in doubt
 

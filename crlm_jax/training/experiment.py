@@ -125,7 +125,7 @@ def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "")
     if not data["validation"]["tumour_slices"]:
         why = "the last: no validation patient has a tumour slice to choose by"
     card.append(("checkpoint", f"step {step}, {why}"))
-    responses = find_responses(config, measured)
+    responses = find_responses(measured)
     summary = summarise(config, measured, responses)
     write_results(folder, measured, responses, summary, card)
     path = page.write_report([folder.path], folder.report)

@@ -86,7 +86,7 @@ def make_run(
     change(config)
     folder.mkdir()
     measured = evaluate_bright(config, prepared, folder)
-    responses = find_responses(config, measured)
+    responses = find_responses(measured)
     summary = summarise(config, measured, responses)
     write_results(RunFolder(folder), measured, responses, summary, [("data", "x")])
     (folder / "config.json").write_text(to_json(config))

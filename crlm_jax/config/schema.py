@@ -194,7 +194,7 @@ class Evaluation:
     threshold: float = 0.5  # probability above which a voxel is tumour
     mirror: bool = False  # average over mirror images; prediction does the same
     resamples: int = 9999  # of the bootstrap over patients
-    register: bool = False  # align pre_ and post_ images without a shared frame, to pair lesions
+    register: bool = False  # align pre_ and post_ images, so that responses pair lesions
     attribution_steps: int = 16  # of integrated gradients, in one slice a case; 0: none is shown
 
 

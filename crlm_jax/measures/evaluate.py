@@ -167,7 +167,7 @@ def evaluate_cases(
     numbers = sorted(everyone)
     results = [CaseResult.from_json(everyone[case]) for case in numbers]
     if config.evaluation.register:
-        results = register_cases(config, [slices.cases[n] for n in numbers], results, folder)
+        results = register_cases([slices.cases[n] for n in numbers], results, folder)
     return results
 
 

@@ -109,7 +109,7 @@ def _pictures(found: Mapping[str, Systems], mark: str) -> Iterator[tuple[str, Fi
                     for stages, system in subsets.items()
                 }
                 yield f"stages_{name}", figures.upset(means, f"{mark} {condition}".strip())
-            elif compared := tables.run_differences(systems, condition):
+            if compared := tables.run_differences(systems, condition):
                 title = f"{mark} {experiment}, {condition}".strip()
                 yield f"differences_{name}", figures.differences(compared, title)
             if cases := median_case(systems, condition):

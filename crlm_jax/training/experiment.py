@@ -159,7 +159,7 @@ def _run(
     log = read_log(folder.log)
     card += describe_terms(log)
     card.append(("checkpoint", f"step {step}, {describe_choice(config, log)}"))
-    responses = find_responses(config, measured)
+    responses = find_responses(measured)
     summary = summarise(config, measured, responses)
     write_results(folder, measured, responses, summary, card)
     path = page.write_report([folder.path], folder.report)

@@ -38,7 +38,7 @@ def summarise(*patients) -> ResponseAgreement:
     config = Config()
     config.evaluation.resamples = 100
     config.data.conditions = ("pre_dwi", "post_dwi")
-    found = find_responses(config, cases)
+    found = find_responses(cases)
     return summary.summarise(config, cases, found).responses["dwi"]
 
 

@@ -195,6 +195,7 @@ def test_tables_of_what_has_finished(finished):
     assert list(study_tables.HEADER) in lines
     assert {p.name for p in (folder / "figures").iterdir()} == {
         "stages_x_pre_dwi.png", "stages_x_post_dwi.png", "contours.png",
+        "differences_x_pre_dwi.png", "differences_x_post_dwi.png",
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Response to chemotherapy by RECIST 1.1, from the lesions of two masks.
+"""Response to chemotherapy by RECIST 1.1, from the lesions of masks and the places of scans.
 
 May import: `errors`, `system`, `imaging`.
 """

@@ -2,6 +2,11 @@ from .matching import Body as Body
 from .matching import Match as Match
 from .matching import locate_lesions as locate_lesions
 from .matching import match_lesions as match_lesions
+from .prepared import PreparedImage as PreparedImage
+from .prepared import prepare as prepare
+from .registration import Registration as Registration
+from .registration import match_registered as match_registered
+from .registration import register as register
 from .rules import Response as Response
 from .rules import TimePoint as TimePoint
 from .rules import compare as compare

@@ -33,7 +33,7 @@ from crlm_jax.recist.prepared import PreparedImage
 BESIDE = 10.0  # mm
 # Beyond these limits a result is doubtful.
 AGREEMENT = 3.0  # mm at the lesions, between both ways
-PEAK = 1.9  # similarity, as a multiple of that `BESIDE`
+PEAK = 2.0  # similarity, as a multiple of that `BESIDE`
 TURN = 15.0  # degrees
 BREATH = 40.0  # mm between the alignments of the lesions and of the body
 POINTS = 500  # of a lesion, about the most that are looked at

@@ -21,6 +21,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 
 
+_HELP = ("h", "help", "helpshort", "helpfull", "helpxml")  # flags, as absl has them
+
+
 def flagged_config() -> Config:
     """Returns the configuration that the flags give.
 
@@ -108,5 +111,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (UserError, OSError, flags.Error) as error:
         print_error(root_cause(error))
         sys.exit(1)
-    except SystemExit:  # absl has printed help, and would end with 1
-        sys.exit(0)
+    except SystemExit:
+        if any(word.lstrip("-").partition("=")[0] in _HELP for word in argv[1:]):
+            sys.exit(0)  # absl has printed help, and would end with 1
+        raise  # of the experiment's file

@@ -1,6 +1,8 @@
 import dataclasses
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,3 +177,13 @@ def test_how_a_run_is_carried_out_is_not_the_experiment():
 
 def test_every_field_says_its_type():
     assert set(field_types()) == set(flatten(Config()))
+
+
+def test_an_experiments_file_that_stops_is_heard(tmp_path):
+    """Its words and its exit code are its own; only help ends with 0."""
+    file = tmp_path / "own.py"
+    file.write_text("def get_config(arg=None):\n    raise SystemExit('my own words')\n")
+    words = [sys.executable, "-m", "crlm_jax.main", "--config", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "my own words" in done.stderr

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from crlm_jax.config.schema import ConfigError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.dicom.listing import HOW_TO_CHOOSE
 from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.imaging.grey import modality_doubt
+from crlm_jax.imaging.grey import image_doubts
 from crlm_jax.imaging.mask_files import split_masks
 from crlm_jax.imaging.masks import read_mask
-from crlm_jax.imaging.resize import resize, resize_mask, stretch_doubt
+from crlm_jax.imaging.resize import resize, resize_mask
 from crlm_jax.method import networks
 from crlm_jax.method.attribution import (
     MOST_DOUBLINGS,
@@ -164,7 +163,7 @@ def read_scan(
     for text in unknown_conditions([asked], segmenter.config.data.conditions):
         warn(text)
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
-    for text in _image_doubts(volume, condition):
+    for text in image_doubts(volume, condition):
         warn(f"{scan.path}: {text}")
     of_mask: list[str] = []
     reference = None
@@ -181,14 +180,6 @@ def read_scan(
         segmenter, network, scan.name, condition, volume, grey, slices[..., 0], prediction,
         reference,
     )  # fmt: skip
-
-
-def _image_doubts(volume: volumes.Volume, condition: str) -> Iterator[str]:
-    yield from volume.doubts
-    if doubt := modality_doubt(volume, condition):
-        yield f"looks like another modality than {condition}: {doubt}"
-    if doubt := stretch_doubt(volume.voxels.shape, volume.spacing):
-        yield doubt
 
 
 def _region(mask: np.ndarray, size: int) -> np.ndarray:

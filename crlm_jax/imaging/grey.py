@@ -7,6 +7,7 @@ import numpy as np
 
 from crlm_jax.imaging.adc import adc_doubt, unweighted_doubt
 from crlm_jax.imaging.conditions import is_ct
+from crlm_jax.imaging.resize import stretch_doubt
 from crlm_jax.imaging.volumes import Volume
 
 # The window of MRI: from a percentile of all voxels (air) to a multiple of one of the body, since
@@ -26,6 +27,21 @@ class Windows(Protocol):
     @property
     def mr_window(self) -> str:
         """The rule for MRI: "body" or "percentiles", as in `find_window`."""
+
+
+def image_doubts(volume: Volume, condition: str) -> list[str]:
+    """Returns what the user should know of an image before it is used, a sentence each."""
+    doubts = list(volume.doubts)
+    if reason := modality_doubt(volume, condition):
+        remedy = "; correct the condition, or export it again with its rescale slope and intercept"
+        if reason == adc_doubt(volume, condition):
+            remedy = "; give the diffusion image itself, or a condition of maps such as pre_adc"
+        elif reason == unweighted_doubt(volume, condition):
+            remedy = ""  # which the reason holds
+        doubts.append(f"looks like another modality than {condition}: {reason}{remedy}")
+    if reason := stretch_doubt(volume.voxels.shape, volume.spacing):
+        doubts.append(reason)
+    return doubts
 
 
 def modality_doubt(volume: Volume, condition: str) -> str | None:

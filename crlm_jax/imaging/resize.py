@@ -18,8 +18,7 @@ def resize(
 
     An axis that grows is interpolated between the two nearest pixels. An axis that shrinks is
     averaged with a triangle as wide as two new pixels, so that nothing is skipped between them;
-    without `antialias` it too is interpolated between two pixels. A probability is asked for at the
-    voxels' centres, so it is not averaged.
+    without `antialias` it too is interpolated between two pixels.
 
     Args:
       voxels: uint8, or a float.
@@ -40,6 +39,19 @@ def resize(
         pixels = _resize_rows(lines.T, columns, antialias).T
         target[...] = np.rint(pixels) if out.dtype == np.uint8 else pixels
     return out
+
+
+def at_own_size(
+    probability: np.ndarray, size: tuple[int, int], padding: np.ndarray | None = None
+) -> np.ndarray:
+    """Brings a probability (Z, S, S) to an image's own size (H, W), float32; 0 in its `padding`.
+
+    It is asked for at the voxels' centres, so it is not averaged where it shrinks.
+    """
+    own = resize(probability, size, antialias=False)
+    if padding is not None:
+        own[padding] = 0
+    return own
 
 
 def _resize_rows(plane: np.ndarray, new: int, antialias: bool) -> np.ndarray:

@@ -14,7 +14,7 @@ from crlm_jax.imaging import volumes
 from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
 from crlm_jax.imaging.masks import LesionMask
 from crlm_jax.imaging.regions import measure_regions
-from crlm_jax.imaging.resize import resize
+from crlm_jax.imaging.resize import at_own_size
 from crlm_jax.imaging.volumes import Volume
 from crlm_jax.measures.case_view import MeasuredImage, SliceAttribution, show_image
 from crlm_jax.measures.detection import LesionScores
@@ -63,16 +63,6 @@ class CaseResult:
             places={who: LesionPlaces.from_json(each) for who, each in values["places"].items()},
             frame=values["frame"],
         )
-
-
-def at_own_size(
-    probability: np.ndarray, size: tuple[int, int], padding: np.ndarray | None
-) -> np.ndarray:
-    """Brings a probability (Z, S, S) to the image's own size (H, W); in `padding` it is 0."""
-    probability = resize(probability, size, antialias=False)
-    if padding is not None:
-        probability[padding] = 0
-    return probability
 
 
 def _point(

@@ -24,7 +24,8 @@ from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.data.cohort.rows import ImagePair
 from crlm_jax.data.slices import Slices
 from crlm_jax.imaging import volumes
-from crlm_jax.measures.case import CaseResult, Measurement, at_own_size
+from crlm_jax.imaging.resize import at_own_size
+from crlm_jax.measures.case import CaseResult, Measurement
 from crlm_jax.measures.case_view import SliceAttribution
 from crlm_jax.measures.overlap import Counts, overlap
 from crlm_jax.measures.response import register_cases

@@ -16,7 +16,7 @@ from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.imaging.lesions import Lesion, drop_small, label_lesions, measure_lesions
-from crlm_jax.imaging.resize import resize
+from crlm_jax.imaging.resize import at_own_size, resize
 from crlm_jax.method.segment import TrainedSegmenter, Variables, load_best, slices_at_once
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
@@ -125,7 +125,7 @@ class ScanSegmenter:
         size = (len(probability), *geometry.axial_size[1:])
         mask = np.empty(size, bool)
         for z in range(len(mask)):  # slice by slice: all as float32 may be larger than the scan
-            mask[z] = resize(probability[z : z + 1], size[1:], antialias=False)[0] > self.threshold
+            mask[z] = at_own_size(probability[z : z + 1], size[1:])[0] > self.threshold
         if padding is not None:
             mask[padding] = False
         if self.min_lesion_mm3 > 0:

@@ -16,8 +16,8 @@ from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.dicom.sources import check_sources
 from crlm_jax.imaging.geometry import VolumeError
-from crlm_jax.imaging.grey import modality_doubt
-from crlm_jax.imaging.resize import resize, stretch_doubt
+from crlm_jax.imaging.grey import image_doubts
+from crlm_jax.imaging.resize import at_own_size
 from crlm_jax.predict.beside import looks_like_a_mask
 from crlm_jax.predict.outputs import Job, LesionRow
 from crlm_jax.predict.scans import Scan
@@ -106,26 +106,22 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
     """
     scan = job.scan
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
-    if job.mask.suffix == ".dcm" and volume.series is None:
-        raise VolumeError(
-            f"{scan.path}: a DICOM-SEG can be written of a DICOM series only; choose another "
-            f"ending than {job.mask.name}'s, such as .nii.gz"
-        )
-    if job.mask.suffix == ".dcm" and volume.series is not None:
+    if job.mask.suffix == ".dcm":
+        if volume.series is None:
+            raise VolumeError(
+                f"{scan.path}: a DICOM-SEG can be written of a DICOM series only; choose another "
+                f"ending than {job.mask.name}'s, such as .nii.gz"
+            )
         check_sources(volume.series)
     if job.mask.suffix == ".png" and len(volume.voxels) > 1:
         raise VolumeError(f"{scan.path}: a PNG holds one slice; choose the ending .nii.gz")
     condition = segmenter.windowed_as(scan.condition)
     own = segmenter.config.data.conditions
-    doubts = list(volume.doubts)
+    doubts = image_doubts(volume, condition)
     if is_ct(condition) not in {is_ct(name) for name in own}:
         doubts.append(f"is {condition}, but the run was trained on {', '.join(own)}")
     if looks_like_a_mask(volume.voxels):
         doubts.append("has two different values only, as a mask has; if it is one, leave it out")
-    if reason := modality_doubt(volume, condition):
-        doubts.append(f"looks like another modality than {condition}: {reason}")
-    if reason := stretch_doubt(volume.voxels.shape, volume.spacing):
-        doubts.append(reason)
     grey = segmenter.grey(volume, condition)
     without = dataclasses.replace(volume, voxels=np.empty((0, 0, 0), np.float32))
     return _Ready(without, condition, segmenter.slices(grey), grey if job.overlay else None, doubts)
@@ -139,10 +135,8 @@ def _write(
     padding = ready.volume.padding
     prediction = segmenter.finish(probability, geometry, padding)
     if job.probability:
-        own_size = resize(probability, geometry.axial_size[1:], antialias=False)
-        if padding is not None:
-            own_size[padding] = 0
-        volumes.write_image(volumes.to_original_grid(own_size, geometry), job.probability)
+        own = at_own_size(probability, geometry.axial_size[1:], padding)
+        volumes.write_image(volumes.to_original_grid(own, geometry), job.probability)
     _draw_overlays(segmenter, job, ready, prediction)
     _write_mask(segmenter, job, ready.volume, prediction)
     return [

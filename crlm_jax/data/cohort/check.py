@@ -31,10 +31,9 @@ from crlm_jax.data.cohort.cases import Split, read_cohort
 from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
 from crlm_jax.imaging import grey
-from crlm_jax.imaging.adc import adc_doubt
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.mask_files import name_masks
-from crlm_jax.imaging.resize import resize_mask, stretch_doubt
+from crlm_jax.imaging.resize import resize_mask
 from crlm_jax.imaging.volumes import Volume, read_image
 from crlm_jax.stats.patient_table import has_phantoms
 
@@ -148,14 +147,7 @@ def _check_image(row: Row, data: Data) -> ImageCheck:
     sizes = [int(region.inside.sum()) for region in mask.regions]
     flat = len(volume.geometry.size) == 2
     voxel = float(np.prod(volume.spacing))
-    of_image = list(volume.doubts)
-    if doubt := grey.modality_doubt(volume, row.condition):
-        remedy = "correct the condition, or export it again with its rescale slope and intercept"
-        if adc_doubt(volume, row.condition):
-            remedy = "give the diffusion image itself, or a condition of maps such as pre_adc"
-        of_image.append(f"looks like another modality than {row.condition}: {doubt}; {remedy}")
-    if doubt := stretch_doubt(volume.voxels.shape, volume.spacing):
-        of_image.append(doubt)
+    of_image = grey.image_doubts(volume, row.condition)
     if doubt := grey.clipping_doubt(volume, mask.voxels, row.condition, data):
         of_image.append(doubt)
     _, too_small = resize_mask(mask.voxels, data.image_size)

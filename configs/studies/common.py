@@ -25,15 +25,25 @@ def study_arguments(arg: str | None, **defaults: str) -> SimpleNamespace:
         if key not in values:
             raise ConfigError(f"study argument {pair!r}: the keys are {', '.join(values)}")
         values[key] = value
-    if not values["seeds"].isdecimal() or int(values["seeds"]) < 1:
-        raise ConfigError(f"study argument seeds={values['seeds']}: a whole number from 1 on")
+    seeds = whole_number("seeds", values["seeds"])
 
     def apply(config: Config, seed: int) -> Config:
         config.data.cohort, config.train.seed = values["cohort"], seed
         config.evaluation.attribution_steps = 0  # nobody looks at all of them
         return config
 
-    return SimpleNamespace(**values | {"seeds": int(values["seeds"])}, apply=apply)
+    return SimpleNamespace(**values | {"seeds": seeds}, apply=apply)
+
+
+def whole_number(key: str, value: str) -> int:
+    """Reads the value of a key that is a whole number from 1 on.
+
+    Raises:
+      ConfigError: it is none.
+    """
+    if not value.isdecimal() or int(value) < 1:
+        raise ConfigError(f"study argument {key}={value}: a whole number from 1 on")
+    return int(value)
 
 
 def chosen(key: str, value: str, groups: Mapping[str, Sequence[str]]) -> list[str]:

@@ -22,8 +22,8 @@ from collections.abc import Callable
 
 from configs.common import get_config
 from configs.methods import METHODS
-from configs.studies.common import chosen, study_arguments
-from crlm_jax.config.schema import Config, ConfigError
+from configs.studies.common import chosen, study_arguments, whole_number
+from crlm_jax.config.schema import Config
 
 
 def _stages(*stages: int) -> Callable[[Config], None]:
@@ -60,7 +60,7 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
         threads="2", arms="all", scratch="unetpp+stages_12", scaled="100",
     )  # fmt: skip
     numbers = {
-        key: _number(key, getattr(given, key))
+        key: whole_number(key, getattr(given, key))
         for key in ("trunk", "steps", "size", "threads", "scaled")
     }
     groups = {"all": list(ARMS), "none": []}
@@ -89,9 +89,3 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
         for arm in scratch:
             runs.append((f"scratch/{arm}/seed{seed}", build(arm, seed, steps=whole)))
     return runs
-
-
-def _number(key: str, value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise ConfigError(f"study argument {key}={value}: a whole number from 1 on")
-    return int(value)

@@ -143,17 +143,24 @@ def mask_of(head: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def stage_distances(
-    features: Sequence[jax.Array], reference: Sequence[jax.Array], stages: Sequence[int]
+    features: Sequence[jax.Array],
+    reference: Sequence[jax.Array],
+    stages: Sequence[int],
+    fusion: Literal["per_stage", "concatenated"] = "per_stage",
 ) -> dict[int, jax.Array]:
-    """Mean absolute difference of each stage's features, () float32, by stage.
+    """Each stage's part of `feature_distance`, which is their sum; () float32, by stage.
 
-    Arguments as in `feature_distance`, whose `per_stage` is their sum.
+    Arguments as there.
     """
     pairs = {stage: (features[stage - 1], reference[stage - 1]) for stage in stages}
-    return {
+    means = {
         stage: jnp.abs(f.astype(jnp.float32) - r.astype(jnp.float32)).mean()
         for stage, (f, r) in pairs.items()
     }
+    if fusion == "per_stage":
+        return means
+    counts = {stage: f.size for stage, (f, _) in pairs.items()}
+    return {s: mean * (counts[s] / sum(counts.values())) for s, mean in means.items()}
 
 
 def feature_distance(
@@ -189,8 +196,5 @@ def feature_distance(
       Xia et al., CRLM-GAN, Cancer Imaging 26:10, 2025; Xue et al., SegAN
       (https://arxiv.org/abs/1706.01805), 2017.
     """
-    means = stage_distances(features, reference, stages)
-    if fusion == "concatenated":
-        counts = {stage: features[stage - 1].size for stage in stages}
-        means = {s: mean * (counts[s] / sum(counts.values())) for s, mean in means.items()}
-    return sum(means.values(), jnp.zeros((), jnp.float32))
+    parts = stage_distances(features, reference, stages, fusion)
+    return sum(parts.values(), jnp.zeros((), jnp.float32))

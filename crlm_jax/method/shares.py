@@ -46,13 +46,8 @@ def make_shares(config: Config, networks: Networks, mesh: Mesh) -> Measure:
         if networks.critic is not None and state.critic is not None:
             critic = nnx.merge(networks.critic, state.critic, copy=True)
             features = critic_features(critic, image, logits, mask, loss)
-            values |= {
-                f"stage {stage}": losses.feature_distance(*features, (stage,))
-                for stage in loss.stages
-            }
-            if loss.fusion == "concatenated":  # a stage weighs by its number of elements
-                sizes = {f"stage {s}": features[0][s - 1].size for s in loss.stages}
-                values |= {n: values[n] * (k / sum(sizes.values())) for n, k in sizes.items()}
+            parts = losses.stage_distances(*features, loss.stages, loss.fusion)
+            values |= {f"stage {stage}": part for stage, part in parts.items()}
         return jnp.stack([weights[name] * values[name] for name in weights])
 
     def program(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

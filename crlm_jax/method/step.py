@@ -43,6 +43,11 @@ class TrainState:
     critic_opt_state: optax.OptState | None  # None: the critic is frozen
     average: Average | None = None  # None: `train.ema` is 0
 
+    @property
+    def weights(self) -> dict[str, nnx.State]:
+        """Parameters and batch statistics of the segmenter, as they are trained."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
 
 Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Terms]]
 

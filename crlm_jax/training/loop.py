@@ -46,8 +46,7 @@ def segmenter_part(state: TrainState) -> dict[str, Any]:
 
     These are the averaged weights, if there are any.
     """
-    own = {"params": state.params, "batch_stats": state.batch_stats}
-    return {"segmenter": own if state.average is None else state.average}
+    return {"segmenter": state.weights if state.average is None else state.average}
 
 
 def checkpoint_parts(state: TrainState) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def checkpoint_parts(state: TrainState) -> dict[str, Any]:
     if state.critic_opt_state is not None:
         training |= {"critic": state.critic, "critic_opt_state": state.critic_opt_state}
     if state.average is not None:
-        training |= {"params": state.params, "batch_stats": state.batch_stats}
+        training |= state.weights
     return segmenter_part(state) | {"training": training}
 
 
@@ -74,13 +73,12 @@ def take_over(config: Config, state: TrainState) -> tuple[int, TrainState]:
     Without an average there, the average begins with the weights.
 
     Raises:
-      ConfigError: no run is there, or it has no more steps to go.
+      ConfigError: no run is there, or it has no checkpoint.
       CheckpointError: its checkpoint is of other networks or of another optimiser.
     """
     source = RunFolder(locate(config.train.init))
     averaged = bool(read_run(source.path).train.ema)
-    average = {"params": state.params, "batch_stats": state.batch_stats} if averaged else None
-    like = dataclasses.replace(state, average=average)
+    like = dataclasses.replace(state, average=state.weights if averaged else None)
     with Checkpoints(source.checkpoints, config.train.keep, saves=False) as saved:
         step = saved.latest
         if step is None:
@@ -92,8 +90,7 @@ def take_over(config: Config, state: TrainState) -> tuple[int, TrainState]:
     if state.average is None:
         return step, dataclasses.replace(found, average=None)
     # A copy: the step is given the state to overwrite, and one array cannot be two of its parts.
-    own = {"params": found.params, "batch_stats": found.batch_stats}
-    average = found.average or jax.tree.map(jnp.copy, own)
+    average = found.average or jax.tree.map(jnp.copy, found.weights)
     return step, dataclasses.replace(found, average=average)
 
 

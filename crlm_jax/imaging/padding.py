@@ -23,7 +23,9 @@ def corner_padding(voxels: np.ndarray, *, is_mr: bool) -> np.ndarray | None:
     Returns:
       bool (Z, H, W), True at padding; None if there is none.
     """
-    for value in (float(voxels.min()), float(voxels.max())):
+    least, greatest = float(voxels.min()), float(voxels.max())
+    candidates = [greatest, *([least] if least < (0 if is_mr else _BELOW_CT) else [])]
+    for value in candidates:
         if not _fills_an_edge(voxels, value):
             continue
         padding = voxels == value
@@ -31,11 +33,7 @@ def corner_padding(voxels: np.ndarray, *, is_mr: bool) -> np.ndarray | None:
         if not others.size:
             return None
         low, high = float(others.min()), float(others.max())
-        if value < low:
-            beyond = low - value if value < (0 if is_mr else _BELOW_CT) else 0.0
-        else:
-            beyond = value - high
-        if low < high and beyond > high - low:
+        if low < high and max(low - value, value - high) > high - low:
             return padding
     return None
 

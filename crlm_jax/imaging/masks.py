@@ -20,7 +20,6 @@ from crlm_jax.imaging.dicom.segments import read_segments
 from crlm_jax.imaging.geometry import NOT_FINITE, Geometry, VolumeError
 from crlm_jax.imaging.label_maps import as_label_map, check_lossless
 from crlm_jax.imaging.lattice import join, place_regions
-from crlm_jax.imaging.mask_files import name_masks
 from crlm_jax.imaging.regions import Region, components, empty, everywhere, fill, number, scattered
 from crlm_jax.imaging.segment_names import EACH_LABEL
 from crlm_jax.imaging.slicer import is_slicer_segmentation, read_slicer_segments
@@ -263,6 +262,3 @@ def _ask(labels: Sequence[str], counts: Sequence[int]) -> str:
         f"{labels[-1]}, numbers that are one tumour together such as {labels[0]},{labels[-1]}, or "
         f"'{EACH_LABEL}' if each label is a lesion"
     )
-
-
-__all__ = ["LesionMask", "name_masks", "read_label_map", "read_lesions", "read_mask"]

@@ -30,7 +30,7 @@ from crlm_jax.recist.rules import Response
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import parallel
 from crlm_jax.system.console import print_stderr
-from crlm_jax.system.files import own_names, write_whole
+from crlm_jax.system.files import own_names
 
 
 class PatientResponse(NamedTuple):
@@ -157,11 +157,10 @@ def _register(ends: Sequence[tuple[Case, CaseResult]], picture: Path | None) -> 
     lesions_before, lesions_after = (result.places["reference"].bodies() for _, result in ends)
     found = register(before, after, lesions_before, lesions_after)
     if picture is not None:
-        from crlm_jax.imaging.overlay import to_png
-        from crlm_jax.recist.picture import Aligned, draw_registrations
+        from crlm_jax.recist.picture import Aligned, write_registrations
 
-        drawn = draw_registrations(before, lesions_before, [Aligned(after, lesions_after, found)])
-        write_whole(picture, to_png(drawn))
+        aligned = Aligned(after, lesions_after, found)
+        write_registrations(picture, before, lesions_before, [aligned])
     return found
 
 

@@ -5,6 +5,7 @@ A file is left out only if its name and its voxels say that it is a mask. A scan
 its prediction comes with a warning.
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.masks import read_label_map
+from crlm_jax.imaging.slicer import is_slicer_segmentation
 
 _MASK_WORDS = {
     "mask", "masks", "msk", "seg", "segs", "segm", "segment", "segments", "segmentation",
@@ -57,8 +59,10 @@ def _content(file: Path, mapped: bool) -> str | None:
 
     With `mapped`, its name is that of a map of probabilities.
     """
-    if file.name.lower().endswith(".nrrd") and _is_slicer_segmentation(file):
-        return "a segmentation"
+    if file.name.lower().endswith(".nrrd"):
+        with contextlib.suppress(VolumeError):
+            if is_slicer_segmentation(volumes.load(file)):
+                return "a segmentation"
     try:
         labels, _ = read_label_map(file)
     except VolumeError:
@@ -78,11 +82,6 @@ def _content(file: Path, mapped: bool) -> str | None:
     edge = 0.05 * (high - low)
     share = ((voxels < low + edge) | (voxels > high - edge)).mean()
     return "a mask" if is_jpeg and share > _TWO_LEVELS else None
-
-
-def _is_slicer_segmentation(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return b"\nSegment0_" in stream.read(2**16)
 
 
 def looks_like_a_mask(voxels: np.ndarray) -> bool:

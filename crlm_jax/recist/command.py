@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from crlm_jax.imaging import volumes
-from crlm_jax.imaging.dicom.series import Series
 from crlm_jax.imaging.geometry import Geometry, VolumeError
 from crlm_jax.imaging.lattice import RESAMPLE
 from crlm_jax.imaging.mask_files import split_masks
@@ -37,9 +36,8 @@ from crlm_jax.recist.output import (
 from crlm_jax.recist.prepared import PreparedImage, prepare
 from crlm_jax.recist.registration import Registration, match_registered, register
 from crlm_jax.recist.rules import DISCLAIMER, TimePoint, compare
-from crlm_jax.recist.thickness import slice_thickness
+from crlm_jax.recist.thickness import frame_of_reference, slice_thickness
 from crlm_jax.system.console import local_path, print_stderr, print_table
-from crlm_jax.system.files import write_whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,8 +95,7 @@ def _draw(
     path: Path, pre: "_Scan", posts: "Sequence[_Scan]", follow_ups: Sequence[FollowUp]
 ) -> None:
     """Draws the registrations of all follow-ups."""
-    from crlm_jax.imaging.overlay import to_png
-    from crlm_jax.recist.picture import Aligned, draw_registrations
+    from crlm_jax.recist.picture import Aligned, write_registrations
 
     assert pre.prepared is not None
     aligned = [
@@ -106,7 +103,7 @@ def _draw(
         for post, each in zip(posts, follow_ups, strict=True)
         if post.prepared is not None and each.registration is not None
     ]
-    write_whole(path, to_png(draw_registrations(pre.prepared, pre.bodies, aligned)))
+    write_registrations(path, pre.prepared, pre.bodies, aligned)
     print(f"picture of the registration: {path}")
 
 
@@ -283,13 +280,9 @@ def _read_scan(mask_path: Path, image_path: Path | None, args: argparse.Namespac
         mask=mask_path,
         point=point,
         bodies=locate_regions(mask.regions, geometry),
-        frame=_uid(series, "FrameOfReferenceUID"),
-        study=_uid(series, "StudyInstanceUID"),
+        frame=None if image is None else frame_of_reference(image),
+        study=None if series is None else series.headers[0].get("StudyInstanceUID") or None,
         view=None if image is None or len(image.geometry.size) < 3 else image.geometry,
         prepared=prepare(image) if args.register and image is not None else None,
         doubts=doubts,
     )
-
-
-def _uid(series: Series | None, name: str) -> str | None:
-    return None if series is None else series.headers[0].get(name) or None

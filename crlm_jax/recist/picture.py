@@ -1,6 +1,7 @@
 """The picture to judge a registration by: both scans, before and after, with their lesions."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from crlm_jax.imaging.overlay import PREDICTION, REFERENCE, contour
+from crlm_jax.imaging.overlay import PREDICTION, REFERENCE, contour, to_png
 from crlm_jax.recist.alignment import Rigid
 from crlm_jax.recist.matching import Body
 from crlm_jax.recist.prepared import PreparedImage
 from crlm_jax.recist.registration import Registration
+from crlm_jax.system.files import write_whole
 
 PIXEL = 1.5  # mm
 FIELD = 18  # pixels, the side of a field of the chequerboard
@@ -53,6 +55,13 @@ def draw_registrations(
         colour = "#ff8080" if each.registration.doubts else "w"
         part.suptitle(_title(number, each.registration), color=colour, fontsize=10)
     return figure
+
+
+def write_registrations(
+    path: Path, baseline: PreparedImage, bodies: Sequence[Body], follow_ups: Sequence[Aligned]
+) -> None:
+    """Writes the picture of `draw_registrations` as PNG."""
+    write_whole(path, to_png(draw_registrations(baseline, bodies, follow_ups)))
 
 
 def _title(number: int, found: Registration) -> str:

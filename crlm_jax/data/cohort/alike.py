@@ -26,9 +26,7 @@ def alike_warnings(path: Path, rows: Iterable[ImageRow]) -> list[str]:
         first.setdefault(row.patient, row.row)
     groups = alike_names(first)
     found = [
-        " and ".join(f"{name!r} (row {first[name]})" for name in names[:8])
-        + f" and {len(names) - 8} more" * (len(names) > 8)
-        + " may be one patient"
+        f"{_and([f'{name!r} (row {first[name]})' for name in names])} may be one patient"
         for names in groups
     ]
     return _lines(path, found, "if it is one, write one name in all rows")
@@ -87,9 +85,8 @@ def shared_scan_warnings(
     found: dict[tuple[int, ...], str] = {}
     for (what, _), group in groups.items():
         if len({row.patient for row in group}) > 1:
-            named = [f"{row.patient!r} (row {row.row}, {row.image.name})" for row in group[:8]]
-            named += [f"{len(group) - 8} more"] * (len(group) > 8)
-            found.setdefault(tuple(row.row for row in group), f"{' and '.join(named)} {what}")
+            named = [f"{row.patient!r} (row {row.row}, {row.image.name})" for row in group]
+            found.setdefault(tuple(row.row for row in group), f"{_and(named)} {what}")
     return _lines(path, list(found.values()), "if it is one scan, correct the patient or the path")
 
 
@@ -100,16 +97,17 @@ def shared_mask_warnings(path: Path, rows: Iterable[Row]) -> list[str]:
         for mask in row.masks:
             groups[mask.resolve()].setdefault(row.patient, row.row)
     found = [
-        f"{_named(rows_of)} have one mask file, {mask.name}"
+        f"{_and([f'{name!r} (row {row})' for name, row in rows_of.items()])} have one mask file, "
+        f"{mask.name}"
         for mask, rows_of in groups.items()
         if len(rows_of) > 1
     ]
     return _lines(path, found, "correct the patient or the path of the mask")
 
 
-def _named(rows_of: Mapping[str, int]) -> str:
-    named = [f"{patient!r} (row {row})" for patient, row in rows_of.items()]
-    return " and ".join(named[:8] + [f"{len(named) - 8} more"] * (len(named) > 8))
+def _and(named: Sequence[str]) -> str:
+    """Joins names, of which the first eight are shown."""
+    return " and ".join([*named[:8], *[f"{len(named) - 8} more"] * (len(named) > 8)])
 
 
 def _lines(path: Path, found: Sequence[str], remedy: str) -> list[str]:

@@ -27,6 +27,17 @@ FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
+@pytest.fixture(scope="module")
+def one_device():
+    """The run's mesh has one device, as on a laptop."""
+    from crlm_jax.system import parallel
+
+    with pytest.MonkeyPatch.context() as patch:
+        mesh = parallel.make_mesh(1)
+        patch.setattr(parallel, "make_mesh", lambda *_: mesh)
+        yield
+
+
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
     """Folder of the numeric oracles from PyTorch."""

@@ -16,7 +16,6 @@ from crlm_jax.method import step as method_step
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.runs.folder import WorkdirError
 from crlm_jax.runs.log import NonFiniteLoss, read_log
-from crlm_jax.system import parallel
 from crlm_jax.training import experiment, loop
 from tests.cohorts import make_cohort, tiny_config
 from tests.processes import (
@@ -44,15 +43,6 @@ def cohort(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    """The run's mesh has one device, as on a laptop."""
-    with pytest.MonkeyPatch.context() as patch:
-        mesh = parallel.make_mesh(1)
-        patch.setattr(parallel, "make_mesh", lambda *_: mesh)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -53,18 +53,12 @@ def small_config(method: str) -> Config:
     return config
 
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
     return make_cohort(tmp_path_factory.mktemp("cohort"), shape=(4, 32, 32))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """The run's mesh has one device, as on a laptop."""
-    with pytest.MonkeyPatch.context() as patch:
-        mesh = parallel.make_mesh(1)
-        patch.setattr(parallel, "make_mesh", lambda *_: mesh)
-        yield
 
 
 def parameters(config: Config, workdir: Path):

@@ -153,6 +153,18 @@ def test_the_paper_study_has_its_six_methods_under_its_seven_experiments():
         paper.get_study("experiments=mri")
 
 
+def runs_of(folder: Path, found: dict[str, float | None]) -> list[study_runs.StudyRun]:
+    """Makes finished runs by name, with the share of each lesion that is found; None: waiting."""
+    runs = []
+    for name, share in found.items():
+        if share is not None:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            make_run(folder / name, SIZES, share)
+            (folder / name / "report.html").write_text("done")
+        runs.append(study_runs.StudyRun(name, Config(), RunFolder(folder / name)))
+    return runs
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Two seeds of UNet++ (half found), one of each stage, none of both stages."""
@@ -161,14 +173,7 @@ def finished(tmp_path_factory):
         "x/unetpp/seed0": 0.5, "x/unetpp/seed1": 0.5, "x/stages_1/seed0": 1.0,
         "x/stages_2/seed0": 0.5, "x/stages_12/seed0": None,
     }  # fmt: skip
-    runs = []
-    for name, found in names.items():
-        if found is not None:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            make_run(folder / name, SIZES, found)
-            (folder / name / "report.html").write_text("done")
-        runs.append(study_runs.StudyRun(name, Config(), RunFolder(folder / name)))
-    return folder, runs
+    return folder, runs_of(folder, names)
 
 
 def test_tables_of_what_has_finished(finished):
@@ -200,15 +205,7 @@ def test_tables_of_what_has_finished(finished):
 
 
 def test_the_papers_numbers_stand_beside_ours_only_where_the_data_are_its_own(tmp_path):
-    systems = {}
-    for system, found in (("crlm_gan", 1.0), ("unet", 0.5)):
-        folder = tmp_path / "pre_dwi" / system / "seed0"
-        folder.parent.mkdir(parents=True)
-        make_run(folder, SIZES, found)
-        (folder / "report.html").write_text("done")
-        name = f"pre_dwi/{system}/seed0"
-        systems[system] = study_runs.StudyRun(name, Config(), RunFolder(folder))
-    runs = [*systems.values()]
+    runs = runs_of(tmp_path, {"pre_dwi/crlm_gan/seed0": 1.0, "pre_dwi/unet/seed0": 0.5})
     for run in runs:
         run.config.data.cohort = "mri.csv"
     study_page.write_tables(runs, tmp_path)
@@ -242,14 +239,9 @@ def test_the_effect_of_a_stage_is_the_mean_over_the_pairs_that_differ_by_it(fini
 
 def test_five_runs_have_an_interval_over_runs_and_patients(tmp_path):
     """Runs are paired by seed; what varies from run to run widens the interval."""
-    runs = []
-    for seed, found in enumerate((0.5, 0.6, 0.5, 0.7, 0.5)):
-        for system, share in (("unetpp", 0.5), ("stages_1", found)):
-            name = f"x/{system}/seed{seed}"
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            make_run(tmp_path / name, SIZES, share)
-            (tmp_path / name / "report.html").write_text("done")
-            runs.append(study_runs.StudyRun(name, Config(), RunFolder(tmp_path / name)))
+    shares = {f"x/unetpp/seed{seed}": 0.5 for seed in range(5)}
+    shares |= {f"x/stages_1/seed{i}": x for i, x in enumerate((0.5, 0.6, 0.5, 0.7, 0.5))}
+    runs = runs_of(tmp_path, shares)
     found = study_tables.collect(runs)
     row = dict(zip(study_tables.PAIRED, study_tables.paired_rows(found)[0], strict=True))
     assert (row["runs"], row["n"]) == ("5", "3")
@@ -266,14 +258,8 @@ def test_five_runs_have_an_interval_over_runs_and_patients(tmp_path):
 
 
 def test_runs_without_stages_have_a_picture_of_their_differences(tmp_path):
-    runs = []
-    for seed, found in enumerate((0.6, 0.5)):
-        for system, share in (("one", 0.5), ("two", found)):
-            name = f"x/{system}/seed{seed}"
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            make_run(tmp_path / name, SIZES, share)
-            (tmp_path / name / "report.html").write_text("done")
-            runs.append(study_runs.StudyRun(name, Config(), RunFolder(tmp_path / name)))
+    shares = {"x/one/seed0": 0.5, "x/one/seed1": 0.5, "x/two/seed0": 0.6, "x/two/seed1": 0.5}
+    runs = runs_of(tmp_path, shares)
     each, whole = study_tables.run_differences(study_tables.collect(runs)["x"], "pre_dwi")["two"]
     assert each[0] > 0.05
     assert each[1] == 0

@@ -22,11 +22,7 @@ from crlm_jax.training.loop import Experiment, checkpoint_parts, fit
 from tests.cohorts import make_cohort, tiny_config
 from tests.method.test_step import make_batch, small_config
 
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    mesh = parallel.make_mesh(1)
-    monkeypatch.setattr(parallel, "make_mesh", lambda *_: mesh)
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")

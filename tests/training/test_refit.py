@@ -9,21 +9,14 @@ from crlm_jax.config.schema import ConfigError
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.runs.finished import read_finished
 from crlm_jax.runs.log import read_log
-from crlm_jax.system import parallel
 from crlm_jax.training import experiment
 from tests.cohorts import make_cohort, tiny_config
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with pytest.MonkeyPatch.context() as patch:
-        mesh = parallel.make_mesh(1)
-        patch.setattr(parallel, "make_mesh", lambda *_: mesh)
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
+def source(one_device, tmp_path_factory):
     """A finished run whose checkpoint is chosen by whole volumes, on the first of two folds."""
     folder = tmp_path_factory.mktemp("refit")
     config = tiny_config(make_cohort(folder / "cohort"), folder / "cache")

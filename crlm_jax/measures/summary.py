@@ -24,7 +24,7 @@ from crlm_jax.system.files import write_whole
 
 
 def summarise(config: Config, results: Sequence[CaseResult], responses: Responses) -> Summary:
-    """Summarises the test cases by condition: means with their 95 % bootstrap intervals, and sums.
+    """Summarises the test cases by condition: means with their 95 % intervals, and sums.
 
     The means are over patients. A case with an empty mask counts in them as its measures say; a
     case without a tumour slice has no measure by the paper's protocol.

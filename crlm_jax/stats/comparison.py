@@ -1,4 +1,4 @@
-"""Means and differences over patients: bootstrap intervals, paired tests, Holm's correction.
+"""Means and differences over patients: intervals, paired tests, Holm's correction.
 
 The patient is the unit throughout: patients are resampled, compared and counted as `n`. All tests
 are two-sided and all intervals are at 95 %; `docs/explanation/statistics.md` reports their measured

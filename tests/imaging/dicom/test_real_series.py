@@ -1,5 +1,7 @@
 """Real series of several scanners: read as dcm2niix reads them."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,11 @@ def test_enhanced_diffusion(dicom, tmp_path):
         frames = split_frames(read_file(file, stop_before_pixels=True))
         assert len(frames) == theirs.GetSize()[2]
         assert {stated_b_value(frame) for frame in frames} == {b}
+        alone = tmp_path / file.name
+        alone.mkdir()
+        shutil.copy(file, alone)
+        (volume,) = by_dcm2niix(alone, tmp_path / f"{file.name} out").values()
+        assert_same(read_image(alone, b_value=b), volume)
     refuse(lambda: read_image(folder), "no image has a b-value of 1000", "the series has 0, 2500")
     refuse(lambda: read_image(folder, b_value=2500), "as for several diffusion directions")
 

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crlm_jax.models.layers import Common, Conv, convolve, max_pool
+from crlm_jax.models.convolution import convolve
+from crlm_jax.models.layers import Common, Conv
+from crlm_jax.models.resampling import max_pool
 
 GROUPS = 32  # of a group norm
 

@@ -157,10 +157,7 @@ def stage_distances(
     Arguments as there.
     """
     pairs = {stage: (features[stage - 1], reference[stage - 1]) for stage in stages}
-    means = {
-        stage: jnp.abs(_exact(f) - _exact(r)).mean()
-        for stage, (f, r) in pairs.items()
-    }
+    means = {stage: jnp.abs(_exact(f) - _exact(r)).mean() for stage, (f, r) in pairs.items()}
     if fusion == "per_stage":
         return means
     counts = {stage: f.size for stage, (f, _) in pairs.items()}

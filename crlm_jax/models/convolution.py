@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from crlm_jax.models import packing
+from crlm_jax.models.packing import Layout
 
 Precision = jax.lax.Precision | None
 
@@ -16,14 +17,16 @@ def _convolve(
     weight: jax.Array,
     stride: int,
     precision: Precision = None,
-    padding: Sequence[tuple[int, int]] = (),
+    padding: Sequence[tuple[int, int]] | None = None,
 ) -> jax.Array:
     """As `convolve`, by XLA's general convolution; with its padding unless one is given."""
+    if padding is None:
+        padding = [((side - 1) // 2,) * 2 for side in weight.shape[:2]]
     return jax.lax.conv_general_dilated(
         x,
         weight,
         window_strides=(stride, stride),
-        padding=padding or [((side - 1) // 2,) * 2 for side in weight.shape[:2]],
+        padding=padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )
@@ -115,13 +118,20 @@ def convolve(
 
 
 def convolve_packed(
-    x: jax.Array, weight: jax.Array, stride: int = 1, precision: Precision = None
+    x: jax.Array,
+    weight: jax.Array,
+    stride: int = 1,
+    precision: Precision = None,
+    layout: Layout = Layout.SQUARES,
 ) -> jax.Array:
-    """As `convolve`, of a packed map (B, H/2, W/2, 4I) with the same kernel (h, w, I, O).
+    """As `convolve`, of a packed map with 4I channels and the same kernel (h, w, I, O).
 
-    With stride 1 the result is packed, (B, H/2, W/2, 4O); the kernel's side is 1 or 3. With stride
-    2 it is not, (B, H/2, W/2, O); the kernel's side is 7.
+    The kernel's side is 1 or 3 with stride 1, and 7 with stride 2. The result's layout is
+    `layout.after`.
     """
-    if stride == 1:
+    if stride == 2:
+        return _convolve(x, packing.halving_kernel(weight), 1, precision, [(2, 1)] * 2)
+    if weight.shape[0] == 1:
         return convolve(x, packing.kernel(weight), 1, precision)
-    return _convolve(x, packing.halving_kernel(weight), 1, precision, [(2, 1)] * 2)
+    margin = 1 if layout is Layout.SQUARES else 0
+    return _convolve(x, packing.kernel(weight), 1, precision, [(margin, margin)] * 2)

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crlm_jax.models import forms
+from crlm_jax.models import forms, packing
 from crlm_jax.models.convolution import convolve, convolve_packed
+from crlm_jax.models.packing import Layout
 
 Initializer = Callable[[jax.Array, tuple[int, ...]], np.ndarray]
 
@@ -56,13 +57,9 @@ def kaiming_normal(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
     return (deviation * host_rng(key).standard_normal(shape)).astype(np.float32)
 
 
-def _spread(values: jax.Array) -> jax.Array:
-    """One value a channel, (C,) -> one a packed channel, (4C,)."""
-    return jnp.tile(values, 4)
-
-
-def _same(values: jax.Array) -> jax.Array:
-    return values
+def _spread(values: jax.Array, layout: Layout) -> jax.Array:
+    """One value a channel, (C,) -> one for every channel of the layout, (C,) or (4C,)."""
+    return values if layout is Layout.PIXELS else jnp.tile(values, layout.pixels)
 
 
 class Conv(nnx.Module):
@@ -104,38 +101,43 @@ class Conv(nnx.Module):
         self.bias = None if values is None else nnx.Param(jnp.asarray(values, jnp.float32))
 
     def __call__(
-        self, *inputs: jax.Array, packed: bool = False, cancelled_bias: bool = False
+        self,
+        *inputs: jax.Array,
+        layout: Layout = Layout.PIXELS,
+        cancelled_bias: bool = False,
     ) -> jax.Array:
         """Convolves one or several maps, side by side in the channels.
 
         Args:
           inputs: (B, H, W, C) each, whose channels sum to I; or all packed.
-          packed: the maps are packed.
+          layout: of the maps.
           cancelled_bias: what follows subtracts the bias again, so that its gradient is 0.
 
         Returns:
-          A map of the compute dtype; packed where the maps are, unless there is a stride.
+          A map of the compute dtype, in the layout `layout.after(size, stride)`.
         """
         form = forms.current()
         weight = self.weight[...].astype(self.dtype)
         precision = form.exact if self.exact else None
-        apply = convolve_packed if packed else convolve
-        maps = [x.astype(self.dtype) for x in inputs]
-        if form.inputs == "joined" and not packed:
-            maps, parts = [maps[0] if len(maps) == 1 else jnp.concatenate(maps, -1)], [weight]
-        else:
-            channels = [x.shape[-1] // (4 if packed else 1) for x in maps]
+        apply: Callable[..., jax.Array] = convolve
+        if layout is not Layout.PIXELS:
+            apply = functools.partial(convolve_packed, layout=layout)
+        maps, parts = [x.astype(self.dtype) for x in inputs], [weight]
+        if form.inputs == "summed" or layout is not Layout.PIXELS:
+            channels = [x.shape[-1] // layout.pixels for x in maps]
             parts = jnp.split(weight, np.cumsum(channels)[:-1], axis=2)
-        products = [
-            apply(x, part, self.stride, precision) for x, part in zip(maps, parts, strict=True)
-        ]
-        y = functools.reduce(jnp.add, products)
+        elif len(maps) > 1:
+            maps = [jnp.concatenate(maps, -1)]
+        y = functools.reduce(
+            jnp.add,
+            [apply(x, part, self.stride, precision) for x, part in zip(maps, parts, strict=True)],
+        )
         if self.bias is None:
             return y
         bias = self.bias[...].astype(self.dtype)
         if cancelled_bias and not form.cancelled_gradient:
             bias = jax.lax.stop_gradient(bias)
-        return y + (_spread(bias) if packed and self.stride == 1 else bias)
+        return y + _spread(bias, layout.after(self.weight.shape[0], self.stride))
 
 
 def zero_bias(conv: Conv) -> Conv:
@@ -143,6 +145,13 @@ def zero_bias(conv: Conv) -> Conv:
     assert conv.bias is not None
     conv.bias[...] = jnp.zeros_like(conv.bias[...])
     return conv
+
+
+def _pixels(x: jax.Array, layout: Layout) -> int:
+    """Pixels of a batch in one channel, without those outside of a shifted map."""
+    batch, height, width = x.shape[:3]
+    margin = 1 if layout is Layout.SHIFTED else 0
+    return batch * (height - margin) * (width - margin) * layout.pixels
 
 
 class BatchNorm(nnx.Module):
@@ -172,39 +181,47 @@ class BatchNorm(nnx.Module):
         self.running_mean = nnx.BatchStat(jnp.asarray(np.zeros(channels, np.float32)))
         self.running_var = nnx.BatchStat(jnp.asarray(np.ones(channels, np.float32)))
 
-    def __call__(self, x: jax.Array, packed: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, *, layout: Layout = Layout.PIXELS) -> jax.Array:
         """Normalises, and in training mode updates the running statistics.
 
         Args:
           x: (B, H, W, C), or packed.
-          packed: x is packed.
+          layout: of x. Pixels that a shifted map has outside count nothing, and are 0 in the result.
         """
         values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        spread = _spread if packed else _same
         if self.use_running_average:
             mean, var = self.running_mean[...], self.running_var[...]
         else:
-            mean, var = self._measure(values, packed)
-            self._update(mean, var, count=x.size // mean.size)
+            count = _pixels(x, layout)
+            mean, var = self._measure(values, layout, count)
+            self._update(mean, var, count)
         scale = self.weight[...] * jax.lax.rsqrt(var + self.EPSILON)
-        return ((values - spread(mean)) * spread(scale) + spread(self.bias[...])).astype(x.dtype)
+        mean, scale, bias = (_spread(v, layout) for v in (mean, scale, self.bias[...]))
+        y = (values - mean) * scale + bias
+        if layout is Layout.SHIFTED:
+            y = jnp.where(packing.inside(x), y, 0)
+        return y.astype(x.dtype)
 
-    def _measure(self, values: jax.Array, packed: bool) -> tuple[jax.Array, jax.Array]:
+    def _measure(
+        self, values: jax.Array, layout: Layout, count: int
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns mean and biased variance of every channel."""
 
         def average(x: jax.Array) -> jax.Array:
-            mean = x.mean((0, 1, 2))
-            return mean.reshape(4, -1).mean(0) if packed else mean
+            if layout is Layout.PIXELS:
+                return x.mean((0, 1, 2))
+            if layout is Layout.SHIFTED:
+                x = jnp.where(packing.inside(x), x, 0)
+            return x.sum((0, 1, 2)).reshape(layout.pixels, -1).sum(0) / count
 
-        spread = _spread if packed else _same
         if forms.current().statistics == "one_pass":
             # The running mean is near the batch's, so that little cancels.
             about = jax.lax.stop_gradient(self.running_mean[...])
-            centred = values - spread(about)
+            centred = values - _spread(about, layout)
             shift, square = average(centred), average(jnp.square(centred))
             return about + shift, square - jnp.square(shift)
         mean = average(values)
-        return mean, average(jnp.square(values - spread(mean)))
+        return mean, average(jnp.square(values - _spread(mean, layout)))
 
     def _update(self, mean: jax.Array, var: jax.Array, count: int) -> None:
         unbiased = var * (count / max(count - 1, 1))

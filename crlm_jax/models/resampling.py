@@ -66,7 +66,7 @@ def _blends(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _aligned(n: int) -> np.ndarray:
-    """Matrix (2n, n) of `_blends`, even and odd places in turn, float64."""
+    """Matrix (2n, n) of the doubling of an axis, float64."""
     place = np.arange(2 * n) * (n - 1) / max(2 * n - 1, 1)
     return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(n)))
 
@@ -78,12 +78,23 @@ def _times(matrix: np.ndarray, x: jax.Array, axis: int) -> jax.Array:
     return jnp.einsum(equation, weights, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def _halves(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """The even and the odd places of a doubled axis, in the current form."""
-    if forms.current().upsampling == "blends":
-        return _blends(x, axis)
-    matrix = _aligned(x.shape[axis])
-    return _times(matrix[::2], x, axis), _times(matrix[1::2], x, axis)
+def _packed_blends(x: jax.Array, axis: int) -> jax.Array:
+    """As `_blends` of a map whose four groups of channels are alike, each for its own pixel."""
+    n, channels = x.shape[axis], x.shape[-1]
+    odd = np.repeat((0, 0, 1, 1) if axis == 1 else (0, 1, 0, 1), channels // 4)
+    before = np.arange(n)[:, None] / (2 * n - 1)
+    shape = (n, 1, channels) if axis == 1 else (1, n, channels)
+    to_previous, to_following = (
+        jnp.asarray(weights.reshape(shape), x.dtype)
+        for weights in (before * (1 - odd), before[::-1] * odd)
+    )
+    margins = [(0, 0)] * x.ndim
+    inner = functools.partial(jax.lax.slice_in_dim, x, axis=axis)  # what is beyond has weight 0
+    margins[axis] = (1, 0)
+    previous = jnp.pad(inner(0, n - 1), margins)
+    margins[axis] = (0, 1)
+    following = jnp.pad(inner(1, n), margins)
+    return x + to_previous * (previous - x) + to_following * (following - x)
 
 
 def _doubled(x: jax.Array, axis: int) -> jax.Array:
@@ -106,7 +117,7 @@ def upsample(x: jax.Array, *, packed: bool = False) -> jax.Array:
     """
     if not packed:
         return _doubled(_doubled(x, 1), 2)
-    return jnp.concatenate([part for rows in _halves(x, 1) for part in _halves(rows, 2)], -1)
+    return _packed_blends(_packed_blends(jnp.tile(x, (1, 1, 1, 4)), 1), 2)
 
 
 def _interpolation(old: int, new: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from flax import nnx
 from crlm_jax.models import packing
 from crlm_jax.models.layers import BatchNorm, Conv
 from crlm_jax.models.options import SegmenterOptions
+from crlm_jax.models.packing import Layout
 from crlm_jax.models.resampling import max_pool, upsample
 
 
@@ -32,11 +33,11 @@ class Block(nnx.Module):
 
     def __call__(self, *inputs: jax.Array, packed: bool = False) -> jax.Array:
         """Takes one or several maps of one size, side by side in the channels; or all packed."""
-        x = inputs
+        layout, x = Layout.SQUARES if packed else Layout.PIXELS, inputs
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2)):
-            cancelled = not norm.use_running_average
-            y = conv(*x, packed=packed, cancelled_bias=cancelled)
-            x = (jax.nn.relu(norm(y, packed=packed)),)
+            y = conv(*x, layout=layout, cancelled_bias=not norm.use_running_average)
+            layout = layout.after(3, 1)
+            x = (jax.nn.relu(norm(y, layout=layout)),)
         return x[0]
 
 
@@ -97,4 +98,4 @@ class UNet(nnx.Module):
             finest = packed and i == 0
             below = upsample(x, packed=finest)
             x = getattr(self, f"conv{i}_{self.depth - i}")(encoded[i], below, packed=finest)
-        return (self.final(x, packed=packed),)
+        return (self.final(x, layout=Layout.SQUARES if packed else Layout.PIXELS),)

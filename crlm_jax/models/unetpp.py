@@ -23,6 +23,7 @@ from flax import nnx
 from crlm_jax.models import packing
 from crlm_jax.models.layers import Conv
 from crlm_jax.models.options import SegmenterOptions
+from crlm_jax.models.packing import Layout
 from crlm_jax.models.resampling import max_pool, upsample
 from crlm_jax.models.unet import Block
 
@@ -98,9 +99,10 @@ class UNetPlusPlus(nnx.Module):
                 below = upsample(levels[i + 1][j - 1], packed=finest)
                 node = getattr(self, f"conv{i}_{j}")(*levels[i], below, packed=finest)
                 levels[i].append(node)
+        layout = Layout.SQUARES if packed else Layout.PIXELS
         if not self.deep_supervision:
-            return (self.final(levels[0][-1], packed=packed),)
+            return (self.final(levels[0][-1], layout=layout),)
         return tuple(
-            getattr(self, f"final{j}")(levels[0][j], packed=packed)
+            getattr(self, f"final{j}")(levels[0][j], layout=layout)
             for j in reversed(range(1, self.depth + 1))
         )

@@ -3,8 +3,9 @@
 The total of CRLM-GAN is their sum (Xia et al., Cancer Imaging 26:10, 2025); the released code
 halves the cross-entropy. Each of the methods compared has its own Dice (`DICE`). For a method with
 two classes, z is the difference of their logits: then the binary cross-entropy of z is its
-cross-entropy, and p = σ(z) its softmax. All compute in float32, or in the float64 that they are given, and return a
-scalar of it; the mean over a batch is the global one under `jax.jit` over a mesh.
+cross-entropy, and p = σ(z) its softmax. All compute in float32, or in the float64 that they are
+given, and return a scalar of it; the mean over a batch is the global one under `jax.jit` over a
+mesh.
 """
 
 from collections.abc import Sequence

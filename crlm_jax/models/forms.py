@@ -1,8 +1,8 @@
 """The form in which a platform computes an operation: what is fast differs, what is computed not.
 
 `FORMS` is the one place where a platform's forms are chosen. The step asks for them when it is
-traced, with `using`; all else (prediction on a CPU, export, a test) has the plain forms. Weights and
-checkpoints do not know which forms were used.
+traced, with `using`; all else (prediction on a CPU, export, a test) has the plain forms. Weights
+and checkpoints do not know which forms were used.
 
 A TPU computes on 128 channels at once. So the finest level of a UNet, whose maps have 32, is
 *packed* there: see `crlm_jax.models.packing`.

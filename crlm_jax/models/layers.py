@@ -186,7 +186,7 @@ class BatchNorm(nnx.Module):
 
         Args:
           x: (B, H, W, C), or packed.
-          layout: of x. Pixels that a shifted map has outside count nothing, and are 0 in the result.
+          layout: of x. Pixels around a shifted map count nothing, and are 0 in the result.
         """
         values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.use_running_average:

@@ -24,8 +24,8 @@ class Layout(enum.Enum):
 
     PIXELS = "(B, H, W, C)"
     SQUARES = "(B, H/2, W/2, 4C)"
-    # The first square holds the pixels at −1 and 0, so that pixels around the map are held too. They
-    # are 0 where a convolution reads them.
+    # The first square holds the pixels at −1 and 0, so that pixels around the map are held too.
+    # They are 0 where a convolution reads them.
     SHIFTED = "(B, H/2 + 1, W/2 + 1, 4C)"
 
     @property

@@ -88,22 +88,11 @@ def test_pooling_gives_the_gradient_to_the_first_of_equal_values(size, form):
     if form == "packed" and size == 3:
         pytest.skip("a packed map is pooled by 2")
     x = jnp.round(normal(0, (2, 8, 8, 3)))  # many equal values
-    batches = range(2)
-    taken = {
-        (b, i, j, c): [] for b in batches for i in range(4) for j in range(4) for c in range(3)
-    }
-    start = (size - 1) // 2
-    for b, i, j, c in taken:
-        places = [
-            (2 * i - start + k, 2 * j - start + m)
-            for k in range(size)
-            for m in range(size)
-            if 0 <= 2 * i - start + k < 8 and 0 <= 2 * j - start + m < 8
-        ]
-        taken[b, i, j, c] = max(places, key=lambda p, b=b, c=c: float(x[b, *p, c]))
-    wanted = np.zeros(x.shape)
-    for (b, _, _, c), place in taken.items():
-        wanted[(b, *place, c)] += 1
+    wanted, start = np.zeros(x.shape), (size - 1) // 2
+    for b, i, j, c in np.ndindex(2, 4, 4, 3):
+        rows, columns = (range(max(0, 2 * k - start), min(8, 2 * k - start + size)) for k in (i, j))
+        places = [(row, column) for row in rows for column in columns]  # in reading order
+        wanted[(b, *max(places, key=lambda at, b=b, c=c: float(x[b, *at, c])), c)] += 1
 
     def pool(x):
         if form == "packed":

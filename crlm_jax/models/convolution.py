@@ -117,6 +117,41 @@ def convolve(
     return _convolve(x, weight, stride, precision)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_wider(x: jax.Array, weight: jax.Array, precision: Precision) -> jax.Array:
+    """Convolution with a 2×2 kernel and a margin of 1: (B, H, W, I) -> (B, H + 1, W + 1, O).
+
+    Its own weight gradient would be a convolution by a kernel that is larger than the map, for
+    which XLA reverses the map.
+    """
+    return _convolve(x, weight, 1, precision, [(1, 1)] * 2)
+
+
+def _convolve_wider_forward(
+    x: jax.Array, weight: jax.Array, precision: Precision
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolve_wider(x, weight, precision), (x, weight)
+
+
+def _convolve_wider_backward(
+    precision: Precision, saved: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, weight = saved
+    (x_gradient,) = jax.vjp(lambda x: _convolve(x, weight, 1, precision, [(1, 1)] * 2), x)[1](g)
+    reversed_gradient = jax.lax.conv_general_dilated(
+        g,
+        x,
+        (1, 1),
+        [(0, 0)] * 2,
+        dimension_numbers=("CHWN", "IHWO", "HWCN"),
+        precision=precision,
+    )
+    return x_gradient, jnp.flip(reversed_gradient, (0, 1))
+
+
+_convolve_wider.defvjp(_convolve_wider_forward, _convolve_wider_backward)
+
+
 def convolve_packed(
     x: jax.Array,
     weight: jax.Array,
@@ -133,5 +168,6 @@ def convolve_packed(
         return _convolve(x, packing.halving_kernel(weight), 1, precision, [(2, 1)] * 2)
     if weight.shape[0] == 1:
         return convolve(x, packing.kernel(weight), 1, precision)
-    margin = 1 if layout is Layout.SQUARES else 0
-    return _convolve(x, packing.kernel(weight), 1, precision, [(margin, margin)] * 2)
+    if layout is Layout.SQUARES:
+        return _convolve_wider(x, packing.kernel(weight), precision)
+    return _convolve(x, packing.kernel(weight), 1, precision, [(0, 0)] * 2)

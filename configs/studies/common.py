@@ -1,38 +1,66 @@
 """The keys that all studies share."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 from crlm_jax.config.schema import Config, ConfigError
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a study: a seed, and the fold of the patients that it tests."""
+
+    seed: int
+    fold: int = 0  # from 1; 0: the study has no folds
+    folds: int = 0
+
+    @property
+    def name(self) -> str:
+        """The last part of its runs' names."""
+        return f"seed{self.seed}" + (f"_fold{self.fold}of{self.folds}" if self.fold else "")
 
 
 def study_arguments(arg: str | None, **defaults: str) -> SimpleNamespace:
     """Reads `key=value` pairs, comma-separated.
 
     Args:
-      arg: the pairs; keys are `scale`, `seeds`, `cohort` and those of `defaults`.
+      arg: the pairs; keys are `scale`, `seeds`, `folds`, `cohort` and those of `defaults`.
       defaults: a study's own keys.
 
     Returns:
-      The values, and `apply(config, seed)`, which sets what every run of a study has in common.
+      The values, `trainings`, all seeds and folds in the order in which they run, and
+      `apply(config, training)`, which sets what every run of a study has in common.
 
     Raises:
       ConfigError: an unknown key or a value of the wrong kind; lists the right ones.
     """
-    values = {"scale": "laptop", "seeds": "3", "cohort": "phantom", **defaults}
+    values = {"scale": "laptop", "seeds": "3", "folds": "none", "cohort": "phantom", **defaults}
     for pair in filter(None, (arg or "").split(",")):
         key, _, value = pair.partition("=")
         if key not in values:
             raise ConfigError(f"study argument {pair!r}: the keys are {', '.join(values)}")
         values[key] = value
     seeds = whole_number("seeds", values["seeds"])
+    folds = 0 if values["folds"] in ("none", "") else whole_number("folds", values["folds"])
+    if folds == 1:
+        raise ConfigError("study argument folds=1: two folds or more; leave the key out for none")
+    trainings = [
+        Training(seed, fold, folds)
+        for seed in range(seeds)
+        for fold in (range(1, folds + 1) if folds else (0,))
+    ]
 
-    def apply(config: Config, seed: int) -> Config:
-        config.data.cohort, config.train.seed = values["cohort"], seed
+    def apply(config: Config, training: Training) -> Config:
+        config.data.cohort, config.train.seed = values["cohort"], training.seed
+        if training.fold:  # it says who is tested, so nothing else may
+            config.data.fold = f"{training.fold}/{training.folds}"
+            config.data.test_patients = 0
         config.evaluation.attribution_steps = 0  # nobody looks at all of them
         return config
 
-    return SimpleNamespace(**values | {"seeds": seeds}, apply=apply)
+    numbers = {"seeds": seeds, "folds": folds}
+    return SimpleNamespace(**values | numbers, trainings=trainings, apply=apply)
 
 
 def whole_number(key: str, value: str) -> int:

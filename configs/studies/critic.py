@@ -2,8 +2,8 @@
 
     python -m crlm_jax.study --study configs/studies/critic.py --workdir runs/critic
 
-Keys: `scale` (laptop), `seeds` (3), `cohort` (phantom), `condition` (pre_dwi), `weights` (those of
-the scale; ImageNet's are compared with random ones only where they are given).
+Keys: `scale` (laptop), `seeds` (3), `folds` (none), `cohort` (phantom), `condition` (pre_dwi),
+`weights` (those of the scale; ImageNet's are compared with random ones only where they are given).
 """
 
 from configs.common import get_config
@@ -33,7 +33,7 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
     """Returns the runs as (`experiment/system/seed`, config), the reference system first."""
     given = study_arguments(arg, condition="pre_dwi", weights="")
     runs = []
-    for seed in range(given.seeds):
+    for training in given.trainings:
         for system, change in SYSTEMS.items():
             config = get_config("critic", (given.condition,), f"scale={given.scale}")
             if given.weights:
@@ -41,5 +41,7 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
             if system == "random_weights" and config.critic.weights == "random":
                 continue  # the reference has them too
             change(config)
-            runs.append((f"{given.condition}/{system}/seed{seed}", given.apply(config, seed)))
+            runs.append(
+                (f"{given.condition}/{system}/{training.name}", given.apply(config, training))
+            )
     return runs

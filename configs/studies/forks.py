@@ -11,8 +11,11 @@ cohort=cohort_liver.csv,weights=resnet50_stages_1_2.safetensors
 `docs/results/protocol.md` has the protocol. The last weights are tested, averaged over the updates;
 nothing is chosen on validation patients.
 
-Keys: `cohort` (phantom), `condition` (ct), `weights` (random), `seeds` (5 trunks), `trunk` (600
-updates), `steps` (200 updates of an arm), `size` (128 pixels), `threads` (2), `arms` (all of
+Keys: `cohort` (phantom), `condition` (ct; several, such as `pre_dwi+pre_t2wi`, are trained on
+together and evaluated one by one), `weights` (random), `seeds` (5 trunks), `folds` (none; with 5,
+every fold of every seed has a trunk, forked within its fold, and the folds of a seed together are
+one unit), `label` (none; `dwi` names the experiments dwi_trunk, dwi_forks and dwi_scratch), `trunk`
+(600 updates), `steps` (200 updates of an arm), `size` (128 pixels), `threads` (2), `arms` (all of
 unetpp, stages_12, stages_1, stages_2, random_12, scaled_12, released_12; or some, joined by `+`),
 `scratch` (unetpp+stages_12; none: no such runs), `scaled` (100: `loss.feature_weight` of the random
 weights under which their gradient at the start has ImageNet's norm).
@@ -22,7 +25,7 @@ from collections.abc import Callable
 
 from configs.common import get_config
 from configs.methods import METHODS
-from configs.studies.common import chosen, study_arguments, whole_number
+from configs.studies.common import Training, chosen, study_arguments, whole_number
 from crlm_jax.config.schema import Config
 
 
@@ -56,8 +59,8 @@ ARMS = {
 def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
     """Returns the runs as (`experiment/system/seed`, config): trunk by trunk, then from scratch."""
     given = study_arguments(
-        arg, seeds="5", condition="ct", weights="random", trunk="600", steps="200", size="128",
-        threads="2", arms="all", scratch="unetpp+stages_12", scaled="100",
+        arg, seeds="5", condition="ct", label="", weights="random", trunk="600", steps="200",
+        size="128", threads="2", arms="all", scratch="unetpp+stages_12", scaled="100",
     )  # fmt: skip
     numbers = {
         key: whole_number(key, getattr(given, key))
@@ -66,8 +69,13 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
     groups = {"all": list(ARMS), "none": []}
     arms, scratch = (chosen(key, getattr(given, key), groups) for key in ("arms", "scratch"))
 
-    def build(arm: str, seed: int, *, steps: int) -> Config:
-        config = get_config("forks", (given.condition,), f"scale={given.scale}")
+    conditions = tuple(given.condition.split("+"))
+    trunks, forked, whole = (
+        f"{given.label}_{name}" if given.label else name for name in ("trunk", "forks", "scratch")
+    )
+
+    def build(arm: str, training: Training, *, steps: int) -> Config:
+        config = get_config(forked, conditions, f"scale={given.scale}")
         config.critic.weights = given.weights
         ARMS[arm](config)
         if arm == "scaled_12":
@@ -75,17 +83,18 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
         config.method, config.data.image_size = f"fork: {arm}", numbers["size"]
         config.train.steps, config.train.checkpoint_every = steps, steps  # one checkpoint, the last
         config.train.ema, config.system.threads = 0.98, numbers["threads"]
-        return given.apply(config, seed)
+        return given.apply(config, training)
 
-    runs, whole = [], numbers["trunk"] + numbers["steps"]
-    for seed in range(given.seeds):
-        trunk = f"trunk/unetpp/seed{seed}"
-        runs.append((trunk, build("unetpp", seed, steps=numbers["trunk"])))
+    runs, steps = [], numbers["trunk"] + numbers["steps"]
+    for training in given.trainings:
+        trunk = f"{trunks}/unetpp/{training.name}"
+        runs.append((trunk, build("unetpp", training, steps=numbers["trunk"])))
         for arm in arms:
-            config = build(arm, seed, steps=whole)
+            config = build(arm, training, steps=steps)
             config.train.init = trunk
-            runs.append((f"forks/{arm}/seed{seed}", config))
-    for seed in range(given.seeds):
+            runs.append((f"{forked}/{arm}/{training.name}", config))
+    for training in given.trainings:
         for arm in scratch:
-            runs.append((f"scratch/{arm}/seed{seed}", build(arm, seed, steps=whole)))
+            config = build(arm, training, steps=steps)
+            runs.append((f"{whole}/{arm}/{training.name}", config))
     return runs

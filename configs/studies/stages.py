@@ -6,7 +6,7 @@ many stages are constrained.
     python -m crlm_jax.study --study configs/studies/stages.py --workdir runs/stages
     python -m crlm_jax.study --study configs/studies/stages.py:scale=paper,cohort=cohort.csv …
 
-Keys: `scale` (laptop), `seeds` (3), `cohort` (phantom), `condition` (pre_dwi).
+Keys: `scale` (laptop), `seeds` (3), `folds` (none), `cohort` (phantom), `condition` (pre_dwi).
 """
 
 from itertools import combinations
@@ -20,11 +20,13 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
     """Returns the runs as (`experiment/system/seed`, config), the reference system first."""
     given = study_arguments(arg, condition="pre_dwi")
     runs = []
-    for seed in range(given.seeds):
+    for training in given.trainings:
         for size in range(5):
             for stages in combinations((1, 2, 3, 4), size):
                 config = get_config("stages", (given.condition,), f"scale={given.scale}")
                 config.loss.stages = stages
                 system = "unetpp" if not stages else "stages_" + "".join(map(str, stages))
-                runs.append((f"{given.condition}/{system}/seed{seed}", given.apply(config, seed)))
+                runs.append(
+                    (f"{given.condition}/{system}/{training.name}", given.apply(config, training))
+                )
     return runs

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from crlm_jax.config.notices import marks
 from crlm_jax.explain.scan import ExplainedLesion, ExplainedScan, Maps
 from crlm_jax.imaging import overlay
-from crlm_jax.method.attribution import upsample_stage_map
+from crlm_jax.method.attribution import error_text, upsample_stage_map
 
 _GREY, _SIGNED, _POSITIVE = "gray", "RdBu_r", "cividis"  # colour maps, safe for the colour-blind
 _OUTLINES = {_GREY: overlay.PREDICTION, _SIGNED: "#000", _POSITIVE: "#fff"}  # by colour map
@@ -90,7 +90,7 @@ def headline(explained: ExplainedScan, lesion: ExplainedLesion) -> str:
     words.append(f"slice {lesion.slice}")
     if scores := lesion.scores:
         errors = (scores.completeness_error, scores.worst_slice_error)
-        total, worst = ("infinite" if e is None else f"{100 * e:.2g} %" for e in errors)
+        total, worst = map(error_text, errors)
         words.append(f"completeness error {total} (worst slice: {worst})")
         if not scores.complete:
             words.append("NOT COMPLETE")

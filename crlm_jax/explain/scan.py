@@ -24,9 +24,8 @@ from crlm_jax.method.attribution import (
     MOST_DOUBLINGS,
     TOLERANCE,
     LesionScore,
-    blurred,
+    attribute_region,
     completeness_error,
-    integrated_gradients,
     logits,
     occlusion,
     stage_differences,
@@ -225,8 +224,7 @@ def _integrate(
     chosen = np.flatnonzero(inside.any(axis=(1, 2))).tolist()
     for z in tqdm(chosen, f"lesion {number}", unit="slice", disable=None):
         region, image = _region(inside[z], side), explained.slices[z]
-        score = LesionScore.of(explained.network, region)
-        found = integrated_gradients(score, image, blurred(image), steps)
+        found = attribute_region(explained.network, image, region, steps)
         maps[z] = found.map
         error = _finite(found.error)
         rows.append(

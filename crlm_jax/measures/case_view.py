@@ -14,14 +14,31 @@ from crlm_jax.measures.overlap import Counts, overlap
 from crlm_jax.measures.surfaces import Surfaces
 from crlm_jax.measures.table import BY_NAME
 from crlm_jax.measures.view import READERS, CaseView, Layer, Mark
+from crlm_jax.method.attribution import TOLERANCE, Attribution, error_text
 
 
 @dataclass(frozen=True)
 class SliceAttribution:
-    """Where the segmenter looked in one slice `z`: `map` (S, S) float, signed, any unit."""
+    """Where the segmenter looked in one slice `z`."""
 
     z: int
-    map: np.ndarray
+    found: Attribution
+
+    def note(self) -> str:
+        """Says how far the map adds up to what it distributes."""
+        found = self.found
+        text = (
+            f"Attribution of slice {self.z + 1}: integrated gradients, {found.steps} steps. They "
+            f"sum to {found.total:.4g} logits; the score less the baseline's is "
+            f"{found.score - found.baseline_score:.4g}. Completeness error "
+            f"{error_text(found.error)}"
+        )
+        if found.complete:
+            return f"{text}."
+        return (
+            f"{text}: NOT COMPLETE, above {error_text(TOLERANCE)}, so read the map with caution; "
+            "more evaluation.attribution_steps may mend the sum."
+        )
 
 
 @dataclass(frozen=True)
@@ -95,11 +112,12 @@ def _layers(
 
 def _attribution_layer(attribution: SliceAttribution, shape: tuple[int, int, int]) -> Layer:
     voxels = np.zeros(shape, np.int8)
-    own_size = resize(attribution.map[None].astype(np.float32), shape[1:])[0]
+    own_size = resize(attribution.found.map[None].astype(np.float32), shape[1:])[0]
     # A few pixels at an edge would leave the rest too faint to be seen.
     largest = np.quantile(np.abs(own_size), 0.999) or 1.0
     voxels[attribution.z] = np.rint(np.clip(own_size / largest, -1, 1) * 127)
-    return Layer(f"attribution of slice {attribution.z + 1}", "signed", voxels, shown=False)
+    name = f"attribution of slice {attribution.z + 1}"
+    return Layer(name, "signed", voxels, shown=False, note=attribution.note())
 
 
 def _mark(who: str, number: int, lesion: Lesion, paired: bool) -> Mark:

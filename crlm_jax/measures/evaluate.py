@@ -29,13 +29,14 @@ from crlm_jax.measures.case import CaseResult, Measurement
 from crlm_jax.measures.case_view import SliceAttribution
 from crlm_jax.measures.overlap import Counts, overlap
 from crlm_jax.measures.response import register_cases
+from crlm_jax.method.attribution import Attribution
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import parallel
 
 # (B, S, S, 1) uint8 slices -> (B, S, S) float32, probability of tumour
 Segment = Callable[[np.ndarray], jax.Array | np.ndarray]
-# (S, S) uint8 slice, (S, S) bool region of its prediction -> (S, S) signed attribution
-Attribute = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (S, S) uint8 slice, (S, S) bool region of its prediction -> its score shared out over the slice
+Attribute = Callable[[np.ndarray, np.ndarray], Attribution]
 
 
 def _probabilities(

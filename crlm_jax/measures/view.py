@@ -33,12 +33,14 @@ class Layer:
         0 … 1, transparent at 0) or "signed" (int8, −127 … 127 stands for −1 … 1, transparent at 0).
       voxels: (Z, H, W), bool, uint8 or int8 as `kind` says.
       shown: whether it is visible at first.
+      note: what stands under the picture about it; empty: nothing.
     """
 
     name: str
     kind: str
     voxels: np.ndarray
     shown: bool = True
+    note: str = ""
 
     def __post_init__(self) -> None:
         """Refuses a damaged file's layer: an unknown kind, or voxels of the wrong dtype."""
@@ -193,7 +195,10 @@ def describe(case: CaseView) -> dict[str, Any]:
         "spacing": [float(mm) for mm in case.spacing],
         "window": [float(value) for value in case.window],
         "unit": case.unit,
-        "layers": [{"name": x.name, "kind": x.kind, "shown": bool(x.shown)} for x in case.layers],
+        "layers": [
+            {"name": x.name, "kind": x.kind, "shown": bool(x.shown), "note": x.note}
+            for x in case.layers
+        ],
         "marks": [
             {"text": mark.text, "layer": mark.layer, "slice": int(mark.slice),
              "row": float(mark.row), "column": float(mark.column)}

@@ -86,6 +86,11 @@ class Attribution:
         """|total − (score − baseline_score)| / |score − baseline_score|."""
         return completeness_error(self.total, self.score - self.baseline_score)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the error of the sum is within `TOLERANCE`."""
+        return self.error <= TOLERANCE
+
 
 def completeness_error(total: float, difference: float) -> float:
     """|total − difference| / |difference|: 0 where both are 0, infinite where only the second is.
@@ -97,6 +102,16 @@ def completeness_error(total: float, difference: float) -> float:
     if difference == 0:
         return 0.0 if total == 0 else math.inf
     return abs(total - difference) / abs(difference)
+
+
+def error_text(error: float | None) -> str:
+    """Writes an error of completeness for people; None is infinite.
+
+    Examples:
+      >>> error_text(0.0123), error_text(None)
+      ('1.2 %', 'infinite')
+    """
+    return "infinite" if error is None or math.isinf(error) else f"{100 * error:.2g} %"
 
 
 def blurred(image: np.ndarray) -> np.ndarray:
@@ -194,20 +209,21 @@ def integrated_gradients(
         count *= 2
 
 
-def make_attribute(
-    segmenter: TrainedSegmenter, steps: int
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Builds the map (slice (S, S) uint8, region (S, S) bool) -> (S, S) float32, logits per pixel.
+def attribute_region(
+    segmenter: TrainedSegmenter, image: np.ndarray, region: np.ndarray, steps: int
+) -> Attribution:
+    """Distributes the score of a region: what `explain` and the report of a run both show.
 
-    By `integrated_gradients` of the region's `LesionScore` against the `blurred` slice, with
-    exactly `steps` steps, so that the cost is known.
+    By `integrated_gradients` of the region's `LesionScore` against the `blurred` slice.
+
+    Args:
+      segmenter: as trained.
+      image: (S, S) grey levels.
+      region: (S, S) bool, of a lesion or of all that is predicted.
+      steps: intervals to begin with.
     """
-
-    def attribute(image: np.ndarray, region: np.ndarray) -> np.ndarray:
-        score = LesionScore.of(segmenter, region)
-        return integrated_gradients(score, image, blurred(image), steps, tolerance=math.inf).map
-
-    return attribute
+    score = LesionScore.of(segmenter, region)
+    return integrated_gradients(score, image, blurred(image), steps)
 
 
 @jax.jit

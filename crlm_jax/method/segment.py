@@ -52,6 +52,8 @@ class TrainedSegmenter:
 
     def in_float32(self) -> "TrainedSegmenter":
         """Returns the same segmenter with all computation in float32."""
+        if self.config.train.precision == "float32":
+            return self
         train = dataclasses.replace(self.config.train, precision="float32")
         config = dataclasses.replace(self.config, train=train)
         return dataclasses.replace(

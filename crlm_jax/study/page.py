@@ -12,7 +12,7 @@ from crlm_jax.report.html import embed, templates
 from crlm_jax.stats.crossed import LEAST_RUNS
 from crlm_jax.study import figures, tables
 from crlm_jax.study.runs import StudyRun
-from crlm_jax.study.tables import Systems
+from crlm_jax.study.seeds import Systems, collect
 from crlm_jax.system.files import own_names, write_whole
 from crlm_jax.system.text import to_csv, to_markdown
 
@@ -35,7 +35,7 @@ def write_tables(runs: Sequence[StudyRun], workdir: Path, *, paper: bool = False
     """
     if paper:
         check_paper_data(runs)
-    found = tables.collect(runs)
+    found, left_out = collect(runs)
     all_tables: list[Table] = [
         ("Results by the paper's protocol", tables.HEADER, tables.result_rows(found, paper=paper)),
         (
@@ -46,7 +46,8 @@ def write_tables(runs: Sequence[StudyRun], workdir: Path, *, paper: bool = False
         ("What each stage adds", tables.EFFECTS, tables.effect_rows(found)),
     ]
     filled = [table for table in all_tables if table[2]]
-    finished = [run for seeds in found.values() for each in seeds.values() for run in each]
+    seeds = [seed for systems in found.values() for each in systems.values() for seed in each]
+    finished = [run for seed in seeds for run in seed.runs]
     missing = [(run.name, run.state) for run in runs if run.state != "finished"]
     warnings = list(dict.fromkeys(w for run in finished for w in notices.warnings(run.config)))
     mark = " ".join(dict.fromkeys(m for run in finished for m in notices.marks(run.config)))
@@ -57,9 +58,9 @@ def write_tables(runs: Sequence[StudyRun], workdir: Path, *, paper: bool = False
         pictures.append((name, embed(figure, workdir / "figures" / f"{file}.png")))
     html = templates("crlm_jax.study").get_template("study.html").render(
         title=workdir.resolve().name, warnings=warnings, tables=filled, missing=missing,
-        pictures=pictures, runs=len(runs), least=LEAST_RUNS,
+        pictures=pictures, runs=len(runs), least=LEAST_RUNS, left_out=left_out,
     )  # fmt: skip
-    write_whole(workdir / "tables.md", _markdown(filled, warnings, missing))
+    write_whole(workdir / "tables.md", _markdown(filled, warnings, missing, left_out))
     sheet = (row for title, header, rows in filled for row in ([title], header, *rows, []))
     write_whole(workdir / "tables.csv", to_csv(sheet))
     write_whole(workdir / "tables.html", html)
@@ -88,7 +89,7 @@ def median_case(systems: Systems, condition: str) -> list[tuple[str, CaseView]]:
     patient = ranked[(len(ranked) - 1) // 2][1]
     shown = []
     for system, runs in systems.items():
-        for row, files in runs[0].cases():
+        for row, files in (case for run in runs[0].runs for case in run.cases()):
             if (row.patient, row.condition) == (patient, condition):
                 shown.append((system, CaseView.load(files[0])))
     return shown
@@ -119,11 +120,16 @@ def _pictures(found: Mapping[str, Systems], mark: str) -> Iterator[tuple[str, Fi
 
 
 def _markdown(
-    filled: Sequence[Table], warnings: Sequence[str], missing: Sequence[tuple[str, str]]
+    filled: Sequence[Table],
+    warnings: Sequence[str],
+    missing: Sequence[tuple[str, str]],
+    left_out: Sequence[str],
 ) -> str:
     lines = [f"**{warning}**\n" for warning in warnings]
     for title, header, rows in filled:
         lines += [f"## {title}\n", to_markdown(header, rows), ""]
     if missing:
         lines += ["## Missing\n", *(f"- {name}: {state}" for name, state in missing), ""]
+    if left_out:
+        lines += ["## Left out\n", *(f"- {line}" for line in left_out), ""]
     return "\n".join(lines)

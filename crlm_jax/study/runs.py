@@ -1,8 +1,9 @@
 """The runs of a study: read from its file, run one after the other, and their states.
 
 A study file has `get_study(arg)`, which returns a list of (name, config). A name is
-`experiment/system/seedN`, which is also the folder of its run. The first system of an experiment is
-what the others are compared with. The runs share the prepared data and the compile cache.
+`experiment/system/seedN`, or `experiment/system/seedN_foldKofF` for a fold of the patients, which
+is also the folder of its run. The first system of an experiment is what the others are compared
+with. The runs share the prepared data and the compile cache.
 
 A study that was interrupted goes on with the same command. A run that fails does not stop the
 others: its error is kept in `NAME.error.txt` beside its folder until the run succeeds.
@@ -24,16 +25,28 @@ from crlm_jax.system import preemption
 from crlm_jax.system.console import console
 from crlm_jax.system.files import write_whole
 
-_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*/seed\d+")
+_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*/(seed\d+)(?:_fold([1-9]\d*)of([1-9]\d*))?")
+_FORM = "experiment/system/seedN or experiment/system/seedN_foldKofF"
 
 
 @dataclass(frozen=True)
 class StudyRun:
     """One run of a study."""
 
-    name: str  # experiment/system/seedN
+    name: str  # experiment/system/seedN, and _foldKofF for a fold
     config: Config
     folder: RunFolder
+
+    @property
+    def seed(self) -> str:
+        """Such as `seed0`: the same in all folds of a seed."""
+        return self.name.rpartition("/")[2].partition("_")[0]
+
+    @property
+    def fold(self) -> tuple[int, int] | None:
+        """Which fold of how many it tests; None: the study has no folds."""
+        match = _NAME.fullmatch(self.name)
+        return (int(match[2]), int(match[3])) if match and match[2] else None
 
     @property
     def error(self) -> Path:
@@ -77,7 +90,14 @@ def load_study(file: str, workdir: Path) -> list[StudyRun]:
     runs = [StudyRun(name, config, RunFolder(workdir / name)) for name, config in listed]
     for name in names:
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"--study {path}: run {name!r} is not named experiment/system/seedN")
+            raise ConfigError(f"--study {path}: run {name!r} is not named {_FORM}")
+    for run in runs:
+        fold = f"{run.fold[0]}/{run.fold[1]}" if run.fold else run.config.data.fold
+        if fold != run.config.data.fold:
+            raise ConfigError(
+                f"--study {path}: run {run.name!r} has data.fold = {run.config.data.fold!r}, but "
+                f"its name says {fold!r}"
+            )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"--study {path}: two runs are named {twice[0]}")
     if not runs:

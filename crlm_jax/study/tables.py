@@ -1,7 +1,8 @@
 """The rows of a study's tables, from whatever of it has finished.
 
 The training is a unit as well as the patient: systems are compared run by run, paired by seed, and
-intervals and tests have both spreads (`stats.crossed_difference`). With fewer than its `LEAST_RUNS`
+intervals and tests have both spreads (`stats.crossed_difference`). The folds of a seed together are
+one run (`study.seeds`). With fewer than its `LEAST_RUNS`
 runs a difference stands without an interval and without p.
 """
 
@@ -13,12 +14,11 @@ import numpy as np
 from crlm_jax.measures.table import OVERLAP_PAPER
 from crlm_jax.report.cells import format_mean
 from crlm_jax.report.tables import OVERLAP_HEADER
-from crlm_jax.runs.finished import FinishedRun, read_finished, values_by_patient
 from crlm_jax.stats import comparison
 from crlm_jax.stats.comparison import Numbers
 from crlm_jax.stats.crossed import crossed_difference
 from crlm_jax.study import paper_results
-from crlm_jax.study.runs import StudyRun
+from crlm_jax.study.seeds import SeedResult, Systems
 
 HEADER = (
     "experiment", "system", "condition", "seeds", "n", *OVERLAP_HEADER, "DSC of the seeds",
@@ -29,27 +29,12 @@ EFFECTS = ("experiment", "condition", "protocol", "stage", *_DIFFERENCE)
 PROTOCOLS = {"paper": "dsc_paper", "clinical": "dsc"}  # the measure of each
 _STAGES = re.compile(r"stages_(\d+)|unetpp")
 
-Systems = dict[str, list[FinishedRun]]  # by name, the finished runs of all seeds
 Values = dict[str, dict[str, float]]  # of a system: by run (`seed0` …), a value of each patient
-
-
-def collect(runs: Sequence[StudyRun]) -> dict[str, Systems]:
-    """Reads the finished runs: by experiment and system, in the order of the study."""
-    found: dict[str, Systems] = {}
-    for run in runs:
-        experiment, system, _ = run.name.split("/")
-        seeds = found.setdefault(experiment, {}).setdefault(system, [])
-        if run.state == "finished":
-            seeds.append(read_finished(run.folder.path))
-    return {
-        experiment: {system: seeds for system, seeds in systems.items() if seeds}
-        for experiment, systems in found.items()
-    }
 
 
 def conditions_of(systems: Systems) -> list[str]:
     """Returns the conditions that any system was tested on, in order."""
-    return list(dict.fromkeys(c for runs in systems.values() for c in runs[0].summary.conditions))
+    return list(dict.fromkeys(c for seeds in systems.values() for c in seeds[0].conditions))
 
 
 def result_rows(found: Mapping[str, Systems], *, paper: bool = False) -> list[list[str]]:
@@ -61,24 +46,24 @@ def result_rows(found: Mapping[str, Systems], *, paper: bool = False) -> list[li
     for experiment, systems in found.items():
         for condition in conditions_of(systems):
             for system, runs in systems.items():
-                if condition in runs[0].summary.conditions:
+                if condition in runs[0].conditions:
                     rows.append([experiment, system, condition, *_result_cells(runs, condition)])
             if paper and (theirs := paper_results.row(experiment, condition)):
                 rows.append(theirs)
     return rows
 
 
-def _result_cells(runs: Sequence[FinishedRun], condition: str) -> list[str]:
+def _result_cells(runs: Sequence[SeedResult], condition: str) -> list[str]:
     """Returns the numbers of seeds and of patients, the measures, and the DSC of each seed."""
     means = [mean_of(values_by_run(runs, condition, name)) for name in OVERLAP_PAPER]
-    each = [run.summary.conditions[condition].means["dsc_paper"]["mean"] for run in runs]
-    spread = ", ".join("–" if x is None else f"{x:.2f}" for x in each)
+    each = [[*run.values(condition, "dsc_paper").values()] for run in runs]
+    spread = ", ".join(f"{np.mean(values):.2f}" if values else "–" for values in each)
     return [str(len(runs)), str(means[0]["n"]), *map(format_mean, means), spread]
 
 
-def values_by_run(runs: Sequence[FinishedRun], condition: str, measure: str) -> Values:
-    """Returns a measure of each patient in each run."""
-    return {run.name: values_by_patient([run], condition, measure) for run in runs}
+def values_by_run(runs: Sequence[SeedResult], condition: str, measure: str) -> Values:
+    """Returns a measure of each patient in each seed, whose folds together are one run."""
+    return {run.name: run.values(condition, measure) for run in runs}
 
 
 def mean_of(values: Values) -> Numbers:

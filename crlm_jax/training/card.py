@@ -17,13 +17,14 @@ from crlm_jax.config.selection import LABELS, metric_name
 from crlm_jax.data.cohort.cases import SPLITS, Case
 from crlm_jax.data.slices import Slices
 from crlm_jax.measures.table import BY_NAME
+from crlm_jax.method.attribution import TOLERANCE, error_text
 from crlm_jax.method.step import TrainState
 from crlm_jax.report.tables import HEADER, result_rows
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.log import SHARES
 from crlm_jax.runs.results import Summary
 from crlm_jax.system import parallel
-from crlm_jax.system.console import console
+from crlm_jax.system.console import console, print_stderr
 
 
 def describe_run(
@@ -142,6 +143,29 @@ def describe_terms(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         )
         lines.append((f"terms, step {line['step']}", f"loss: {loss}; gradient's norm: {gradient}"))
     return lines
+
+
+def describe_attributions(errors: Sequence[float]) -> list[tuple[str, str]]:
+    """Returns the card's line of how far the viewer's attributions add up; none if there are none.
+
+    Those that fall short are warned of too.
+
+    Args:
+      errors: of completeness, one for each map.
+    """
+    if not errors:
+        return []
+    short = sum(error > TOLERANCE for error in errors)
+    text = (
+        f"{len(errors) - short} of {len(errors)} maps sum to their score less the baseline's "
+        f"within {error_text(TOLERANCE)}; greatest completeness error {error_text(max(errors))}"
+    )
+    if short:
+        print_stderr(
+            f"warning: attribution: {text}; the viewer marks the others NOT COMPLETE, and more "
+            "evaluation.attribution_steps may mend them"
+        )
+    return [("attribution", text)]
 
 
 def show_card(config: Config, card: list[tuple[str, str]]) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -31,6 +32,7 @@ from crlm_jax.system.console import console, print_stderr
 from crlm_jax.system.files import locate
 from crlm_jax.system.parallel import chosen_numbers
 from crlm_jax.training.card import (
+    describe_attributions,
     describe_choice,
     describe_run,
     describe_small_lesions,
@@ -88,19 +90,30 @@ def prepare(config: Config) -> Slices:
     return prepared
 
 
-def measure(experiment: Experiment) -> tuple[list[CaseResult], int]:
-    """Evaluates the best checkpoint; returns the test cases' results and the checkpoint's step."""
+def measure(experiment: Experiment) -> tuple[list[CaseResult], int, list[float]]:
+    """Evaluates the best checkpoint.
+
+    Returns:
+      The test cases' results, the checkpoint's step, and the completeness errors of the
+      attributions that the viewer shows.
+    """
     config, folder = experiment.config, experiment.folder
     trained = load_best(config, folder.checkpoints, experiment.mesh).on_own_devices()
-    attribute = None
-    if steps := config.evaluation.attribution_steps:
-        attribute = attribution.make_attribute(trained, steps)
+    errors: list[float] = []
+    steps, exact = config.evaluation.attribution_steps, trained.in_float32()
+
+    def attribute(image: np.ndarray, region: np.ndarray) -> attribution.Attribution:
+        found = attribution.attribute_region(exact, image, region, steps)
+        errors.append(found.error)
+        return found
+
     measured = evaluate.evaluate_cases(
-        config, experiment.slices, trained.probability, folder=folder, attribute=attribute
-    )
+        config, experiment.slices, trained.probability, folder=folder,
+        attribute=attribute if steps else None,
+    )  # fmt: skip
     views = [folder.view(*image).name for image in evaluate.images_of(experiment.slices)]
     check_shared(folder.views, views)
-    return measured, trained.step
+    return measured, trained.step, [error for each in parallel.gather(errors) for error in each]
 
 
 def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "") -> Summary | None:
@@ -153,12 +166,13 @@ def _run(
         show_card(config, card)
     experiment = Experiment(config, prepared, folder, mesh, refit)
     fit(experiment, networks, state, profile)
-    measured, step = measure(experiment)
+    measured, step, errors = measure(experiment)
     if not parallel.is_main():
         return None
     log = read_log(folder.log)
     card += describe_terms(log)
     card.append(("checkpoint", f"step {step}, {describe_choice(config, log)}"))
+    card += describe_attributions(errors)
     responses = find_responses(measured)
     summary = summarise(config, measured, responses)
     write_results(folder, measured, responses, summary, card)

@@ -195,16 +195,21 @@ def test_all_lesions_share_one_program(network):
     assert method_attribution._gradients._cache_size() - before <= 1
 
 
-def test_the_reports_map_takes_the_steps_it_is_given(network):
+def test_a_region_is_attributed_from_the_blurred_slice_until_the_sum_holds(network):
     image, mask = blob()
+    found = method_attribution.attribute_region(network, image, mask, 4)
     score = method_attribution.LesionScore.of(network, mask)
-    found = method_attribution.integrated_gradients(
-        score, image, method_attribution.blurred(image), 4, tolerance=math.inf
+    again = method_attribution.integrated_gradients(
+        score, image, method_attribution.blurred(image), 4
     )
-    assert found.steps == 4
-    np.testing.assert_array_equal(
-        method_attribution.make_attribute(network, 4)(image, mask), found.map
+    np.testing.assert_array_equal(found.map, again.map)
+    assert found.complete == (found.error <= 0.01)
+    short = method_attribution.integrated_gradients(
+        score, image, method_attribution.blurred(image), 1, tolerance=math.inf
     )
+    assert short.steps == 1
+    assert not short.complete  # one step does not do here
+    assert found.error < short.error
 
 
 # Occlusion

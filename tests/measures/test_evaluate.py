@@ -7,7 +7,9 @@ import pytest
 
 from crlm_jax.data import slice_cache
 from crlm_jax.measures import evaluate, summary
+from crlm_jax.measures.case_view import SliceAttribution
 from crlm_jax.measures.view import CaseView
+from crlm_jax.method.attribution import Attribution
 from crlm_jax.runs.folder import RunFolder
 from tests.finished_runs import bright, evaluate_bright, prepare, write_volume
 
@@ -199,7 +201,8 @@ def test_attribution_is_asked_for_where_most_is_predicted(known, tmp_path):
 
     def attribute(image, region):
         asked.append((image.shape, int(region.sum())))
-        return np.where(region, 2.0, -0.5)
+        values = np.where(region, 2.0, -0.5)
+        return Attribution(values, score=10.0, baseline_score=2.0, total=7.0, steps=16)
 
     evaluate_bright(*known, tmp_path, attribute=attribute)
     assert asked == [((32, 32), 32)]  # only one case has a prediction
@@ -210,6 +213,15 @@ def test_attribution_is_asked_for_where_most_is_predicted(known, tmp_path):
     assert np.unique(np.flatnonzero(layer.voxels.any(axis=(1, 2)))).tolist() == [1]
     assert layer.voxels.max() == 127
     assert layer.voxels.min() == pytest.approx(-127 / 4, abs=1)
+    assert "sum to 7 logits; the score less the baseline's is 8." in layer.note
+    assert "Completeness error 12 %: NOT COMPLETE, above 1 %" in layer.note
+
+
+def test_a_map_that_adds_up_is_called_complete():
+    whole = Attribution(np.zeros((2, 2)), score=10.0, baseline_score=2.0, total=7.96, steps=32)
+    note = SliceAttribution(3, whole).note()
+    assert note.startswith("Attribution of slice 4: integrated gradients, 32 steps.")
+    assert note.endswith("Completeness error 0.5 %.")
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])

@@ -40,7 +40,7 @@ def make_case(title="case a", order=0.5, shape=(12, 60, 80), spacing=(5.0, 1.5, 
             Layer("reference", "reference", reference),
             Layer("prediction", "prediction", prediction),
             Layer("probability", "map", probability, shown=False),
-            Layer("attribution", "signed", signed, shown=False),
+            Layer("attribution", "signed", signed, shown=False, note="It <adds> up."),
         ),
         "marks": (
             Mark("reference 1: 23.4 mm", "reference", 2, 14.5, 19.5),
@@ -169,6 +169,13 @@ def test_outlines_and_maps_are_where_the_masks_are_and_switch_off(show):
     until(lambda: colour(page, 25, 60), [40] * 3)
     page.get_by_label(re.compile("^attribution")).check()
     until(lambda: colour(page, 52, 20), 40 + 0.6 * (np.array([0, 114, 178]) - 40), 5)
+
+
+def test_a_layers_note_stands_under_the_picture(show):
+    page = show(make_case(), make_case(title="case b", layers=make_case().layers[:3]))
+    assert page.locator(".v-note").text_content() == "It <adds> up."
+    page.locator(".v-next").click()
+    assert page.locator(".v-note").text_content() == ""
 
 
 def test_the_prediction_is_dashed_and_the_reference_is_not(show):

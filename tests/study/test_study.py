@@ -18,6 +18,7 @@ from crlm_jax.runs.folder import RunFolder
 from crlm_jax.study import command as study_command
 from crlm_jax.study import page as study_page
 from crlm_jax.study import runs as study_runs
+from crlm_jax.study import seeds as study_seeds
 from crlm_jax.study import tables as study_tables
 from crlm_jax.training import experiment
 from tests.cohorts import make_cohort
@@ -105,7 +106,7 @@ def test_wrong_studies_are_refused(tmp_path, capsys):
     file.write_text(STUDY)
     with pytest.raises(UserError, match="the runs are 0 to 2"):
         study_command.main(["--study", str(file), "--workdir", str(tmp_path), "--index", "3"])
-    with pytest.raises(ConfigError, match="the keys are scale, seeds, cohort, condition"):
+    with pytest.raises(ConfigError, match="the keys are scale, seeds, folds, cohort, condition"):
         stages.get_study("sedes=2")
     with pytest.raises(ConfigError, match="a whole number from 1 on"):
         stages.get_study("seeds=none")
@@ -165,6 +166,12 @@ def runs_of(folder: Path, found: dict[str, float | None]) -> list[study_runs.Stu
     return runs
 
 
+def collected(runs):
+    found, left_out = study_seeds.collect(runs)
+    assert not left_out
+    return found
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Two seeds of UNet++ (half found), one of each stage, none of both stages."""
@@ -182,7 +189,7 @@ def test_tables_of_what_has_finished(finished):
     html, text = path.read_text(), (folder / "tables.md").read_text()
     assert "4 of 5 runs have finished" in html
     assert "- x/stages_12/seed0: waiting" in text
-    found = study_tables.collect(runs)
+    found = collected(runs)
     rows = [dict(zip(study_tables.HEADER, r, strict=True)) for r in study_tables.result_rows(found)]
     first = rows[0]
     assert (first["system"], first["condition"], first["seeds"]) == ("unetpp", "pre_dwi", "2")
@@ -225,7 +232,7 @@ def test_the_papers_numbers_stand_beside_ours_only_where_the_data_are_its_own(tm
 
 def test_the_effect_of_a_stage_is_the_mean_over_the_pairs_that_differ_by_it(finished):
     _, runs = finished
-    rows = study_tables.effect_rows(study_tables.collect(runs))
+    rows = study_tables.effect_rows(collected(runs))
     rows = [dict(zip(study_tables.EFFECTS, row, strict=True)) for row in rows]
     effects = {
         (row["condition"], row["stage"]): row["difference in DSC"]
@@ -242,7 +249,7 @@ def test_five_runs_have_an_interval_over_runs_and_patients(tmp_path):
     shares = {f"x/unetpp/seed{seed}": 0.5 for seed in range(5)}
     shares |= {f"x/stages_1/seed{i}": x for i, x in enumerate((0.5, 0.6, 0.5, 0.7, 0.5))}
     runs = runs_of(tmp_path, shares)
-    found = study_tables.collect(runs)
+    found = collected(runs)
     row = dict(zip(study_tables.PAIRED, study_tables.paired_rows(found)[0], strict=True))
     assert (row["runs"], row["n"]) == ("5", "3")
     low, high = (
@@ -260,7 +267,7 @@ def test_five_runs_have_an_interval_over_runs_and_patients(tmp_path):
 def test_runs_without_stages_have_a_picture_of_their_differences(tmp_path):
     shares = {"x/one/seed0": 0.5, "x/one/seed1": 0.5, "x/two/seed0": 0.6, "x/two/seed1": 0.5}
     runs = runs_of(tmp_path, shares)
-    each, whole = study_tables.run_differences(study_tables.collect(runs)["x"], "pre_dwi")["two"]
+    each, whole = study_tables.run_differences(collected(runs)["x"], "pre_dwi")["two"]
     assert each[0] > 0.05
     assert each[1] == 0
     assert whole["mean"] == pytest.approx(np.mean(each))
@@ -292,9 +299,97 @@ def test_the_fork_study_forks_every_trunk(tmp_path):
         forks.get_study("trunk=x")
 
 
+def test_every_study_has_folds_by_patient(tmp_path):
+    found = dict(stages.get_study("seeds=2,folds=3,scale=paper"))
+    assert len(found) == 16 * 2 * 3
+    config = found["pre_dwi/stages_12/seed1_fold2of3"]
+    assert (config.data.fold, config.data.test_patients, config.train.seed) == ("2/3", 0, 1)
+    for study in (stages, critic, paper, forks):
+        assert all(validate(c).data.fold for _, c in study.get_study("seeds=1,folds=2"))
+        assert not any(c.data.fold for _, c in study.get_study("seeds=1"))
+    for text, part in (("folds=1", "two folds or more"), ("folds=x", "a whole number")):
+        with pytest.raises(ConfigError, match=part):
+            stages.get_study(text)
+    (tmp_path / "s.py").write_text(STUDY)
+    with pytest.raises(ConfigError, match=r"has data.fold = '', but its name says '1/2'"):
+        study_runs.load_study(f"{tmp_path / 's.py'}:x/one/seed0_fold1of2", tmp_path)
+    with pytest.raises(ConfigError, match="is not named experiment/system/seedN or"):
+        study_runs.load_study(f"{tmp_path / 's.py'}:x/one/seed0_fold0of2", tmp_path)
+
+
+def test_the_trunk_of_a_fold_is_forked_within_its_fold():
+    text = "seeds=1,folds=2,arms=stages_12,scratch=none,label=dwi,condition=pre_dwi+pre_t2wi"
+    found = dict(forks.get_study(text))
+    assert list(found) == [
+        "dwi_trunk/unetpp/seed0_fold1of2", "dwi_forks/stages_12/seed0_fold1of2",
+        "dwi_trunk/unetpp/seed0_fold2of2", "dwi_forks/stages_12/seed0_fold2of2",
+    ]  # fmt: skip
+    for name, config in found.items():
+        assert config.data.conditions == ("pre_dwi", "pre_t2wi")
+        assert config.data.fold == f"{name[-4]}/2"
+        assert config.name == "dwi_forks"
+        if name.startswith("dwi_forks/"):
+            assert config.train.init == name.replace("forks/stages_12", "trunk/unetpp")
+
+
+FOLDS = ({"a": (20, 12), "b": (20, 20)}, {"c": (12, 12), "d": (16, 12)})
+
+
+def fold_runs(folder: Path, shares: dict[str, tuple[float, ...]], skip: str = ""):
+    """Makes finished runs of two folds; the share found of each lesion by system, seed by seed."""
+    runs = []
+    for system, by_seed in shares.items():
+        for seed, share in enumerate(by_seed):
+            for fold, sizes in enumerate(FOLDS, start=1):
+                name = f"x/{system}/seed{seed}_fold{fold}of2"
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                if name != skip:
+                    make_run(folder / name, sizes, share)
+                    (folder / name / "report.html").write_text("done")
+                runs.append(study_runs.StudyRun(name, Config(), RunFolder(folder / name)))
+    return runs
+
+
+def test_the_folds_of_a_seed_are_one_run_that_tests_every_patient_once(tmp_path):
+    runs = fold_runs(tmp_path, {"one": (0.5, 0.5), "two": (0.5, 1.0)})
+    (systems,) = collected(runs).values()
+    assert [seed.name for seed in systems["two"]] == ["seed0", "seed1"]
+    assert set(systems["two"][1].values("pre_dwi", "dsc")) == {"a", "b", "c", "d"}
+    rows = [dict(zip(study_tables.PAIRED, r, strict=True)) for r in
+            study_tables.paired_rows({"x": systems})]  # fmt: skip
+    row = next(r for r in rows if (r["condition"], r["protocol"]) == ("pre_dwi", "paper"))
+    # Four runs of either system, but two units; one differs by a third, the other not at all.
+    assert (row["runs"], row["n"], row["difference in DSC"]) == ("2", "4", "0.167")
+    assert row["p"] == "–"
+    shown = study_page.median_case(systems, "pre_dwi")
+    assert [system for system, _ in shown] == ["one", "two"]
+    study_page.write_tables(runs, tmp_path)
+    assert "Left out" not in (tmp_path / "tables.md").read_text()
+
+
+def test_a_seed_with_a_missing_or_a_wrong_fold_is_left_out_and_said_to_be(tmp_path):
+    runs = fold_runs(tmp_path, {"one": (0.5, 0.5)}, skip="x/one/seed1_fold2of2")
+    found, left_out = study_seeds.collect(runs)
+    assert [seed.name for seed in found["x"]["one"]] == ["seed0"]
+    assert left_out == ["x/one/seed1 is left out: fold 2 of 2 has not finished"]
+    html = study_page.write_tables(runs, tmp_path).read_text()
+    for text in (html, (tmp_path / "tables.md").read_text()):
+        assert left_out[0] in text
+    first, second = runs[:2]
+    other = study_runs.StudyRun("x/one/seed1_fold2of2", Config(), RunFolder(runs[3].folder.path))
+    make_run(other.folder.path, FOLDS[0])
+    (other.folder.path / "report.html").write_text("done")
+    _, left_out = study_seeds.collect([runs[2], other])
+    assert "both seed1_fold1of2 and seed1_fold2of2 tested the patient" in left_out[0]
+    _, left_out = study_seeds.collect([runs[0]])
+    assert left_out == ["x/one/seed0 is left out: fold 2 of 2 has not finished"]
+    renamed = study_runs.StudyRun("x/one/seed0_fold2of3", Config(), second.folder)
+    assert "not folds of one number" in study_seeds.collect([first, renamed])[1][0]
+
+
 def test_contours_show_the_median_case_of_the_reference_under_every_system(finished):
     _, runs = finished
-    systems = study_tables.collect(runs)["x"]
+    systems = collected(runs)["x"]
     shown = study_page.median_case(systems, "pre_dwi")
     assert [system for system, _ in shown] == ["unetpp", "stages_1", "stages_2"]
     assert len({view.title for _, view in shown}) == 1

@@ -1,7 +1,9 @@
 """What a run prints on the console."""
 
+import math
+
 from crlm_jax.runs.finished import read_finished
-from crlm_jax.training.card import show_results
+from crlm_jax.training.card import describe_attributions, show_results
 from tests.finished_runs import make_run
 
 
@@ -11,3 +13,15 @@ def test_results_are_unbroken_on_120_columns(tmp_path, capsys):
     assert sum("paper, slices" in line for line in lines) == 2
     assert max(len(line) for line in lines) <= 120
     assert not any(line.split() and line.split()[0].startswith("(") for line in lines)  # unbroken
+
+
+def test_the_card_says_how_many_attributions_add_up_and_warns_of_the_others(capsys):
+    assert describe_attributions([]) == []
+    ((name, text),) = describe_attributions([0.001, 0.0099])
+    assert name == "attribution"
+    assert text.startswith("2 of 2 maps sum to their score less the baseline's within 1 %")
+    assert capsys.readouterr().err == ""
+    ((_, text),) = describe_attributions([0.001, 0.25, math.inf])
+    assert text.startswith("1 of 3 maps")
+    assert text.endswith("greatest completeness error infinite")
+    assert "warning: attribution: 1 of 3 maps" in capsys.readouterr().err

@@ -98,6 +98,7 @@ function open(index) {
   $("title").textContent = item.title;
   $("facts").replaceChildren(...item.facts.map(([name, value]) =>
     element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }))));
+  $("note").textContent = item.layers.map((layer) => layer.note || "").join(" ").trim();
   listLayers();
   listMarks();
   markCase();

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import jax
-
 
 @dataclass(frozen=True)
 class Forms:
@@ -34,8 +32,6 @@ class Forms:
     statistics: Literal["two_passes", "one_pass"] = "two_passes"
     # Whether a bias that batch norm subtracts again gets its gradient, which is rounding alone.
     cancelled_gradient: bool = True
-    # Of the products of `exact` layers: the cheapest that leaves a critic's gradient exact.
-    exact: jax.lax.Precision = jax.lax.Precision.HIGHEST
 
 
 PLAIN = Forms()
@@ -49,7 +45,6 @@ FORMS = {
         inputs="summed",
         statistics="one_pass",
         cancelled_gradient=False,
-        exact=jax.lax.Precision.HIGH,  # three passes of bfloat16, where HIGHEST has six
     ),
 }
 

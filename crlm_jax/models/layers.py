@@ -118,7 +118,7 @@ class Conv(nnx.Module):
         """
         form = forms.current()
         weight = self.weight[...].astype(self.dtype)
-        precision = form.exact if self.exact else None
+        precision = jax.lax.Precision.HIGHEST if self.exact else None
         apply: Callable[..., jax.Array] = convolve
         if layout is not Layout.PIXELS:
             apply = functools.partial(convolve_packed, layout=layout)

@@ -37,6 +37,7 @@ _NOT_NEGATIVE = (
     "system.threads",
 )
 _PATHS = ("data.cohort", "data.cache", "critic.weights", "transunet.weights")
+PHANTOM_VERSIONS = (1, 2)
 CRITIC_STAGES = {"resnet50": 4, "segan": 7}  # as the networks have them, which load JAX
 
 
@@ -57,6 +58,7 @@ def problems(values: dict[str, Any]) -> list[str]:
         *_critic_problems(values),
         *_path_problems(values),
         *_split_problems(values),
+        *_phantom_problems(values),
         *_ranges(values),
     ]
 
@@ -121,6 +123,14 @@ def _path_problems(values: dict[str, Any]) -> list[str]:
         for name in _PATHS
         if ADDRESS.match(values[name])
     ]
+
+
+def _phantom_problems(values: dict[str, Any]) -> list[str]:
+    """Checks that the phantom has this version."""
+    version = values["phantom.version"]
+    if version in PHANTOM_VERSIONS:
+        return []
+    return [f"phantom.version = {version}: choose from {', '.join(map(str, PHANTOM_VERSIONS))}"]
 
 
 def _split_problems(values: dict[str, Any]) -> list[str]:

@@ -12,7 +12,10 @@ def warnings(config: Config) -> list[str]:
     """Returns the sentences that stand before any number of a run."""
     notes = []
     if is_phantom(config):
-        notes.append("PHANTOM: digital images, not patients; no number here holds for patients.")
+        notes.append(
+            f"PHANTOM: digital images (version {config.phantom.version} of the phantom), not "
+            "patients; no number here holds for patients."
+        )
     resnet = config.loss.stages and config.critic.name == "resnet50"
     if resnet and config.critic.weights == "random":
         notes.append("RANDOM CRITIC: the ResNet-50 has random weights, not ImageNet's.")

@@ -60,6 +60,9 @@ class Phantom:
 
     patients: int = 24
     seed: int = 0
+    # 1: easy images, as up to 0.1.0, which a threshold nearly solves; 2: images with much of what
+    # makes real ones hard.
+    version: int = 2
 
 
 @dataclass

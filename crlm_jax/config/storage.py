@@ -21,6 +21,7 @@ _BEFORE = {
     "data.resample_masks": False,
     "data.test_patients": 0,
     "data.fold": "",
+    "phantom.version": 1,
     "loss.feature_weight": 1.0,
     "loss.mask_applied": "after_normalisation",
     "evaluation.register": False,

@@ -10,7 +10,9 @@ from crlm_jax.errors import UserError
 
 MISSING = ("", "na", "n/a", "nan", "null", ".", "-", "–", "?")  # in upper or lower case
 
-PHANTOM_PREFIX = "phantom-"  # of the names of phantom patients, in tables, files and pictures
+# Of the names of phantom patients, in tables, files and pictures, by version of the phantom. The
+# first starts all.
+PHANTOM_PREFIXES = {1: "phantom-", 2: "phantom-v2-"}
 
 
 class TableError(UserError):
@@ -92,6 +94,16 @@ def _check_rows(path: Path, header: list[str], rows: list[tuple[int, list[str]]]
         raise TableError("\n".join(problems))
 
 
-def has_phantoms(patients: Iterable[str]) -> bool:
-    """Whether some of these patients are digital phantoms, as their names say."""
-    return any(patient.startswith(PHANTOM_PREFIX) for patient in patients)
+def phantom_mark(patients: Iterable[str]) -> str:
+    """Returns what a title says where patients are digital phantoms, as their names say.
+
+    Such as " (PHANTOM, version 2)"; "" where none is.
+    """
+    found = {
+        max(version for version, prefix in PHANTOM_PREFIXES.items() if patient.startswith(prefix))
+        for patient in patients
+        if patient.startswith(PHANTOM_PREFIXES[1])
+    }
+    if not found:
+        return ""
+    return f" (PHANTOM, version {' and '.join(map(str, sorted(found)))})"

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
-from crlm_jax.stats.patient_table import Patients, TableError, has_phantoms
+from crlm_jax.stats.patient_table import Patients, TableError, phantom_mark
 from crlm_jax.system.text import to_csv
 
 ALPHA = 0.05
@@ -83,7 +83,7 @@ def table_one(
             raise TableError(f"{patients.path}: no column '{name}'; choose one of {there}")
     pair = _two_groups(patients, group, groups)
     member = np.array(patients.columns[group])
-    mark = " (PHANTOM)" if has_phantoms(patients.columns["patient"]) else ""
+    mark = phantom_mark(patients.columns["patient"])
     sizes = [f"{name} (n = {np.sum(member == name)})" for name in pair]
     header = [f"variable{mark}", *sizes, "p", "test", "kind"]
     table = TableOne(f"{patients.path.name}{mark} by {group}", header)

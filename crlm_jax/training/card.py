@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from crlm_jax import __version__
-from crlm_jax.config.notices import warnings
+from crlm_jax.config.notices import is_phantom, warnings
 from crlm_jax.config.schema import Config
 from crlm_jax.config.selection import LABELS, metric_name
 from crlm_jax.data.cohort.cases import SPLITS, Case
@@ -63,7 +63,7 @@ def describe_run(
     return [
         ("experiment", f"{config.name}, {config.method}, {config.scale} scale, "
                        f"seed {config.train.seed}, crlm_jax {__version__}"),
-        ("data", f"{config.data.cohort}: {', '.join(config.data.conditions)}"),
+        ("data", f"{_describe_cohort(config)}: {', '.join(config.data.conditions)}"),
         ("split", splits),
         ("segmenter", f"{config.segmenter.name}, widths {config.segmenter.widths}; "
                       f"{count(state.params)} parameters"),
@@ -77,6 +77,12 @@ def describe_run(
                      f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"),
         ("files", f"{folder.path}: {folder.listing()}"),
     ]  # fmt: skip
+
+
+def _describe_cohort(config: Config) -> str:
+    if is_phantom(config):
+        return f"phantom, version {config.phantom.version}, seed {config.phantom.seed}"
+    return config.data.cohort
 
 
 def describe_split(cases: Sequence[Case], config: Config) -> str:

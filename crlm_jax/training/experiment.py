@@ -60,7 +60,8 @@ def prepare(config: Config) -> Slices:
     if wait and not parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
     if is_phantom(config):
-        cohort = cached_phantom(config.data.cache, config.phantom.patients, config.phantom.seed)
+        phantom = config.phantom
+        cohort = cached_phantom(config.data.cache, phantom.patients, phantom.seed, phantom.version)
     else:
         cohort = Path(config.data.cohort).expanduser()
     doubts: list[str] = []

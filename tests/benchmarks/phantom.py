@@ -1,12 +1,16 @@
 """The phantom cohort: seconds to make it, how its lesions stand out, a picture of a patient.
 
-python tests/benchmarks/phantom.py                              # 24 patients, five conditions
-python tests/benchmarks/phantom.py --patients 2 --picture docs/images/phantom.png
+python -m tests.benchmarks.phantom                              # 24 patients, five conditions
+python -m tests.benchmarks.phantom --version 1
+python -m tests.benchmarks.phantom --patients 9 --picture docs/images/phantom.png --patient 9
+
+`tests.benchmarks.threshold` says how hard each condition is.
 """
 
 import argparse
 import csv
 import io
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +19,9 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from crlm_jax.config.schema import Phantom
 from crlm_jax.data.phantom.cohort import CONDITIONS, make_phantom
+from crlm_jax.stats.patient_table import PHANTOM_PREFIXES
 
 
 def read(path: Path) -> np.ndarray:
@@ -72,7 +78,7 @@ def picture(table: Path, patient: str, out: Path, columns: int = 6) -> None:
         image = sitk.ReadImage(str(table.parent / patient / f"{condition}.nii.gz"))
         voxels = sitk.GetArrayFromImage(image)
         mask = read(table.parent / patient / f"{condition}_mask.nii.gz")
-        window = (-90, 230) if condition == "ct" else (0, np.percentile(voxels, 99.6))
+        window = (-90, 230) if condition == "ct" else (0, np.percentile(voxels, 99.2))
         rim, side = voxels.shape[1] // 7, voxels.shape[1] // 40
         for axis, height in zip(row, heights, strict=True):
             k = int(np.clip(round((height - image.GetOrigin()[2]) / image.GetSpacing()[2]), 0, 99))
@@ -82,7 +88,7 @@ def picture(table: Path, patient: str, out: Path, columns: int = 6) -> None:
             if mask[crop].any():
                 axis.contour(mask[crop], [0.5], colors="lime", linewidths=0.8)
             axis.axis("off")
-        row[0].set_title(f"phantom {condition}", color="white", fontsize=7, loc="left", pad=2)
+        row[0].set_title(f"{patient} {condition}", color="white", fontsize=7, loc="left", pad=2)
     figure.subplots_adjust(0, 0, 1, 0.975, 0.01, 0.09)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=105, facecolor="black")
@@ -101,20 +107,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patients", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--version", type=int, default=Phantom.version)
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--picture", type=Path, help="write a contact sheet of one patient here")
-    parser.add_argument("--patient", default="phantom-003", help="the patient of the picture")
+    parser.add_argument("--patient", type=int, default=9, help="number of the picture's patient")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), os.times()
         table = make_phantom(
-            Path(folder) / "cohort", patients=args.patients, seed=args.seed, workers=args.workers
+            Path(folder) / "cohort",
+            patients=args.patients,
+            seed=args.seed,
+            version=args.version,
+            workers=args.workers,
         )
-        seconds = time.perf_counter() - start
-        print(f"{args.patients} patients x {len(CONDITIONS)} conditions: {seconds:.1f} s")
+        seconds, after = time.perf_counter() - start, os.times()
+        cpu = after.user + after.system - before.user - before.system
+        print(
+            f"version {args.version}, {args.patients} patients x {len(CONDITIONS)} conditions: "
+            f"{seconds:.1f} s, {cpu:.1f} s of processor time"
+        )
         measure(table)
         if args.picture:
-            picture(table, args.patient, args.picture)
+            name = f"{PHANTOM_PREFIXES[args.version]}{args.patient:03d}"
+            picture(table, name, args.picture)
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ def test_phantom_patients_are_labelled(tmp_path, capsys):
     rows = [HEADER, *[[f"phantom-{x[0]}", *x[1:]] for x in GOOD]]
     path, out = write(tmp_path, rows), tmp_path / "out.csv"
     assert exit_code(main, ["cohort", str(path), "--out", str(out)]) == 0
-    assert "(PHANTOM)" in capsys.readouterr().out
+    assert "(PHANTOM, version 1)" in capsys.readouterr().out
     assert "PHANTOM" in out.read_text()
 
 

@@ -35,7 +35,7 @@ from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.mask_files import name_masks
 from crlm_jax.imaging.resize import resize_mask
 from crlm_jax.imaging.volumes import Volume, read_image
-from crlm_jax.stats.patient_table import has_phantoms
+from crlm_jax.stats.patient_table import phantom_mark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +268,7 @@ def _some(names: Sequence[str]) -> str:
 
 def summary_table(report: Report) -> Table:
     """The cohort by condition and as a whole, to be printed by `rich`."""
-    mark = " (PHANTOM)" if has_phantoms(report.split) else ""
+    mark = phantom_mark(report.split)
     table = Table(
         title=Text(f"{report.path.name}{mark}: medians (range)"),
         title_justify="left",

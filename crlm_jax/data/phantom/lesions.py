@@ -52,11 +52,11 @@ class Patient:
         """Returns the labels with the metastases of a time point, and a mask of these (bool)."""
         labels = self.labels.copy()
         for index, lesion in enumerate(self.metastases):
-            _paint(labels, self.liver, lesion, post, LESION_LABEL + 3 * index)
+            paint(labels, self.liver, lesion, post, LESION_LABEL + 3 * index)
         return labels, labels >= LESION_LABEL
 
 
-def _paint(labels: np.ndarray, liver: np.ndarray, blob: Blob, post: bool, label: int) -> None:
+def paint(labels: np.ndarray, liver: np.ndarray, blob: Blob, post: bool, label: int) -> None:
     """Draws a lesion into the label map, in place, inside the liver only.
 
     Before chemotherapy a metastasis has a rim and perhaps a necrotic core. After chemotherapy an
@@ -65,15 +65,7 @@ def _paint(labels: np.ndarray, liver: np.ndarray, blob: Blob, post: bool, label:
     diameter = blob.post if post else blob.pre
     if not diameter:
         return
-    axes = grid_axes()
-    where = tuple(
-        slice(*np.searchsorted(axis, (c - diameter, c + diameter)))
-        for axis, c in zip(axes, blob.centre[::-1], strict=True)
-    )
-    z, y, x = np.meshgrid(*(a[w] for a, w in zip(axes, where, strict=True)), indexing="ij")
-    offset = np.stack([x, y, z], -1).astype(np.float32) - blob.centre.astype(np.float32)
-    length = np.sqrt((offset**2).sum(-1)) + 1e-3
-    level = length / (blob.radius(offset / length[..., None]) * _unit_radius(blob) * diameter)
+    where, level = levels(blob, diameter)
     inside = (level < 1.0) & liver[where]
     part = labels[where]
     if blob.kind != Tissue.METASTASIS:
@@ -83,6 +75,24 @@ def _paint(labels: np.ndarray, liver: np.ndarray, blob: Blob, post: bool, label:
     if post:
         part[inside & (level > 0.80)] = label + EDGE
     part[inside & (level < blob.core * (0.8 if post else 1.0))] = label + CORE
+
+
+def levels(blob: Blob, diameter: float) -> tuple[tuple[slice, ...], np.ndarray]:
+    """Returns a box (z, y, x) of the label map around a lesion, and values there.
+
+    They grow from 0 in the lesion's centre to 1 on its surface, where its largest diameter is
+    `diameter` mm; the box reaches a good way beyond.
+    """
+    axes = grid_axes()
+    where = tuple(
+        slice(*np.searchsorted(axis, (c - diameter, c + diameter)))
+        for axis, c in zip(axes, blob.centre[::-1], strict=True)
+    )
+    z, y, x = np.meshgrid(*(a[w] for a, w in zip(axes, where, strict=True)), indexing="ij")
+    offset = np.stack([x, y, z], -1).astype(np.float32) - blob.centre.astype(np.float32)
+    length = np.sqrt((offset**2).sum(-1)) + 1e-3
+    unit = blob.radius(offset / length[..., None])
+    return where, length / (unit * _unit_radius(blob) * diameter)
 
 
 def _unit_radius(blob: Blob) -> float:
@@ -104,7 +114,8 @@ def _response(rng: np.random.Generator, diameter: float, largest: bool) -> float
     return float(np.clip(after, LARGEST[1] if largest else DIAMETERS[0], DIAMETERS[1]))
 
 
-def _draw_blob(rng: np.random.Generator, kind: Tissue, diameter: float, largest: bool) -> Blob:
+def draw_blob(rng: np.random.Generator, kind: Tissue, diameter: float, largest: bool) -> Blob:
+    """Draws the shape of a lesion that has no place yet, and how chemotherapy changes its size."""
     tumour = kind == Tissue.METASTASIS
     count, height = (9, 0.5) if tumour else (4, 0.12)
     way = rng.standard_normal((count, 3))
@@ -122,8 +133,13 @@ def _draw_blob(rng: np.random.Generator, kind: Tissue, diameter: float, largest:
     )
 
 
-def _place(rng: np.random.Generator, liver: np.ndarray, blobs: list[Blob]) -> list[Blob]:
-    """Gives each lesion in turn a place inside the liver that does not touch the others."""
+def place(
+    rng: np.random.Generator, liver: np.ndarray, blobs: list[Blob], margin: float = 0.0
+) -> list[Blob]:
+    """Gives each lesion in turn a place inside the liver that does not touch the others.
+
+    Its surface lies at least `margin` mm below the liver's, where the liver is thick enough.
+    """
     skip = (2, 3, 3)
     depth = ndimage.distance_transform_edt(
         liver[:: skip[0], :: skip[1], :: skip[2]], sampling=STEP * skip
@@ -134,7 +150,7 @@ def _place(rng: np.random.Generator, liver: np.ndarray, blobs: list[Blob]) -> li
     placed: list[Blob] = []
     for blob in blobs:
         radius = max(blob.pre, blob.post) / 2
-        deep = depths > min(radius, 0.9 * depths.max())
+        deep = depths > min(radius + margin, 0.9 * depths.max())
         for other in placed:
             gap = np.linalg.norm(places - other.centre, axis=1)
             deep &= gap > radius + max(other.pre, other.post) / 2 + 5.0
@@ -145,18 +161,26 @@ def _place(rng: np.random.Generator, liver: np.ndarray, blobs: list[Blob]) -> li
     return placed
 
 
-def draw_patient(rng: np.random.Generator) -> Patient:
-    """Draws a body with 1 to 5 metastases and 1 to 5 benign lesions in its liver."""
-    labels, liver = draw_body(rng)
+def draw_metastases(rng: np.random.Generator) -> list[Blob]:
+    """Draws 1 to 5 metastases, the largest first, which have no place yet."""
     count = int(rng.integers(1, MOST_LESIONS + 1))
     sizes = np.sort(np.clip(22 * np.exp(0.5 * rng.standard_normal(count)), *DIAMETERS))[::-1]
     sizes[0] = max(sizes[0], LARGEST[0])
-    blobs = [_draw_blob(rng, Tissue.METASTASIS, size, i == 0) for i, size in enumerate(sizes)]
+    return [draw_blob(rng, Tissue.METASTASIS, size, i == 0) for i, size in enumerate(sizes)]
+
+
+def draw_benign(rng: np.random.Generator) -> list[Blob]:
+    """Draws 1 to 5 cysts and haemangiomas, which have no place yet."""
     cysts, haemangiomas = int(rng.integers(0, 4)), int(rng.integers(0, 3))
     kinds = [Tissue.CYST] * max(cysts, 1 - haemangiomas) + [Tissue.HAEMANGIOMA] * haemangiomas
-    blobs += [_draw_blob(rng, kind, rng.uniform(8, 28), False) for kind in kinds]
-    placed = _place(rng, liver, blobs)
+    return [draw_blob(rng, kind, rng.uniform(8, 28), False) for kind in kinds]
+
+
+def draw_patient(rng: np.random.Generator) -> Patient:
+    """Draws a body with 1 to 5 metastases and 1 to 5 benign lesions in its liver."""
+    labels, liver = draw_body(rng)
+    placed = place(rng, liver, draw_metastases(rng) + draw_benign(rng))
     benign = [blob for blob in placed if blob.kind != Tissue.METASTASIS]
     for blob in benign:
-        _paint(labels, liver, blob, False, int(blob.kind))
+        paint(labels, liver, blob, False, int(blob.kind))
     return Patient(labels, liver, [b for b in placed if b.kind == Tissue.METASTASIS], benign)

@@ -25,7 +25,7 @@ from crlm_jax.data.phantom.lesions import CORE, EDGE, LESION_LABEL, RIM, Blob, P
 #   [K] Taouli & Koh, Radiology 2010;254:47           [G] Bruegel et al., Eur Radiol 2008;18:477
 #   [T] Thoeny et al., Radiology 2005;235:911         [C] Cui et al., Radiology 2008;248:894
 #   [L] Le Bihan et al., Radiology 1988;168:497       typical: a usual textbook value
-_TABLE = {
+TABLE = {
     # tissue:               PD    T1    T2   ADC     HU   T1, T2; ADC
     Tissue.AIR:            (0.00, 1e3, 10.0, 0.0, -1000),
     Tissue.FAT:            (0.07, 343, 58.0, 0.1, -100),  # [B]; typical. PD: 7 % left unsuppressed
@@ -55,6 +55,10 @@ _TABLE = {
     Tissue.METASTASIS_POST: (0.84, 850, 75.0, 1.25, 72),  # typical: fibrosis; ADC rises [C]
     Tissue.NECROSIS:       (0.92, 1600, 120, 1.90, 40),   # typical: wetter, ADC higher
 }  # fmt: skip
+
+
+# Of an axis, in mm: the label map's positions, the voxels' centres, a voxel's width.
+Line = tuple[np.ndarray, np.ndarray, float]
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class PhantomScan:
     mask: np.ndarray
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
+    second: np.ndarray | None = None  # the mask of a second reader, uint8; version 2 alone
 
 
 def signal(scanner: Scanner, rows: np.ndarray) -> np.ndarray:
@@ -108,9 +113,9 @@ def signal(scanner: Scanner, rows: np.ndarray) -> np.ndarray:
 
 
 def _lesion_rows(lesion: Blob, post: bool) -> np.ndarray:
-    """Returns the rows of `_TABLE` for a metastasis' rim and core, varied for this lesion."""
+    """Returns the rows of `TABLE` for a metastasis' rim and core, varied for this lesion."""
     kind = Tissue.METASTASIS_POST if post else Tissue.METASTASIS
-    rows = np.array([_TABLE[kind], _TABLE[Tissue.NECROSIS]], float)
+    rows = np.array([TABLE[kind], TABLE[Tissue.NECROSIS]], float)
     spread = 1.3 if post else 1.0  # responders and non-responders differ
     rows[:, 2] *= np.exp(0.06 * spread * lesion.jitter[0])
     rows[:, 3] *= np.exp(0.08 * spread * lesion.jitter[1])
@@ -121,8 +126,8 @@ def _lesion_rows(lesion: Blob, post: bool) -> np.ndarray:
 def _signals(
     rng: np.random.Generator, scanner: Scanner, patient: Patient, post: bool
 ) -> np.ndarray:
-    """Returns the signal of every label; tissues deviate a little from `_TABLE`, as drawn."""
-    rows = np.array([_TABLE[tissue] for tissue in Tissue], float)
+    """Returns the signal of every label; tissues deviate a little from `TABLE`, as drawn."""
+    rows = np.array([TABLE[tissue] for tissue in Tissue], float)
     rows[:, 1:4] *= np.exp(0.04 * rng.standard_normal((len(rows), 3)))
     rows[1:, 4] += 4.0 * rng.standard_normal(len(rows) - 1)
     table = np.zeros(256)
@@ -135,7 +140,7 @@ def _signals(
     return table.astype(np.float32)
 
 
-def _sampler(
+def sampler(
     source: np.ndarray, centres: np.ndarray, width: float, blur: float
 ) -> sparse.csr_matrix:
     """Returns a matrix that averages a fine line over voxels `width` mm wide, blurred (mm)."""
@@ -162,12 +167,25 @@ def _phase_weights(scanner: Scanner) -> sparse.csr_matrix:
     return sparse.csr_matrix(weight.astype(np.float32))
 
 
-def _finish_mri(
-    rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, axes: Sequence[np.ndarray]
+def finish_mri(
+    rng: np.random.Generator,
+    scanner: Scanner,
+    clean: np.ndarray,
+    axes: Sequence[np.ndarray],
+    texture: float = 0.04,
+    bias: float = 0.10,
 ) -> np.ndarray:
-    """Adds texture, coil bias and noise (to a complex signal, so Rician); returns int16."""
-    field = np.float32(0.04) * smooth_field(rng, axes, 6.0, depth=9.0)
-    field += np.float32(0.10) * smooth_field(rng, axes, 150.0)
+    """Adds texture, coil bias and noise (to a complex signal, so Rician); returns int16.
+
+    Args:
+      rng: is drawn from.
+      scanner: the protocol.
+      clean: signal (z, y, x).
+      axes: of the scan in mm, (z, y, x).
+      texture, bias: standard deviations of the logarithm of the signal, over 6 and 150 mm.
+    """
+    field = np.float32(texture) * smooth_field(rng, axes, 6.0, depth=9.0)
+    field += np.float32(bias) * smooth_field(rng, axes, 150.0)
     weights = _phase_weights(scanner)
     gain = scanner.gain * rng.uniform(0.85, 1.15)  # the unit is arbitrary
     image = np.empty(clean.shape, np.int16)
@@ -179,7 +197,7 @@ def _finish_mri(
     return image
 
 
-def _finish_ct(
+def finish_ct(
     rng: np.random.Generator, scanner: Scanner, clean: np.ndarray, axes: Sequence[np.ndarray]
 ) -> np.ndarray:
     """Adds texture and noise, correlated between neighbours by the kernel; returns HU as int16."""
@@ -194,13 +212,10 @@ def _finish_ct(
     return image
 
 
-def scan(rng: np.random.Generator, patient: Patient, condition: str) -> PhantomScan:
-    """Scans a patient under a condition of `SCANNERS`."""
-    scanner = SCANNERS[condition]
-    post = condition.startswith("post")
-    labels, tumour = patient.at(post)
-    values = _signals(rng, scanner, patient, post)[labels]
-
+def place_grid(
+    rng: np.random.Generator, scanner: Scanner
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Draws where a scan lies; returns spacing, origin and axes in mm, (z, y, x)."""
     pixel = FOV / scanner.matrix
     spacing = np.array([scanner.spacing, pixel, pixel])
     shape = np.array([scanner.slices, scanner.matrix, scanner.matrix])
@@ -210,20 +225,34 @@ def scan(rng: np.random.Generator, patient: Patient, condition: str) -> PhantomS
         (o + s * np.arange(n)).astype(np.float32)
         for o, s, n in zip(origin, spacing, shape, strict=True)
     ]
-    breath = np.clip(rng.normal(0, (2.0, 1.0, 0.7)), -4, 4)  # mm: the same body, moved a little
-    blurs = (0.0, *scanner.blur)
-    widths = (scanner.thickness, pixel, pixel)
-    source = [axis + b for axis, b in zip(grid_axes(), breath, strict=True)]
+    return spacing, origin, axes
 
-    lines = list(zip(source, axes, widths, strict=True))
-    clean = apply_along(
-        [_sampler(*line, blur) for line, blur in zip(lines, blurs, strict=True)], values
-    )
-    held = (np.flatnonzero(tumour.any(axis)) for axis in ((1, 2), (0, 2), (0, 1)))
+
+def sample_part(lines: Sequence[Line], part: np.ndarray) -> np.ndarray:
+    """Returns the share of every voxel that belongs to a part of the body (bool)."""
+    held = (np.flatnonzero(part.any(axis)) for axis in ((1, 2), (0, 2), (0, 1)))
     where = tuple(slice(k[0], k[-1] + 1) for k in held)  # the rest is empty
-    samplers = [_sampler(*line, 0.0)[:, w] for line, w in zip(lines, where, strict=True)]
-    share = apply_along(samplers, tumour[where].astype(np.float32))
-    finish = _finish_mri if scanner.mri else _finish_ct
+    samplers = [sampler(*line, 0.0)[:, w] for line, w in zip(lines, where, strict=True)]
+    return apply_along(samplers, part[where].astype(np.float32))
+
+
+def scan(rng: np.random.Generator, patient: Patient, condition: str) -> PhantomScan:
+    """Scans a patient under a condition of `SCANNERS`."""
+    scanner = SCANNERS[condition]
+    post = condition.startswith("post")
+    labels, tumour = patient.at(post)
+    values = _signals(rng, scanner, patient, post)[labels]
+
+    spacing, origin, axes = place_grid(rng, scanner)
+    breath = np.clip(rng.normal(0, (2.0, 1.0, 0.7)), -4, 4)  # mm: the same body, moved a little
+    source = [axis + b for axis, b in zip(grid_axes(), breath, strict=True)]
+    lines = list(zip(source, axes, (scanner.thickness, *spacing[1:]), strict=True))
+    clean = apply_along(
+        [sampler(*line, blur) for line, blur in zip(lines, (0.0, *scanner.blur), strict=True)],
+        values,
+    )
+    share = sample_part(lines, tumour)
+    finish = finish_mri if scanner.mri else finish_ct
     image = finish(rng, scanner, clean, axes)
     mask = share >= min(0.5, share.max())  # never empty, even of a sliver between two slices
     return PhantomScan(image, mask.astype(np.uint8), tuple(spacing[::-1]), tuple(origin[::-1]))

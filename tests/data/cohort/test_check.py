@@ -217,7 +217,7 @@ def test_a_phantom_is_labelled(tmp_path):
         rows = [f"{prefix}{i},dwi,{pair}" for i, pair in enumerate(cells)]
         (tmp_path / "cohort.csv").write_text("\n".join(["patient,condition,image,mask", *rows]))
         title = str(check.summary_table(check_cohort(tmp_path / "cohort.csv")).title)
-        assert title == f"cohort.csv{' (PHANTOM)' * marked}: medians (range)"
+        assert title == f"cohort.csv{' (PHANTOM, version 1)' * marked}: medians (range)"
 
 
 def write_cohort(folder: Path, lines: list[str], header: str = "patient,condition,image,mask"):

@@ -100,6 +100,10 @@ class Conv(nnx.Module):
             values = host_rng(rngs.params()).uniform(-bound, bound, out_channels)
         self.bias = None if values is None else nnx.Param(jnp.asarray(values, jnp.float32))
 
+    def kernel(self) -> jax.Array:
+        """The weight (height, width, I, O) that convolves, in the compute dtype."""
+        return self.weight[...].astype(self.dtype)
+
     def __call__(
         self,
         *inputs: jax.Array,
@@ -117,7 +121,7 @@ class Conv(nnx.Module):
           A map of the compute dtype, in the layout `layout.after(size, stride)`.
         """
         form = forms.current()
-        weight = self.weight[...].astype(self.dtype)
+        weight = self.kernel()
         precision = jax.lax.Precision.HIGHEST if self.exact else None
         apply: Callable[..., jax.Array] = convolve
         if layout is not Layout.PIXELS:

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crlm_jax.models.convolution import convolve
 from crlm_jax.models.layers import Common, Conv
 from crlm_jax.models.resampling import max_pool
 
@@ -31,11 +30,10 @@ def _normalise(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array
 class StdConv(Conv):
     """Convolution without bias by a weight that is standardised for each output channel."""
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, H, W, I) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, O) in the compute dtype."""
+    def kernel(self) -> jax.Array:
+        """The standardised weight."""
         weight = self.weight[...].astype(jnp.promote_types(self.dtype, jnp.float32))
-        weight = _normalise(weight, (0, 1, 2), 1e-5).astype(self.dtype)
-        return convolve(x.astype(self.dtype), weight, self.stride)
+        return _normalise(weight, (0, 1, 2), 1e-5).astype(self.dtype)
 
 
 class Norm(nnx.Module):

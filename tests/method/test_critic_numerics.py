@@ -223,7 +223,7 @@ def test_how_exact_float32_itself_is(true, exact):
 
 
 @pytest.mark.slow
-def test_the_packed_gradient_is_nearly_as_exact_as_float32s(slices, weights, true, exact, monkeypatch):
+def test_the_packed_gradient_is_nearly_as_exact(slices, weights, true, exact, monkeypatch):
     """It sums in another order, so that its rounding is another one."""
     emulate(monkeypatch, MANTISSA["bfloat16"])
     critic = critic_of(weights, "bfloat16")

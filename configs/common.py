@@ -35,7 +35,7 @@ def _laptop(config: Config) -> None:
         config.loss.stages = (1, 2)
     config.optimizer.learning_rate = 0.1
     config.train.batch_size, config.train.epochs, config.train.steps = 8, 26, 0
-    config.train.checkpoint_every = 100
+    config.train.checkpoint_every, config.train.precision = 100, "auto"
     if config.method in LAPTOP:
         LAPTOP[config.method](config)
 

@@ -37,7 +37,7 @@ SMALL = {"nnunet": (8, 16, 16), "transunet": (16, 8, 8, 8, 8), "segan": (4,)}
 def small_config(method: str) -> Config:
     """The laptop's recipe of a method, smaller still, bound to learn its few slices by heart."""
     config = common.get_config("tiny", ("pre_dwi",), f"method={method}")
-    config.data.image_size = SIDE[method]
+    config.data.image_size, config.train.precision = SIDE[method], "float32"
     config.segmenter.widths = SMALL.get(method, (8, 16, 32))
     config.critic.width = 4
     if config.critic.name == "resnet50" and config.loss.stages:

@@ -183,7 +183,9 @@ class Train:
     # Decay of an average of the weights and batch statistics, which is what is evaluated, such as
     # 0.99; 0: the weights themselves are.
     ema: float = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the computation
+    # Of the segmenter's computation; a critic's is float32. auto: bfloat16 on TPUs and GPUs and
+    # float32 on CPUs; the run keeps what that was.
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
     log_every: int = 10  # steps
     checkpoint_every: int = 200  # steps; the validation patients are measured at the same steps
     keep: int = 2  # latest checkpoints kept, besides the best

@@ -3,8 +3,9 @@
 The total of CRLM-GAN is their sum (Xia et al., Cancer Imaging 26:10, 2025); the released code
 halves the cross-entropy. Each of the methods compared has its own Dice (`DICE`). For a method with
 two classes, z is the difference of their logits: then the binary cross-entropy of z is its
-cross-entropy, and p = σ(z) its softmax. All compute in float32 whatever they are given and return a
-float32 scalar; the mean over a batch is the global one under `jax.jit` over a mesh.
+cross-entropy, and p = σ(z) its softmax. All compute in float32, or in the float64 that they are
+given, and return a scalar of it; the mean over a batch is the global one under `jax.jit` over a
+mesh.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,14 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]  # optax has neither annotations nor stubs
+
+
+def _exact(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _foreground(logits: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.nn.sigmoid(_exact(logits)), _exact(mask)
 
 
 def bce(logits: jax.Array, mask: jax.Array) -> jax.Array:
@@ -36,7 +45,7 @@ def bce(logits: jax.Array, mask: jax.Array) -> jax.Array:
     References:
       `torch.nn.BCEWithLogitsLoss`.
     """
-    z, y = logits.astype(jnp.float32), mask.astype(jnp.float32)
+    z, y = _exact(logits), _exact(mask)
     return optax.sigmoid_binary_cross_entropy(z, y).mean()
 
 
@@ -64,14 +73,10 @@ def dice(logits: jax.Array, mask: jax.Array, smooth: float = 1e-5) -> jax.Array:
       Milletari et al., V-Net (https://arxiv.org/abs/1606.04797), 2016, there with squares in the
       denominator; without them in the released CRLM-GAN code (`BCEDiceLoss`).
     """
-    p, y = jax.nn.sigmoid(logits.astype(jnp.float32)), mask.astype(jnp.float32)
+    p, y = _foreground(logits, mask)
     pixels = tuple(range(1, p.ndim))
     overlap, sizes = (p * y).sum(pixels), p.sum(pixels) + y.sum(pixels)
     return 1 - jnp.mean((2 * overlap + smooth) / (sizes + smooth))
-
-
-def _foreground(logits: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.nn.sigmoid(logits.astype(jnp.float32)), mask.astype(jnp.float32)
 
 
 def batch_dice(logits: jax.Array, mask: jax.Array, smooth: float = 1e-5) -> jax.Array:
@@ -153,10 +158,7 @@ def stage_distances(
     Arguments as there.
     """
     pairs = {stage: (features[stage - 1], reference[stage - 1]) for stage in stages}
-    means = {
-        stage: jnp.abs(f.astype(jnp.float32) - r.astype(jnp.float32)).mean()
-        for stage, (f, r) in pairs.items()
-    }
+    means = {stage: jnp.abs(_exact(f) - _exact(r)).mean() for stage, (f, r) in pairs.items()}
     if fusion == "per_stage":
         return means
     counts = {stage: f.size for stage, (f, _) in pairs.items()}

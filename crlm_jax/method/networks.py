@@ -2,12 +2,11 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from crlm_jax.config.schema import Config
-from crlm_jax.models import torch_weights, transunet_weights
+from crlm_jax.models import packing, torch_weights, transunet_weights
 from crlm_jax.models.listing import CRITICS, SEGMENTERS
 from crlm_jax.models.options import SegmenterOptions
 from crlm_jax.models.transunet import TransUNet
@@ -21,6 +20,7 @@ class Networks:
     segmenter_eval: nnx.GraphDef
     critic: nnx.GraphDef | None  # in the mode in which it is used
     random: nnx.State  # of the segmenter's dropout, in training mode; every step reseeds it
+    packable: bool  # whether both take packed maps (`crlm_jax.models.packing`)
 
 
 def create_segmenter(config: Config) -> nnx.Module:
@@ -64,7 +64,7 @@ def create_critic(config: Config) -> nnx.Module | None:
         last_stage=max(config.loss.stages),
         width=config.critic.width,
         dtype=jnp.promote_types(config.train.precision, jnp.float32),
-        precision=jax.lax.Precision.HIGHEST,
+        exact=True,
         rngs=nnx.Rngs(config.train.seed),
     )
     if config.critic.weights != "random":
@@ -94,6 +94,9 @@ def create_networks(config: Config) -> tuple[Networks, nnx.State, nnx.State, nnx
     params, batch_stats, random = states
     graph_eval = evaluation_graph(segmenter)
     if critic is None:
-        return Networks(graph, graph_eval, None, random), params, batch_stats, None
+        packable = packing.packable(segmenter)
+        return Networks(graph, graph_eval, None, random, packable), params, batch_stats, None
     critic_graph, critic_state = nnx.split(critic)
-    return Networks(graph, graph_eval, critic_graph, random), params, batch_stats, critic_state
+    packable = packing.packable(segmenter, critic)
+    networks = Networks(graph, graph_eval, critic_graph, random, packable)
+    return networks, params, batch_stats, critic_state

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from crlm_jax.config.schema import Config
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.networks import create_segmenter, evaluation_graph
+from crlm_jax.models import forms, packing
 from crlm_jax.models.inputs import network_input
 from crlm_jax.system import parallel
 
@@ -78,12 +79,19 @@ def probability(
     """
     model = nnx.merge(graph, variables["params"], variables["batch_stats"])
     if not mirror:
-        return jax.nn.sigmoid(model(image)[0][..., 0])
+        return jax.nn.sigmoid(_logits(model, image)[..., 0])
     sides = ((), (1,), (2,), (1, 2))
     seen = jnp.stack([jnp.flip(image, axes) for axes in sides], 1)  # (B, 4, H, W, 3)
-    logits = model(seen.reshape(-1, *image.shape[1:]))[0].reshape(-1, *seen.shape[1:4])
+    logits = _logits(model, seen.reshape(-1, *image.shape[1:])).reshape(-1, *seen.shape[1:4])
     turned = [jnp.flip(logits[:, i], axes) for i, axes in enumerate(sides)]
     return jax.nn.sigmoid(sum(turned) / len(turned))
+
+
+def _logits(model: nnx.Module, image: jax.Array) -> jax.Array:
+    """Maps an image (B, H, W, 3) to the logits (B, H, W, 1) of the first head."""
+    if forms.current().packed and packing.packable(model):
+        return packing.unpack(model(packing.pack(image))[0])
+    return model(image)[0]
 
 
 @functools.lru_cache(maxsize=16)
@@ -95,8 +103,11 @@ def _jitted_probability(
     The jitted function is cached, so that a segmenter with new weights is not compiled again.
     """
 
+    form = forms.of_platform(parallel.platform(mesh))
+
     def program(variables: Variables, slices: jax.Array) -> jax.Array:
-        return probability(graph, variables, network_input(slices), mirror=mirror)
+        with forms.using(form):
+            return probability(graph, variables, network_input(slices), mirror=mirror)
 
     everywhere, split = parallel.replicated(mesh), parallel.split_by_batch(mesh)
     return jax.jit(program, in_shardings=(everywhere, split), out_shardings=split)

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from crlm_jax.config.schema import Config, Loss
 from crlm_jax.method import losses
 from crlm_jax.method.networks import Networks, create_networks
+from crlm_jax.models import forms, packing
 from crlm_jax.models.inputs import critic_input, network_input
 from crlm_jax.system import parallel
 
@@ -248,10 +249,15 @@ def make_train_step(
     (`network_input`). The terms are those of `make_update`.
     """
     update = make_update(config, networks, steps)
+    form = forms.of_platform(parallel.platform(mesh))
 
     def train_step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Terms]:
-        image = network_input(batch["image"], batch["photometric"])
-        return update(state, image, batch["mask"].astype(jnp.float32))
+        image, mask = batch["image"], batch["mask"]
+        if form.packed and networks.packable:
+            image, mask = packing.pack(image), packing.pack(mask)
+        with forms.using(form):
+            image = network_input(image, batch["photometric"])
+            return update(state, image, mask.astype(jnp.float32))
 
     everywhere, split = parallel.replicated(mesh), parallel.split_by_batch(mesh)
     return jax.jit(

@@ -21,18 +21,25 @@ def network_input(image: jax.Array, photometric: jax.Array | None = None) -> jax
     """Stacks a grey image to three channels and normalises it.
 
     Args:
-      image: (B, H, W, 1) uint8.
+      image: (B, H, W, 1) uint8; or packed (`crlm_jax.models.packing`), (B, H/2, W/2, 4).
       photometric: (B, 6) float32: three gains, then three offsets in grey levels, one per
         channel (`crlm_jax.data.augment.photometric`); None: no change.
 
     Returns:
-      (B, H, W, 3) float32, z-scored with the ImageNet mean and standard deviation.
+      (B, H, W, 3) float32, z-scored with the ImageNet mean and standard deviation; or packed,
+      (B, H/2, W/2, 12).
     """
-    grey = image.astype(jnp.float32)
+    grey, squares = image.astype(jnp.float32), image.shape[-1]
+    if squares > 1:  # otherwise the one channel spreads by itself
+        grey = jnp.repeat(grey, 3, -1)
+    mean, deviation = (np.tile(values, squares) for values in (IMAGENET_MEAN, IMAGENET_STD))
     if photometric is not None:
-        gain, offset = jnp.split(photometric[:, None, None, :], 2, axis=-1)
+        gain, offset = (
+            jnp.tile(values, squares)
+            for values in jnp.split(photometric[:, None, None, :], 2, axis=-1)
+        )
         grey = jnp.clip(grey * gain + offset, 0.0, 255.0)
-    return (grey / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
+    return (grey / 255.0 - mean) / deviation
 
 
 def critic_input(
@@ -44,14 +51,17 @@ def critic_input(
 
     Args:
       image: (B, H, W, 3), z-scored, as from `network_input`.
-      mask: (B, H, W, 1), of any range: what is shown, from 0 to 1.
+      mask: (B, H, W, 1), of any range: what is shown, from 0 to 1; packed where the image is.
       applied: to the grey levels, so that black hides; or to the z-scored image, so that the mean
         grey of ImageNet does.
 
     Returns:
       (B, H, W, 3), z-scored.
     """
+    squares = mask.shape[-1]
+    if squares > 1:  # otherwise the one channel spreads by itself
+        mask = jnp.repeat(mask, 3, -1)
     if applied == "after_normalisation":
         return image * mask
-    black = -IMAGENET_MEAN / IMAGENET_STD
+    black = np.tile(-IMAGENET_MEAN / IMAGENET_STD, squares)
     return (image - black) * mask + black

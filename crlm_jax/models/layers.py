@@ -22,7 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-Precision = jax.lax.Precision | None
+from crlm_jax.models import forms, packing
+from crlm_jax.models.convolution import convolve, convolve_packed
+from crlm_jax.models.packing import Layout
+
 Initializer = Callable[[jax.Array, tuple[int, ...]], np.ndarray]
 
 
@@ -30,7 +33,7 @@ class Common(TypedDict):
     """What every layer with weights takes."""
 
     dtype: NotRequired[jnp.dtype]  # of the computation; float32 if it is not given
-    precision: NotRequired[Precision]  # of products; None: the platform's own
+    exact: NotRequired[bool]  # products as exact as float32, which a TPU and a GPU round otherwise
     rngs: nnx.Rngs  # source of `params` keys
 
 
@@ -54,104 +57,9 @@ def kaiming_normal(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
     return (deviation * host_rng(key).standard_normal(shape)).astype(np.float32)
 
 
-def _convolve(
-    x: jax.Array, weight: jax.Array, stride: int, precision: Precision = None
-) -> jax.Array:
-    """As `convolve`, by XLA's general convolution."""
-    padding = [((side - 1) // 2,) * 2 for side in weight.shape[:2]]
-    return jax.lax.conv_general_dilated(
-        x,
-        weight,
-        window_strides=(stride, stride),
-        padding=padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision,
-    )
-
-
-def _weight_gradient(x: jax.Array, g: jax.Array, precision: Precision) -> jax.Array:
-    """Gradient of a 3×3 convolution's weight as one convolution by g, as XLA derives it."""
-    return jax.lax.conv_general_dilated(
-        x,
-        g,
-        (1, 1),
-        [(1, 1)] * 2,
-        dimension_numbers=("CHWN", "IHWO", "HWNC"),
-        precision=precision,
-    )
-
-
-def _weight_gradient_by_rows(x: jax.Array, g: jax.Array, precision: Precision) -> jax.Array:
-    """The same gradient as three convolutions along rows, which sum over all rows of the batch.
-
-    On CPU it is up to five times as fast from 16 channels on, because it sums over B·H, whereas a
-    convolution with the whole map as kernel sums over B alone.
-    """
-    (batch, height, width, _), channels = x.shape, g.shape[-1]
-    rows = x.reshape(batch * height, width, -1)
-    padded = jnp.pad(g, ((0, 0), (1, 1), (0, 0), (0, 0)))
-    parts = [
-        jax.lax.conv_general_dilated(
-            padded[:, 2 - k : 2 - k + height].reshape(batch * height, width, channels),
-            rows,
-            window_strides=(1,),
-            padding=[(1, 1)],
-            dimension_numbers=("CWN", "IWO", "WNC"),
-            precision=precision,
-        )
-        for k in range(3)
-    ]
-    return jnp.flip(jnp.stack(parts), 1).transpose(0, 1, 3, 2)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve_3x3(x: jax.Array, weight: jax.Array, precision: Precision) -> jax.Array:
-    """`_convolve` with stride 1, whose gradient is fast on CPU too."""
-    return _convolve(x, weight, 1, precision)
-
-
-def _convolve_3x3_forward(
-    x: jax.Array, weight: jax.Array, precision: Precision
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(x, weight, 1, precision), (x, weight)
-
-
-def _convolve_3x3_backward(
-    precision: Precision, saved: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, weight = saved
-    (x_gradient,) = jax.vjp(lambda x: _convolve(x, weight, 1, precision), x)[1](g)
-    if x.shape[-1] < 16:
-        return x_gradient, _weight_gradient(x, g, precision)
-    weight_gradient = jax.lax.platform_dependent(
-        x,
-        g,
-        cpu=functools.partial(_weight_gradient_by_rows, precision=precision),
-        default=functools.partial(_weight_gradient, precision=precision),
-    )
-    return x_gradient, weight_gradient
-
-
-_convolve_3x3.defvjp(_convolve_3x3_forward, _convolve_3x3_backward)
-
-
-def convolve(
-    x: jax.Array, weight: jax.Array, stride: int = 1, precision: Precision = None
-) -> jax.Array:
-    """(B, H, W, I) with a kernel (h, w, I, O), padded by ⌊(side − 1)/2⌋: -> (B, H', W', O).
-
-    An odd kernel side gives H' = ⌈H/stride⌉; an even one with stride 2, H' = ⌊H/2⌋. Both arguments
-    have the same dtype. `precision` is that of the products, forwards and backwards.
-    """
-    if weight.shape[:2] == (1, 1):
-        # A matrix product: on CPU its weight gradient is 4 to 7 times as fast as a convolution's.
-        # Slicing first avoids a dilated convolution in the input gradient of a stride.
-        return jnp.einsum(
-            "bhwi,io->bhwo", x[:, ::stride, ::stride], weight[0, 0], precision=precision
-        )
-    if weight.shape[:2] == (3, 3) and stride == 1:
-        return _convolve_3x3(x, weight, precision)
-    return _convolve(x, weight, stride, precision)
+def _spread(values: jax.Array, layout: Layout) -> jax.Array:
+    """One value a channel, (C,) -> one for every channel of the layout, (C,) or (4C,)."""
+    return values if layout is Layout.PIXELS else jnp.tile(values, layout.pixels)
 
 
 class Conv(nnx.Module):
@@ -165,7 +73,7 @@ class Conv(nnx.Module):
       bias: adds one number per channel, initially U(±1/√fan_in).
       init: of the weight (height, width, I, O).
       dtype: of the computation.
-      precision: of the products; None: the platform's own, which a TPU and a GPU round.
+      exact: products as exact as float32, which a TPU and a GPU round otherwise.
       rngs: source of `params` keys.
     """
 
@@ -179,10 +87,10 @@ class Conv(nnx.Module):
         bias: bool = True,
         init: Initializer = torch_uniform,
         dtype: jnp.dtype = jnp.float32,
-        precision: Precision = None,
+        exact: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.stride, self.dtype, self.precision = stride, dtype, precision
+        self.stride, self.dtype, self.exact = stride, dtype, exact
         sides = (size, size) if isinstance(size, int) else size
         shape = (*sides, in_channels, out_channels)
         self.weight = nnx.Param(jnp.asarray(init(rngs.params(), shape)))
@@ -192,11 +100,48 @@ class Conv(nnx.Module):
             values = host_rng(rngs.params()).uniform(-bound, bound, out_channels)
         self.bias = None if values is None else nnx.Param(jnp.asarray(values, jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolves; the result has the compute dtype."""
-        weight = self.weight[...].astype(self.dtype)
-        y = convolve(x.astype(self.dtype), weight, self.stride, self.precision)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+    def kernel(self) -> jax.Array:
+        """The weight (height, width, I, O) that convolves, in the compute dtype."""
+        return self.weight[...].astype(self.dtype)
+
+    def __call__(
+        self,
+        *inputs: jax.Array,
+        layout: Layout = Layout.PIXELS,
+        cancelled_bias: bool = False,
+    ) -> jax.Array:
+        """Convolves one or several maps, side by side in the channels.
+
+        Args:
+          inputs: (B, H, W, C) each, whose channels sum to I; or all packed.
+          layout: of the maps.
+          cancelled_bias: what follows subtracts the bias again, so that its gradient is 0.
+
+        Returns:
+          A map of the compute dtype, in the layout `layout.after(size, stride)`.
+        """
+        form = forms.current()
+        weight = self.kernel()
+        precision = jax.lax.Precision.HIGHEST if self.exact else None
+        apply: Callable[..., jax.Array] = convolve
+        if layout is not Layout.PIXELS:
+            apply = functools.partial(convolve_packed, layout=layout)
+        maps, parts = [x.astype(self.dtype) for x in inputs], [weight]
+        if form.inputs == "summed" or layout is not Layout.PIXELS:
+            channels = [x.shape[-1] // layout.pixels for x in maps]
+            parts = jnp.split(weight, np.cumsum(channels)[:-1], axis=2)
+        elif len(maps) > 1:
+            maps = [jnp.concatenate(maps, -1)]
+        y = functools.reduce(
+            jnp.add,
+            [apply(x, part, self.stride, precision) for x, part in zip(maps, parts, strict=True)],
+        )
+        if self.bias is None:
+            return y
+        bias = self.bias[...].astype(self.dtype)
+        if cancelled_bias and not form.cancelled_gradient:
+            bias = jax.lax.stop_gradient(bias)
+        return y + _spread(bias, layout.after(self.weight.shape[0], self.stride))
 
 
 def zero_bias(conv: Conv) -> Conv:
@@ -204,6 +149,13 @@ def zero_bias(conv: Conv) -> Conv:
     assert conv.bias is not None
     conv.bias[...] = jnp.zeros_like(conv.bias[...])
     return conv
+
+
+def _pixels(x: jax.Array, layout: Layout) -> int:
+    """Pixels of a batch in one channel, without those outside of a shifted map."""
+    batch, height, width = x.shape[:3]
+    margin = 1 if layout is Layout.SHIFTED else 0
+    return batch * (height - margin) * (width - margin) * layout.pixels
 
 
 class BatchNorm(nnx.Module):
@@ -233,17 +185,47 @@ class BatchNorm(nnx.Module):
         self.running_mean = nnx.BatchStat(jnp.asarray(np.zeros(channels, np.float32)))
         self.running_var = nnx.BatchStat(jnp.asarray(np.ones(channels, np.float32)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises, and in training mode updates the running statistics."""
+    def __call__(self, x: jax.Array, *, layout: Layout = Layout.PIXELS) -> jax.Array:
+        """Normalises, and in training mode updates the running statistics.
+
+        Args:
+          x: (B, H, W, C), or packed.
+          layout: of x. Pixels around a shifted map count nothing, and are 0 in the result.
+        """
         values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.use_running_average:
             mean, var = self.running_mean[...], self.running_var[...]
         else:
-            mean = values.mean((0, 1, 2))
-            var = jnp.square(values - mean).mean((0, 1, 2))
-            self._update(mean, var, count=x.size // x.shape[-1])
+            count = _pixels(x, layout)
+            mean, var = self._measure(values, layout, count)
+            self._update(mean, var, count)
         scale = self.weight[...] * jax.lax.rsqrt(var + self.EPSILON)
-        return ((values - mean) * scale + self.bias[...]).astype(x.dtype)
+        mean, scale, bias = (_spread(v, layout) for v in (mean, scale, self.bias[...]))
+        y = (values - mean) * scale + bias
+        if layout is Layout.SHIFTED:
+            y = jnp.where(packing.inside(x), y, 0)
+        return y.astype(x.dtype)
+
+    def _measure(
+        self, values: jax.Array, layout: Layout, count: int
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns mean and biased variance of every channel."""
+
+        def average(x: jax.Array) -> jax.Array:
+            if layout is Layout.PIXELS:
+                return x.mean((0, 1, 2))
+            if layout is Layout.SHIFTED:
+                x = jnp.where(packing.inside(x), x, 0)
+            return x.sum((0, 1, 2)).reshape(layout.pixels, -1).sum(0) / count
+
+        if forms.current().statistics == "one_pass":
+            # The running mean is near the batch's, so that little cancels.
+            about = jax.lax.stop_gradient(self.running_mean[...])
+            centred = values - _spread(about, layout)
+            shift, square = average(centred), average(jnp.square(centred))
+            return about + shift, square - jnp.square(shift)
+        mean = average(values)
+        return mean, average(jnp.square(values - _spread(mean, layout)))
 
     def _update(self, mean: jax.Array, var: jax.Array, count: int) -> None:
         unbiased = var * (count / max(count - 1, 1))
@@ -255,78 +237,3 @@ class BatchNorm(nnx.Module):
 def leaky_relu(x: jax.Array, slope: float) -> jax.Array:
     """x where positive, else slope · x; at 0 its gradient is the slope, as in PyTorch."""
     return jnp.where(x > 0, x, slope * x)
-
-
-def _first_max(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The larger of two; the first if they are equal, NaN if one of them is."""
-    return jnp.where((b > a) | jnp.isnan(b), b, a)
-
-
-def _pool(x: jax.Array, axis: int, size: int, count: int) -> jax.Array:
-    """Largest of `size` neighbours at every second place along an axis."""
-    parts = [
-        jax.lax.slice_in_dim(x, offset, offset + 2 * count - 1, 2, axis) for offset in range(size)
-    ]
-    return functools.reduce(_first_max, parts)
-
-
-def max_pool(x: jax.Array, size: int) -> jax.Array:
-    """Max-pooling with stride 2: (B, H, W, C) -> (B, H', W', C).
-
-    Size 2 has no padding, H' = ⌊H/2⌋; size 3 has a padding of 1, H' = ⌈H/2⌉, as in a ResNet stem.
-
-    Written as maxima of strided slices: `reduce_window`'s gradient (select-and-scatter) is ten
-    times as slow on CPU. Columns go before rows so that, as in PyTorch, the whole gradient of
-    equal values belongs to the first in reading order.
-    """
-    if size == 3:
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    height, width = ((n - size) // 2 + 1 for n in x.shape[1:3])
-    return _pool(_pool(x, 2, size, width), 1, size, height)
-
-
-def _upsample(x: jax.Array, axis: int) -> jax.Array:
-    """Doubles an axis of n values: place j of 2n lies at j·(n−1)/(2n−1) of the old ones.
-
-    Hence place 2k lies k/(2n−1) before k, and place 2k + 1 lies (n−1−k)/(2n−1) after k.
-    """
-    n = x.shape[axis]
-    shape = [n if i == axis else 1 for i in range(x.ndim)]
-    before = (jnp.arange(n) / (2 * n - 1)).astype(x.dtype).reshape(shape)
-    after = jnp.flip(before, axis)
-    first, last = (jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, n - 1))
-    previous = jnp.concatenate((first, jax.lax.slice_in_dim(x, 0, n - 1, axis=axis)), axis)
-    following = jnp.concatenate((jax.lax.slice_in_dim(x, 1, n, axis=axis), last), axis)
-    even = x + before * (previous - x)
-    odd = x + after * (following - x)
-    return jnp.stack((even, odd), axis + 1).reshape(
-        [2 * n if i == axis else s for i, s in enumerate(x.shape)]
-    )
-
-
-def upsample(x: jax.Array) -> jax.Array:
-    """Bilinear up-sampling by 2 with aligned corners: (B, H, W, C) -> (B, 2H, 2W, C).
-
-    As `torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)`. Each new value is
-    one of two neighbours' blends, so no gather is needed (whose gradient is a slow scatter) and
-    no matrix product (which a TPU would round to bfloat16).
-    """
-    return _upsample(_upsample(x, 1), 2)
-
-
-def _interpolation(old: int, new: int) -> np.ndarray:
-    """Matrix (new, old) of linear interpolation; pixels are squares, those at the ends reach on."""
-    place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(old))).astype(np.float32)
-
-
-def resize(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Bilinear up-sampling without aligned corners: (B, H, W, C) -> (B, height, width, C).
-
-    As `torch.nn.functional.interpolate(mode="bilinear")`. By matrices, since `jax.image.resize`
-    cannot be exported to ONNX for any number of slices.
-    """
-    rows, columns = (_interpolation(*n) for n in ((x.shape[1], height), (x.shape[2], width)))
-    equation = "ih,jw,bhwc->bijc"
-    exact = jax.lax.Precision.HIGHEST
-    return jnp.einsum(equation, rows.astype(x.dtype), columns.astype(x.dtype), x, precision=exact)

@@ -10,13 +10,16 @@ References:
 """
 
 import functools
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from crlm_jax.models.layers import BatchNorm, Common, Conv, Precision, kaiming_normal, max_pool
+from crlm_jax.models import packing
+from crlm_jax.models.layers import BatchNorm, Common, Conv, kaiming_normal
+from crlm_jax.models.packing import Layout
+from crlm_jax.models.resampling import max_pool
 
 BLOCKS = (3, 4, 6, 3)  # bottlenecks of stages 1 to 4
 EXPANSION = 4  # output channels of a bottleneck over those of its 3×3 convolution
@@ -72,16 +75,19 @@ class ResNet50(nnx.Module):
     Stage s has `4 · width · 2^(s−1)` channels at 1/2^(s+1) of the sides; of 224 × 224 pixels:
     (B, 56, 56, 256), (B, 28, 28, 512), (B, 14, 14, 1024), (B, 7, 7, 2048). They have the compute
     dtype. Near convergence the gradient of their distance is a small difference of large numbers,
-    so that a critic computes in float32 with the highest precision of products.
+    so that a critic computes in float32 with exact products. The image may be packed
+    (`crlm_jax.models.packing`).
 
     Args:
       last_stage: 1 to 4; later stages are not built.
       in_channels: of the image.
       width: channels of the stem; 64 in every published ResNet-50.
       dtype: of the computation; parameters are float32.
-      precision: of the products.
+      exact: products as exact as float32 on every platform.
       rngs: source of `params` keys; the same key gives the same stage whatever `last_stage`.
     """
+
+    TAKES_PACKED: ClassVar = True
 
     def __init__(
         self,
@@ -90,11 +96,11 @@ class ResNet50(nnx.Module):
         in_channels: int = 3,
         width: int = 64,
         dtype: jnp.dtype = jnp.float32,
-        precision: Precision = None,
+        exact: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.last_stage = last_stage
-        common: Common = {"dtype": dtype, "precision": precision, "rngs": rngs}
+        self.in_channels, self.last_stage = in_channels, last_stage
+        common: Common = {"dtype": dtype, "exact": exact, "rngs": rngs}
         self.conv1 = Conv(
             in_channels, width, 7, stride=2, bias=False, init=kaiming_normal, **common
         )
@@ -116,7 +122,9 @@ class ResNet50(nnx.Module):
 
     def __call__(self, image: jax.Array) -> list[jax.Array]:
         """Returns the output of every stage, stage s at index s − 1."""
-        x = max_pool(jax.nn.relu(self.bn1(self.conv1(image))), 3)
+        packed = packing.is_packed(image, self.in_channels)
+        x = self.conv1(image, layout=Layout.SQUARES if packed else Layout.PIXELS)
+        x = max_pool(jax.nn.relu(self.bn1(x)), 3)
         features = []
         for stage in range(1, self.last_stage + 1):
             for block in getattr(self, f"layer{stage}"):

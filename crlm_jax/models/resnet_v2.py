@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from crlm_jax.models.layers import Common, Conv, convolve, max_pool
+from crlm_jax.models.layers import Common, Conv
+from crlm_jax.models.resampling import max_pool
 
 GROUPS = 32  # of a group norm
 
@@ -29,11 +30,10 @@ def _normalise(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array
 class StdConv(Conv):
     """Convolution without bias by a weight that is standardised for each output channel."""
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, H, W, I) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, O) in the compute dtype."""
+    def kernel(self) -> jax.Array:
+        """The standardised weight."""
         weight = self.weight[...].astype(jnp.promote_types(self.dtype, jnp.float32))
-        weight = _normalise(weight, (0, 1, 2), 1e-5).astype(self.dtype)
-        return convolve(x.astype(self.dtype), weight, self.stride)
+        return _normalise(weight, (0, 1, 2), 1e-5).astype(self.dtype)
 
 
 class Norm(nnx.Module):

@@ -27,14 +27,13 @@ from crlm_jax.models.layers import (
     BatchNorm,
     Common,
     Conv,
-    Precision,
     host_rng,
     kaiming_normal,
     leaky_relu,
-    resize,
     zero_bias,
 )
 from crlm_jax.models.options import SegmenterOptions
+from crlm_jax.models.resampling import resize
 
 # (size of the kernel, channels in units of the width); every stride is 2 but in 1×1 convolutions
 ENCODER = ((7, 1), (5, 2), (5, 4), (5, 8), (5, 8), (4, 16), (3, 32), (1, 8))  # convblock1 to 8
@@ -237,7 +236,7 @@ class SegANCritic(nnx.Module):
       in_channels: of the image.
       width: channels of the first block.
       dtype: of the computation; parameters are float32.
-      precision: of the products.
+      exact: products as exact as float32 on every platform.
       rngs: source of `params` keys.
     """
 
@@ -250,11 +249,11 @@ class SegANCritic(nnx.Module):
         in_channels: int = 3,
         width: int = 64,
         dtype: jnp.dtype = jnp.float32,
-        precision: Precision = None,
+        exact: bool = False,
         rngs: nnx.Rngs,
     ):
         self.dtype, self.blocks = dtype, last_stage - 1
-        common: Common = {"dtype": dtype, "precision": precision, "rngs": rngs}
+        common: Common = {"dtype": dtype, "exact": exact, "rngs": rngs}
         before = in_channels
         for i, (size, multiple) in enumerate(CRITIC[: self.blocks], start=1):
             block = _down(before, width * multiple, size, norm=i > 1, **common)

@@ -26,9 +26,9 @@ from crlm_jax.models.layers import (
     Conv,
     host_rng,
     torch_uniform,
-    upsample,
 )
 from crlm_jax.models.options import SegmenterOptions
+from crlm_jax.models.resampling import upsample
 from crlm_jax.models.resnet_v2 import Norm, ResNetV2
 
 STRIDE = 16  # pixels a side of a token

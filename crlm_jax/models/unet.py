@@ -9,13 +9,17 @@ References:
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from crlm_jax.models.layers import BatchNorm, Conv, max_pool, upsample
+from crlm_jax.models import packing
+from crlm_jax.models.layers import BatchNorm, Conv
 from crlm_jax.models.options import SegmenterOptions
+from crlm_jax.models.packing import Layout
+from crlm_jax.models.resampling import max_pool, upsample
 
 
 class Block(nnx.Module):
@@ -27,15 +31,20 @@ class Block(nnx.Module):
         self.conv2 = Conv(channels, channels, 3, dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(channels)
 
-    def __call__(self, *inputs: jax.Array) -> jax.Array:
-        """Takes one or several maps of one size, side by side in the channels."""
-        x = inputs[0] if len(inputs) == 1 else jnp.concatenate(inputs, -1)
-        x = jax.nn.relu(self.bn1(self.conv1(x)))
-        return jax.nn.relu(self.bn2(self.conv2(x)))
+    def __call__(self, *inputs: jax.Array, packed: bool = False) -> jax.Array:
+        """Takes one or several maps of one size, side by side in the channels; or all packed."""
+        layout, x = Layout.SQUARES if packed else Layout.PIXELS, inputs
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2)):
+            y = conv(*x, layout=layout, cancelled_bias=not norm.use_running_average)
+            layout = layout.after(3, 1)
+            x = (jax.nn.relu(norm(y, layout=layout)),)
+        return x[0]
 
 
 class UNet(nnx.Module):
     """Image (B, H, W, in_channels) -> one map of logits (B, H, W, out_channels), float32.
+
+    The image may be packed (`crlm_jax.models.packing`).
 
     Nodes are named `conv{i}_{j}` as in the UNet++ figure: level i, j steps along the level. The
     encoder is `conv{i}_0`; the decoder's node at level i is `conv{i}_{depth - i}`.
@@ -48,6 +57,8 @@ class UNet(nnx.Module):
       rngs: source of `params` keys.
     """
 
+    TAKES_PACKED: ClassVar = True
+
     conv0_0: Block  # as all conv{i}_{j}, which are set by name
 
     def __init__(
@@ -59,24 +70,32 @@ class UNet(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.depth = depth = len(widths) - 1
+        self.in_channels, self.depth = in_channels, (depth := len(widths) - 1)
         for i, (before, width) in enumerate(zip((in_channels, *widths), widths, strict=False)):
             setattr(self, f"conv{i}_0", Block(before, width, dtype=dtype, rngs=rngs))
         for i in reversed(range(depth)):
             block = Block(widths[i] + widths[i + 1], widths[i], dtype=dtype, rngs=rngs)
             setattr(self, f"conv{i}_{depth - i}", block)
-        self.final = Conv(widths[0], out_channels, 1, rngs=rngs)
+        exact = jnp.promote_types(dtype, jnp.float32)
+        self.final = Conv(widths[0], out_channels, 1, dtype=exact, rngs=rngs)
 
     @classmethod
     def from_options(cls, options: SegmenterOptions) -> "UNet":
         return cls(widths=options.widths, dtype=options.dtype, rngs=options.rngs)
 
     def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
-        """Returns a tuple of one, as segmenters with several heads return several."""
-        encoded = [self.conv0_0(image)]
+        """Returns a tuple of one, as segmenters with several heads return several.
+
+        A packed image gives packed logits; then the maps of the finest level are packed too.
+        """
+        packed = packing.is_packed(image, self.in_channels)
+        encoded = [self.conv0_0(image, packed=packed)]
         for i in range(1, self.depth + 1):
-            encoded.append(getattr(self, f"conv{i}_0")(max_pool(encoded[-1], 2)))
+            pooled = max_pool(encoded[-1], 2, packed=packed and i == 1)
+            encoded.append(getattr(self, f"conv{i}_0")(pooled))
         x = encoded[-1]
         for i in reversed(range(self.depth)):
-            x = getattr(self, f"conv{i}_{self.depth - i}")(encoded[i], upsample(x))
-        return (self.final(x),)
+            finest = packed and i == 0
+            below = upsample(x, packed=finest)
+            x = getattr(self, f"conv{i}_{self.depth - i}")(encoded[i], below, packed=finest)
+        return (self.final(x, layout=Layout.SQUARES if packed else Layout.PIXELS),)

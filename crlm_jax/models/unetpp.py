@@ -14,18 +14,24 @@ References:
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from crlm_jax.models.layers import Conv, max_pool, upsample
+from crlm_jax.models import packing
+from crlm_jax.models.layers import Conv
 from crlm_jax.models.options import SegmenterOptions
+from crlm_jax.models.packing import Layout
+from crlm_jax.models.resampling import max_pool, upsample
 from crlm_jax.models.unet import Block
 
 
 class UNetPlusPlus(nnx.Module):
     """Image (B, H, W, in_channels) -> maps of logits (B, H, W, out_channels), float32.
+
+    The image may be packed (`crlm_jax.models.packing`).
 
     Without deep supervision there is one head, on the last node of the finest level; with it there
     is one on every decoder node of that level (`final1` on x_{0,1} …), and the one that sees the
@@ -40,6 +46,8 @@ class UNetPlusPlus(nnx.Module):
       rngs: source of `params` keys.
     """
 
+    TAKES_PACKED: ClassVar = True
+
     conv0_0: Block  # as all conv{i}_{j}, which are set by name
     final: Conv  # without deep supervision
 
@@ -53,16 +61,18 @@ class UNetPlusPlus(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.depth, self.deep_supervision = len(widths) - 1, deep_supervision
+        self.in_channels, self.depth = in_channels, len(widths) - 1
+        self.deep_supervision = deep_supervision
         for i, (before, width) in enumerate(zip((in_channels, *widths), widths, strict=False)):
             setattr(self, f"conv{i}_0", Block(before, width, dtype=dtype, rngs=rngs))
         for j in range(1, self.depth + 1):
             for i in range(self.depth + 1 - j):
                 block = Block(j * widths[i] + widths[i + 1], widths[i], dtype=dtype, rngs=rngs)
                 setattr(self, f"conv{i}_{j}", block)
+        exact = jnp.promote_types(dtype, jnp.float32)
         heads = [f"final{j}" for j in range(1, self.depth + 1)] if deep_supervision else ["final"]
         for name in heads:
-            setattr(self, name, Conv(widths[0], out_channels, 1, rngs=rngs))
+            setattr(self, name, Conv(widths[0], out_channels, 1, dtype=exact, rngs=rngs))
 
     @classmethod
     def from_options(cls, options: SegmenterOptions) -> "UNetPlusPlus":
@@ -74,16 +84,25 @@ class UNetPlusPlus(nnx.Module):
         )
 
     def __call__(self, image: jax.Array) -> tuple[jax.Array, ...]:
-        """Returns the heads' logits, that of the deepest nodes first."""
-        levels = [[self.conv0_0(image)]]  # levels[i][j] is x_{i,j}
+        """Returns the heads' logits, that of the deepest nodes first.
+
+        A packed image gives packed logits; then the maps of the finest level are packed too.
+        """
+        packed = packing.is_packed(image, self.in_channels)
+        levels = [[self.conv0_0(image, packed=packed)]]  # levels[i][j] is x_{i,j}
         for i in range(1, self.depth + 1):
-            levels.append([getattr(self, f"conv{i}_0")(max_pool(levels[-1][0], 2))])
+            pooled = max_pool(levels[-1][0], 2, packed=packed and i == 1)
+            levels.append([getattr(self, f"conv{i}_0")(pooled)])
         for j in range(1, self.depth + 1):
             for i in range(self.depth + 1 - j):
-                below = upsample(levels[i + 1][j - 1])
-                levels[i].append(getattr(self, f"conv{i}_{j}")(*levels[i], below))
+                finest = packed and i == 0
+                below = upsample(levels[i + 1][j - 1], packed=finest)
+                node = getattr(self, f"conv{i}_{j}")(*levels[i], below, packed=finest)
+                levels[i].append(node)
+        layout = Layout.SQUARES if packed else Layout.PIXELS
         if not self.deep_supervision:
-            return (self.final(levels[0][-1]),)
+            return (self.final(levels[0][-1], layout=layout),)
         return tuple(
-            getattr(self, f"final{j}")(levels[0][j]) for j in reversed(range(1, self.depth + 1))
+            getattr(self, f"final{j}")(levels[0][j], layout=layout)
+            for j in reversed(range(1, self.depth + 1))
         )

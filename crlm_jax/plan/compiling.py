@@ -22,6 +22,7 @@ from jax.experimental import topologies
 from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
+from crlm_jax.config.precision import with_precision
 from crlm_jax.config.schema import Config, validate
 from crlm_jax.errors import UserError
 from crlm_jax.method.networks import Networks
@@ -89,9 +90,9 @@ def find_target(name: str) -> Target:
     return Target(name, chip, shape, found.devices)
 
 
-def make_step(config: Config) -> Step:
+def make_step(config: Config, platform: str) -> Step:
     """Builds networks and state on the CPU, with random weights, which change no cost."""
-    config = copy.deepcopy(config)
+    config = copy.deepcopy(with_precision(config, platform))
     config.critic.weights = config.transunet.weights = "random"
     validate(config)
     return Step(config, *create_state(config, parallel.make_mesh(jax.devices("cpu")[:1])))
@@ -188,7 +189,8 @@ def estimate(config: Config, name: str, batch: int, measured: bool = False) -> S
       UserError: the topology cannot be used (`find_target`).
     """
     jax.config.update("jax_platforms", "cpu")  # this may be a process of its own
-    step, target, start = make_step(config), find_target(name), time.perf_counter()
+    target, start = find_target(name), time.perf_counter()
+    step = make_step(config, target.devices[0].platform)
     try:
         compiled = compile_step(step, target, batch)
     except jax.errors.JaxRuntimeError as error:

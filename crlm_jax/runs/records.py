@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from crlm_jax.config.precision import with_precision
 from crlm_jax.config.schema import Config, System
 from crlm_jax.config.storage import from_json, to_json
 from crlm_jax.runs.folder import RunFolder, WorkdirError
@@ -41,6 +42,22 @@ def keep_records(
         write_whole(path, text)
         write_whole(folder.config, to_json(config))
     check_shared(folder.path, [folder.config.name])
+
+
+def with_own_precision(config: Config, folder: RunFolder, platform: str) -> Config:
+    """Returns the config with the precision that `train.precision = "auto"` stands for.
+
+    A run that was begun goes on with the precision that it was begun with, on whatever platform.
+
+    Args:
+      config: of the experiment.
+      folder: of the run.
+      platform: that computes: `cpu`, `gpu` or `tpu`.
+    """
+    if config.train.precision == "auto" and folder.begun:
+        begun = from_json(folder.config.read_bytes(), folder.config).train.precision
+        return dataclasses.replace(config, train=dataclasses.replace(config.train, precision=begun))
+    return with_precision(config, platform)
 
 
 def with_threads(config: Config, folder: RunFolder, platform: str) -> Config:

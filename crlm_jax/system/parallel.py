@@ -163,6 +163,11 @@ def make_mesh(devices: int | Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(chosen),), (AXIS,), (AxisType.Auto,), devices=chosen)
 
 
+def platform(mesh: Mesh) -> str:
+    """Returns the platform of a mesh's devices: "cpu", "gpu" or "tpu"."""
+    return mesh.devices.flat[0].platform
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())

@@ -25,7 +25,7 @@ from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder, open_workdir
 from crlm_jax.runs.lock import only_training
 from crlm_jax.runs.log import read_log
-from crlm_jax.runs.records import check_shared, keep_records, with_threads
+from crlm_jax.runs.records import check_shared, keep_records, with_own_precision, with_threads
 from crlm_jax.runs.results import Summary
 from crlm_jax.system import parallel
 from crlm_jax.system.console import console, print_stderr
@@ -134,12 +134,12 @@ def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "")
       OSError: a file cannot be read or written.
     """
     validate(config)
-    folder = RunFolder(locate(workdir))
+    folder, mesh = RunFolder(locate(workdir)), parallel.make_mesh()
+    config = with_own_precision(config, folder, parallel.platform(mesh))
     if open_workdir(config, folder):
         if parallel.is_main():
             console.print(f"{folder.path} is finished: see {folder.report}")
         return None
-    mesh = parallel.make_mesh()
     with only_training(folder):  # before hours of preparing data for a folder that is read-only
         return _run(config, folder, mesh, profile, source)
 
@@ -149,7 +149,7 @@ def _run(
 ) -> Summary | None:
     parallel.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
     parallel.check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
-    config = with_threads(config, folder, mesh.devices.flat[0].platform)
+    config = with_threads(config, folder, parallel.platform(mesh))
     refit = read_refit(config)
     networks, state = create_state(config, mesh)
     prepared = prepare(config)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from crlm_jax.models.layers import BatchNorm, Conv, max_pool, upsample
+from crlm_jax.models.layers import BatchNorm, Conv
+from crlm_jax.models.resampling import max_pool, upsample
 from tests.models.parity import assert_close
 
 

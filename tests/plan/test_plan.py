@@ -269,7 +269,7 @@ def test_the_plan_of_the_cpu_agrees_with_a_measured_step():
 
 def test_a_plan_needs_no_weights():
     config = small_config(critic__weights="imagenet")
-    step = compiling.make_step(config)
+    step = compiling.make_step(config, "cpu")
     assert step.config.critic.weights == "random"
     assert step.state.critic is not None
     assert config.critic.weights == "imagenet"

@@ -1,13 +1,13 @@
-"""What a run records of its threads."""
+"""What a run records of its threads and its precision."""
 
 import dataclasses
 
 import pytest
 
 from crlm_jax.config.schema import Config, System
-from crlm_jax.config.storage import to_json
+from crlm_jax.config.storage import differences, to_json
 from crlm_jax.runs.folder import RunFolder, open_workdir
-from crlm_jax.runs.records import with_threads
+from crlm_jax.runs.records import with_own_precision, with_threads
 from crlm_jax.system import parallel
 
 
@@ -44,3 +44,17 @@ def test_without_a_wish_all_cores_count(monkeypatch):
     assert parallel.threads() >= 1
     parallel.use_threads(4)
     assert parallel.threads() == 4
+
+
+def test_automatic_precision_is_that_of_the_platform_and_then_the_runs_own(tmp_path):
+    config = Config()
+    config.train.precision = "auto"
+    folder = RunFolder(tmp_path)
+    found = {name: with_own_precision(config, folder, name) for name in ("cpu", "gpu", "tpu")}
+    assert [c.train.precision for c in found.values()] == ["float32", "bfloat16", "bfloat16"]
+    assert config.train.precision == "auto"
+    folder.config.write_text(to_json(found["tpu"]))
+    assert with_own_precision(config, folder, "cpu").train.precision == "bfloat16"
+    assert differences(found["tpu"], with_own_precision(Config(), folder, "tpu")) == [
+        "train.precision: 'bfloat16' → 'float32'"  # which the folder refuses
+    ]

@@ -18,7 +18,6 @@ from crlm_jax.predict.engine.values import (
     alike,
     as_value,
     constant,
-    in_plain_order,
     integers,
     ordered,
     plain,
@@ -134,7 +133,9 @@ def _slice(inputs: Sequence[Array], params: Params, shape: Shape) -> Value:
     value = whole(as_value(inputs[0]))
     starts, stops = params["start_indices"], params["limit_indices"]
     steps = params["strides"] or (1,) * len(starts)
-    cut = [a for a in range(len(shape)) if (starts[a], stops[a], steps[a]) != (0, value.shape[a], 1)]
+    cut = [
+        a for a in range(len(shape)) if (starts[a], stops[a], steps[a]) != (0, value.shape[a], 1)
+    ]
     if not cut:
         return value
     lists = [integers([numbers[a] for a in cut]) for numbers in (starts, stops, steps)]
@@ -211,8 +212,9 @@ def _product_by_pixel(
     first = isinstance(left, Value)
     image, weight = (left, right) if first else (right, left)
     (over,), (axis,) = summed if first else summed[::-1]
-    is_map = isinstance(image, Value) and len(image.shape) == 4 and image.order[:2] == (0, over)
-    if not is_map or isinstance(weight, Value):
+    if not isinstance(image, Value) or isinstance(weight, Value):
+        return None
+    if len(image.shape) != 4 or image.order[:2] != (0, over):
         return None
     kernel = np.moveaxis(weight, axis, -1)
     others, kernel = kernel.shape[:-1], kernel.reshape(-1, kernel.shape[-1], 1, 1)

@@ -15,20 +15,14 @@ import openvino
 from jax.extend import core
 from openvino import opset13 as ops
 
-from crlm_jax.errors import UserError
+from crlm_jax.predict.engine.choice import EngineError
 from crlm_jax.predict.engine.rules import RULES
-from crlm_jax.predict.engine.values import Array, Value, as_value, in_plain_order, plain
+from crlm_jax.predict.engine.values import Array, Value, in_plain_order, plain
 
 _CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint"}
 
 
-class TranslationError(UserError):
-    """An operation of the network has no translation."""
-
-
-def to_openvino(
-    function: Callable[[Any], Any], shape: Sequence[int], dtype: str
-) -> openvino.Model:
+def to_openvino(function: Callable[[Any], Any], shape: Sequence[int], dtype: str) -> openvino.Model:
     """Translates a function of one array that returns one array.
 
     Args:
@@ -37,7 +31,7 @@ def to_openvino(
       dtype: of its argument, such as "uint8".
 
     Raises:
-      TranslationError: the function has an operation that is not translated.
+      EngineError: the function has an operation that is not translated.
     """
     closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype)))
     parameter = ops.parameter(list(shape), np.dtype(dtype), name="slices")
@@ -53,7 +47,8 @@ def _translate(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Array]) ->
 
     def read(variable: Any) -> Array:
         if isinstance(variable, core.Literal):
-            return np.asarray(variable.val, variable.aval.dtype)
+            aval: Any = variable.aval
+            return np.asarray(variable.val, aval.dtype)
         return known[variable]
 
     for equation in jaxpr.eqns:
@@ -73,24 +68,23 @@ def _apply(equation: Any, inputs: Sequence[Array]) -> list[Array]:
     if not any(isinstance(array, Value) for array in inputs):
         return _compute(equation, inputs)
     if name not in RULES:
-        raise TranslationError(f"OpenVINO: JAX's operation {name} is not translated")
+        raise EngineError(f"OpenVINO: JAX's operation {name} is not translated")
     try:
         return [RULES[name](inputs, params, equation.outvars[0].aval.shape)]
     except (NotImplementedError, RuntimeError) as error:  # OpenVINO raises the latter
         reason = " ".join(str(error).split())
-        raise TranslationError(f"OpenVINO: {name} is not translated ({reason})") from error
+        raise EngineError(f"OpenVINO: {name} is not translated ({reason})") from error
 
 
-def _compute(equation: Any, inputs: Sequence[Array]) -> list[Array]:
+def _compute(equation: Any, inputs: Sequence[Any]) -> list[Array]:
     """Computes what depends on constants alone."""
     if equation.primitive.name == "broadcast_in_dim":
         # Without copies: an image of a bias would fill the model.
-        sides = [1] * len(equation.params["shape"])
-        for side, axis in zip(
-            inputs[0].shape, equation.params["broadcast_dimensions"], strict=True
-        ):
+        shape, axes = equation.params["shape"], equation.params["broadcast_dimensions"]
+        sides = [1] * len(shape)
+        for side, axis in zip(inputs[0].shape, axes, strict=True):
             sides[axis] = side
-        return [np.broadcast_to(np.reshape(inputs[0], sides), equation.params["shape"])]
+        return [np.broadcast_to(np.reshape(inputs[0], sides), shape)]
     found = equation.primitive.bind(*inputs, **equation.params)
     many = equation.primitive.multiple_results
     return [np.asarray(array) for array in (found if many else [found])]

@@ -164,10 +164,13 @@ def load(
     """
     run = locate(run)
     config, name = read_run(run), run.resolve().name
+    threshold = config.evaluation.threshold if threshold is None else threshold
     chosen = choose(engine, device)
     if chosen.name == "OpenVINO":
         try:
-            found = predict.engine.load_translated(run, config.data.image_size, chosen, Data.cache)
+            found = predict.engine.load_translated(
+                run, config.data.image_size, threshold, chosen, Data.cache
+            )
         except EngineError as error:
             if engine == "openvino":
                 raise EngineError(f"{error}; give --engine xla") from error
@@ -176,8 +179,7 @@ def load(
             note = "; ".join(filter(None, (chosen.note, found.note)))
             return ScanSegmenter(
                 config, name, found.step, found.fingerprint, tta=tta,
-                threshold=config.evaluation.threshold if threshold is None else threshold,
-                min_lesion_mm3=min_lesion_mm3, batch=1, network=found.network,
+                threshold=threshold, min_lesion_mm3=min_lesion_mm3, batch=1, network=found.network,
                 engine=dataclasses.replace(chosen, note=note),
             )  # fmt: skip
     made = for_scans(

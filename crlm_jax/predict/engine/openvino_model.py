@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from crlm_jax import __version__
 from crlm_jax.errors import UserError
 from crlm_jax.predict import engine
 from crlm_jax.predict.engine.choice import Engine, EngineError
+from crlm_jax.predict.engine.parts import Network, compile_exactly, compile_in_bfloat16
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system.files import clear_partial, whole_folder
 
@@ -27,9 +27,6 @@ TOLERANCE = 1e-4  # of a probability in float32, between OpenVINO and XLA
 _FORM = 1  # to be raised when translations change
 _MODEL, _WEIGHTS, _ABOUT = "segmenter.xml", "segmenter.bin", "about.json"
 _A_DAY = 86400  # seconds
-_HINTS = {"float32": "f32", "bfloat16": "bf16"}
-
-Network = Callable[[np.ndarray], np.ndarray]  # (1, S, S, 1) uint8 -> (1, S, S) float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +39,15 @@ class Translated:
     note: str = ""  # what the user should know
 
 
-def load_translated(run: Path, size: int, chosen: Engine, cache: str) -> Translated:
+def load_translated(
+    run: Path, size: int, threshold: float, chosen: Engine, cache: str
+) -> Translated:
     """Loads a run's network, from the cache if it was translated before.
 
     Args:
       run: folder of the run, as `system.files.locate` returns it.
       size: S, the side of a slice in pixels.
+      threshold: probability above which a pixel is tumour.
       chosen: the engine, for its precision.
       cache: folder of what is kept between processes, as `data.cache`.
 
@@ -67,7 +67,10 @@ def load_translated(run: Path, size: int, chosen: Engine, cache: str) -> Transla
         except (OSError, UserError, RuntimeError) as error:  # OpenVINO raises the last
             reason = " ".join(str(error).split())
             note = f"the network is translated for OpenVINO each time, as it is not kept ({reason})"
-    network = _compile(model, chosen.precision)
+    if chosen.precision == "bfloat16":
+        network = compile_in_bfloat16(model, threshold)
+    else:
+        network = compile_exactly(model)
     return Translated(network, about["step"], about["fingerprint"], note)
 
 
@@ -89,7 +92,7 @@ def _translate(run: Path, size: int) -> tuple[openvino.Model, dict[str, Any]]:
     xla = engine.xla
     trained = xla.load_run(run, xla.find_device("cpu"))
     model = engine.to_openvino(xla.in_float32(trained), (1, size, size, 1), "uint8")
-    _check(_compile(model, "float32"), lambda slices: xla.compute(trained, slices), size)
+    _check(compile_exactly(model), lambda slices: xla.compute(trained, slices), size)
     fingerprint = xla.fingerprint(trained.config, trained.variables)
     return model, {"run": trained.config.name, "step": trained.step, "fingerprint": fingerprint}
 
@@ -110,17 +113,6 @@ def _check(found: Network, expected: Network, size: int) -> None:
             f"OpenVINO's probability differs from XLA's by {difference:.2g} (allowed: "
             f"{TOLERANCE:g}); please report this with the versions of openvino and jax"
         )
-
-
-def _compile(model: openvino.Model, precision: str) -> Network:
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
-    compiled = openvino.Core().compile_model(model, "CPU", hints)
-
-    def network(slices: np.ndarray) -> np.ndarray:
-        found: np.ndarray = compiled(slices)[0]
-        return found
-
-    return network
 
 
 def _write(model: openvino.Model, about: dict[str, Any], folder: Path) -> None:

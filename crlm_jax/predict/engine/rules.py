@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from openvino import Node
+from openvino import Node, opset1
 from openvino import opset13 as ops
 
 from crlm_jax.predict.engine.values import (
+    CHANNELS_FIRST,
     Array,
     Value,
     alike,
@@ -230,7 +231,7 @@ def _product_by_pixel(
 
 def _pool(inputs: Sequence[Array], params: Params, shape: Shape) -> Value:
     """The largest of each window of rows and columns."""
-    value = whole(ordered(as_value(inputs[0]), (0, 3, 1, 2)))
+    value = whole(ordered(as_value(inputs[0]), CHANNELS_FIRST))
     names = ("window_dimensions", "window_strides", "base_dilation", "window_dilation")
     window, strides, *dilations = (list(params[name]) for name in names)
     padding = params["padding"]
@@ -238,8 +239,9 @@ def _pool(inputs: Sequence[Array], params: Params, shape: Shape) -> Value:
     if set(outside) - {0, 1}:
         raise NotImplementedError("windows over slices or channels, or dilated ones")
     low, high = ([padding[axis][i] for axis in (1, 2)] for i in (0, 1))
-    node = ops.max_pool(value.node, strides[1:3], [1, 1], low, high, window[1:3]).output(0)
-    return Value(node.get_node(), shape, (0, 3, 1, 2))
+    # The first version, since later ones also return places.
+    node = opset1.max_pool(value.node, strides[1:3], low, high, window[1:3])
+    return Value(node, shape, CHANNELS_FIRST)
 
 
 ELEMENTWISE: dict[str, Callable[..., Node]] = {

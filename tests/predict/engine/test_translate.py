@@ -64,7 +64,8 @@ FUNCTIONS = {
     "more than two that take turns": lambda x: jnp.stack((x, -x, x), 3).reshape(2, 6, 12, 3),
     "products of both sides": lambda x: jnp.einsum("bhwc,bhvc->bwv", x, jnp.tanh(x)),
     "a constant first": lambda x: jnp.einsum("oc,bhwc->bohw", jnp.arange(6.0).reshape(2, 3), x),
-    "a broadcast": lambda x: jnp.concatenate((x, jnp.broadcast_to(x.mean((1, 2))[:, None, None], x.shape)), 3),
+    "a broadcast": lambda x: jnp.concatenate(
+        (x, jnp.broadcast_to(x.mean((1, 2))[:, None, None], x.shape)), 3),
     "padding and windows": lambda x: jax.lax.reduce_window(
         jnp.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0)), constant_values=-7.0), -jnp.inf, jax.lax.max,
         (1, 2, 3, 1), (1, 2, 1, 1), "VALID"),

@@ -22,6 +22,11 @@ from crlm_jax.predict.engine import openvino_model, parts  # noqa: E402
 UNITS = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+@pytest.fixture(autouse=True)
+def predictions_by_either_engine(monkeypatch):
+    monkeypatch.setattr(choice, "_is_installed", lambda: True)
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(Data, "cache", str(tmp_path / "cache"))
@@ -99,7 +104,6 @@ def test_a_cache_that_cannot_be_written_is_said(tiny_run, tmp_path, monkeypatch)
 
 
 def test_what_is_not_translated_falls_back_to_xla_or_is_an_error(tiny_run, cache, monkeypatch):
-    monkeypatch.setattr(choice, "_is_installed", lambda: True)
     monkeypatch.setattr(choice, "_has_bfloat16_units", lambda: True)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     compute = engine.xla.compute

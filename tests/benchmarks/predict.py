@@ -112,7 +112,8 @@ class TorchPrediction:
         ):
             for start in range(0, len(grey), 8):
                 batch = torch.from_numpy(grey[start : start + 8, None])
-                small = interpolate(batch, (self.size,) * 2, mode="bilinear").round()
+                small = interpolate(batch, (self.size,) * 2, mode="bilinear", antialias=True)
+                small = small.round()
                 mean, std = (
                     torch.from_numpy(v)[None, :, None, None]
                     for v in (inputs.IMAGENET_MEAN, inputs.IMAGENET_STD)

@@ -27,6 +27,14 @@ FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
+@pytest.fixture(autouse=True)
+def predictions_by_xla(monkeypatch):
+    """The same engine predicts on every machine, and no translation lands in the user's cache."""
+    from crlm_jax.predict.engine import choice
+
+    monkeypatch.setattr(choice, "_is_installed", lambda: False)
+
+
 @pytest.fixture(scope="module")
 def one_device():
     """The run's mesh has one device, as on a laptop."""

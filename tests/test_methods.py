@@ -1,6 +1,7 @@
 """Every method of the paper's comparison through the same step and the same commands."""
 
 import dataclasses
+import importlib.util
 import json
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import SimpleITK as sitk
 
 from configs import common
 from configs.methods import METHODS
-from crlm_jax.config.schema import Config, ConfigError, validate
+from crlm_jax.config.schema import Config, ConfigError, Data, validate
 from crlm_jax.config.storage import to_json
 from crlm_jax.export import bundle
+from crlm_jax.imaging.lesions import label_lesions
 from crlm_jax.measures.overlap import Counts, overlap
 from crlm_jax.method import networks
 from crlm_jax.method.checkpoint import Checkpoints
@@ -21,6 +23,8 @@ from crlm_jax.method.segment import TrainedSegmenter
 from crlm_jax.method.step import create_state, learning_rate, make_train_step, nnx
 from crlm_jax.models.torch_weights import WeightsError
 from crlm_jax.predict import command as predict_command
+from crlm_jax.predict.engine import choice
+from crlm_jax.predict.segmenter import load
 from crlm_jax.runs.log import TrainLog
 from crlm_jax.system import parallel
 from crlm_jax.training import experiment
@@ -99,6 +103,13 @@ def test_each_method_learns_its_batch_resumes_evaluates_and_predicts(
     counts = Counts()
     counts.add(prediction[1:], reference[1:])
     assert overlap(counts)["dsc"] > 0.9
+    if importlib.util.find_spec("openvino"):
+        monkeypatch.setattr(choice, "_is_installed", lambda: True)
+        monkeypatch.setattr(Data, "cache", str(tmp_path / "cache"))
+        image = sitk.ReadImage(str(scan))
+        other = sitk.GetArrayFromImage(load(resumed, engine="openvino")(image)) > 0
+        assert 2 * (other & prediction).sum() >= 0.999 * (other.sum() + prediction.sum())
+        assert label_lesions(other)[1] == label_lesions(prediction)[1]
 
 
 def stop_at(step: int, add):

@@ -1,3 +1,4 @@
+from . import overlay as overlay
 from .conditions import is_ct as is_ct
 from .geometry import Geometry as Geometry
 from .geometry import VolumeError as VolumeError

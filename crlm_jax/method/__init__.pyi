@@ -6,6 +6,7 @@ from .networks import create_networks as create_networks
 from .networks import create_segmenter as create_segmenter
 from .segment import TrainedSegmenter as TrainedSegmenter
 from .segment import load_best as load_best
+from .segment import slices_at_once as slices_at_once
 from .step import TrainState as TrainState
 from .step import create_state as create_state
 from .step import make_train_step as make_train_step

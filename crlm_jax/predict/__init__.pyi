@@ -1,3 +1,4 @@
+from . import engine as engine
 from .scans import Scan as Scan
 from .scans import find_scans as find_scans
 from .segmenter import Prediction as Prediction

@@ -9,12 +9,12 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
-import jax
-
+from crlm_jax import predict
 from crlm_jax.config.notices import is_phantom
-from crlm_jax.errors import UserError
 from crlm_jax.imaging.dicom.files import is_directory_file
+from crlm_jax.predict.engine.choice import Asked
 from crlm_jax.predict.outputs import Outputs, lesions_path, plan_jobs, write_lesions
 from crlm_jax.predict.scans import (
     Scan,
@@ -26,28 +26,7 @@ from crlm_jax.predict.scans import (
 )
 from crlm_jax.predict.segmenter import load, use_compile_cache
 from crlm_jax.predict.stream import predict_scans
-from crlm_jax.system import parallel
 from crlm_jax.system.console import local_path, print_error, print_stderr
-
-
-def find_device(name: str) -> jax.Device:
-    """Returns a device by kind and number, such as `cpu`, `gpu` or `gpu:1`.
-
-    Raises:
-      UserError: JAX finds no such device.
-    """
-    kind, _, number = name.partition(":")
-    found = parallel.find_devices()
-    try:
-        if number and not number.isdecimal():
-            raise ValueError(number)
-        return jax.devices(kind)[int(number or 0)]
-    except (RuntimeError, IndexError, ValueError) as error:
-        there = ", ".join(f"{device.platform}:{device.id}" for device in found)
-        raise UserError(
-            f"--device {name}: JAX finds no such device here, only {there}; name one of these, or "
-            "install JAX for the other (crlm_jax[cuda], crlm_jax[tpu])"
-        ) from error
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -89,6 +68,13 @@ def _make_parser() -> argparse.ArgumentParser:
         help="in a DICOM-SEG: one segment for all lesions, instead of one for each",
     )
     add("--device", help="cpu, gpu, tpu or one of several, such as gpu:1 (default: JAX's first)")
+    add(
+        "--engine",
+        choices=get_args(Asked),
+        default="auto",
+        help="what computes the network (default: OpenVINO in bfloat16 on a CPU that has units for "
+        "it, where it is installed; otherwise XLA)",
+    )
     return parser
 
 
@@ -114,9 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = plan_jobs(scans, outputs)
     segmenter = load(
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,
-        device=find_device(args.device) if args.device else None,
+        device=predict.engine.xla.find_device(args.device) if args.device else None,
+        engine=args.engine,
     )  # fmt: skip
-    use_compile_cache()
+    if segmenter.engine.name == "XLA":
+        use_compile_cache()
+    if segmenter.engine.note:
+        print_stderr(f"note: {segmenter.engine.note}")
     for scan in scans:
         segmenter.windowed_as(scan.condition)  # raises before the first scan is predicted
     for warning in unknown_conditions(scans, segmenter.config.data.conditions):
@@ -132,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = lesions_path(outputs, jobs)
         write_lesions(path, found)
         print(f"{where}: {done} mask(s), {len(found)} lesion(s), listed in {path}")
+        print(f"computed by {segmenter.engine}")
     _print_failures(failed, len(jobs))
     return 1 if failed else 0
 

@@ -1,26 +1,29 @@
 """A trained segmenter as a function from a scan to a mask on the scan's own grid."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 import SimpleITK as sitk
 
+from crlm_jax import method, predict, system
 from crlm_jax.config.schema import Config, ConfigError, Data
-from crlm_jax.config.storage import to_json
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.imaging.lesions import Lesion, drop_small, label_lesions, measure_lesions
 from crlm_jax.imaging.resize import at_own_size, resize
-from crlm_jax.method.segment import TrainedSegmenter, Variables, load_best, slices_at_once
-from crlm_jax.runs.folder import RunFolder, read_run
-from crlm_jax.system import parallel
+from crlm_jax.predict.engine.choice import XLA, Asked, Engine, EngineError, choose
+from crlm_jax.runs.folder import read_run
 from crlm_jax.system.files import locate
+
+if TYPE_CHECKING:
+    import jax
+
+    from crlm_jax.method.segment import TrainedSegmenter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,7 @@ class ScanSegmenter:
     min_lesion_mm3: float  # lesions below it are dropped
     batch: int  # slices in one call of the network
     network: Callable[[np.ndarray], np.ndarray]  # (batch, S, S, 1) uint8 -> (batch, S, S) float32
+    engine: Engine = XLA  # what computes the network
 
     def __call__(self, image: sitk.Image, condition: str | None = None) -> sitk.Image:
         """Segments one scan.
@@ -140,7 +144,8 @@ def load(
     tta: bool = False,
     threshold: float | None = None,
     min_lesion_mm3: float = 0.0,
-    device: jax.Device | None = None,
+    device: "jax.Device | None" = None,
+    engine: Asked = "auto",
 ) -> ScanSegmenter:
     """Loads the best checkpoint of a run as a function from a SimpleITK image to a mask.
 
@@ -150,55 +155,72 @@ def load(
       threshold: probability above which a voxel is tumour; None: that of the run.
       min_lesion_mm3: lesions of a smaller volume are dropped.
       device: to compute on; None: JAX's first.
+      engine: what computes the network (`engine.choice.choose`).
 
     Raises:
       ConfigError: the folder holds no run.
       FileNotFoundError: the run has no checkpoint.
+      EngineError: the engine that is asked for cannot compute here.
     """
     run = locate(run)
-    mesh = parallel.make_mesh([device] if device else 1)
-    trained = load_best(read_run(run), RunFolder(run).checkpoints, mesh)
-    name = run.resolve().name
-    return for_scans(trained, name, tta=tta, threshold=threshold, min_lesion_mm3=min_lesion_mm3)
+    config, name = read_run(run), run.resolve().name
+    threshold = config.evaluation.threshold if threshold is None else threshold
+    chosen = choose(engine, device)
+    if chosen.name == "OpenVINO":
+        try:
+            found = predict.engine.load_translated(
+                run, config.data.image_size, threshold, chosen, Data.cache
+            )
+        except EngineError as error:
+            if engine == "openvino":
+                raise EngineError(f"{error}; give --engine xla") from error
+            chosen = Engine(note=f"{error}; XLA computes instead")
+        else:
+            note = "; ".join(filter(None, (chosen.note, found.note)))
+            return ScanSegmenter(
+                config, name, found.step, found.fingerprint, tta=tta,
+                threshold=threshold, min_lesion_mm3=min_lesion_mm3, batch=1, network=found.network,
+                engine=dataclasses.replace(chosen, note=note),
+            )  # fmt: skip
+    made = for_scans(
+        predict.engine.xla.load_run(run, device), name,
+        tta=tta, threshold=threshold, min_lesion_mm3=min_lesion_mm3,
+    )  # fmt: skip
+    return dataclasses.replace(made, engine=dataclasses.replace(made.engine, note=chosen.note))
 
 
 def for_scans(
-    trained: TrainedSegmenter,
+    trained: "TrainedSegmenter",
     name: str,
     *,
     tta: bool = False,
     threshold: float | None = None,
     min_lesion_mm3: float = 0.0,
 ) -> ScanSegmenter:
-    """Makes a function on scans of a segmenter on slices; `name` is that of its run.
+    """Makes a function on scans of a segmenter on slices, by XLA; `name` is that of its run.
 
     The other arguments are those of `load`.
     """
+    xla = predict.engine.xla
+    computing = xla.in_own_precision(trained)
     return ScanSegmenter(
         config=trained.config,
         name=name,
         step=trained.step,
-        fingerprint=_fingerprint(trained.config, trained.variables),
+        fingerprint=xla.fingerprint(trained.config, trained.variables),
         tta=tta,
         threshold=trained.config.evaluation.threshold if threshold is None else threshold,
         min_lesion_mm3=min_lesion_mm3,
-        batch=slices_at_once(trained.mesh.devices.flat[0].platform),
-        network=lambda batch: np.asarray(trained.probability(batch)),
+        batch=method.slices_at_once(trained.mesh.devices.flat[0].platform),
+        network=lambda batch: np.asarray(computing.probability(batch)),
+        engine=Engine("XLA", computing.config.train.precision),
     )
 
 
 def use_compile_cache() -> None:
-    """Keeps compiled programs in the default cache folder, for the next process.
+    """Keeps programs that XLA compiled in the default cache folder, for the next process.
 
     The run's own `data.cache` is not used: a run may come from elsewhere, and cached programs are
     executed.
     """
-    parallel.use_compile_cache(Data.cache)
-
-
-def _fingerprint(config: Config, variables: Variables) -> str:
-    digest = hashlib.sha256(to_json(config).encode())
-    for path, value in jax.tree_util.tree_leaves_with_path(variables):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(value).tobytes())
-    return digest.hexdigest()
+    system.parallel.use_compile_cache(Data.cache)

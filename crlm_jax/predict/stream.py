@@ -8,10 +8,10 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from crlm_jax import __version__
+from crlm_jax import __version__, imaging
 from crlm_jax.config.notices import marks
 from crlm_jax.errors import UserError
-from crlm_jax.imaging import overlay, volumes
+from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.dicom.sources import check_sources
@@ -173,8 +173,8 @@ def _draw_overlays(
     shown = np.flatnonzero(prediction.mask.any(axis=(1, 2))).tolist() or [len(ready.grey) // 2]
     for z in shown:
         title = f"{job.scan.name} · {ready.condition} · slice {z + 1} of {len(ready.grey)}"
-        picture = overlay.draw_slice(
+        picture = imaging.overlay.draw_slice(
             ready.grey[z], prediction.mask[z], ready.volume.spacing[1:],
             " · ".join([*marks(segmenter.config), title]),
         )  # fmt: skip
-        write_whole(job.overlay / f"{job.scan.name}_z{z:03d}.png", overlay.to_png(picture))
+        write_whole(job.overlay / f"{job.scan.name}_z{z:03d}.png", imaging.overlay.to_png(picture))

@@ -144,7 +144,10 @@ def test_options_reach_the_segmenter(tmp_path, monkeypatch):
         " --tta --threshold 0.3 --min-lesion-mm3 20 --device cpu:2".split()
     )
     assert seen.pop("device").id == 2
-    assert seen == {"run": Path("runs/x"), "tta": True, "threshold": 0.3, "min_lesion_mm3": 20.0}
+    assert seen == {
+        "run": Path("runs/x"), "tta": True, "threshold": 0.3, "min_lesion_mm3": 20.0,
+        "engine": "auto",
+    }  # fmt: skip
 
 
 def test_overlays_are_drawn_of_the_slices_with_a_lesion(tmp_path, run):

@@ -6,8 +6,9 @@ Codes are SNOMED CT, as DICOM PS3.16 lists them: the category is of CID 7150, th
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import highdicom as hd
+import lazy_loader
 import numpy as np
 import pydicom
 from pydicom.sr.codedict import codes
@@ -19,6 +20,11 @@ from crlm_jax.imaging.dicom.sources import as_source_images, put_frame_numbers
 from crlm_jax.imaging.geometry import Geometry, VolumeError
 from crlm_jax.imaging.regions import fill
 from crlm_jax.system.files import write_whole
+
+if TYPE_CHECKING:
+    import highdicom as hd
+else:
+    hd = lazy_loader.load("highdicom")  # half a second, and most commands need none of it
 
 # The elements of a source image that a segmentation refers to (PS3.3 A.51).
 _PLACE = """
@@ -105,7 +111,7 @@ def _encode(
     mask: np.ndarray,
     series: Series,
     lesions: int,
-    algorithm: hd.AlgorithmIdentificationSequence,
+    algorithm: "hd.AlgorithmIdentificationSequence",
     fingerprint: str,
 ) -> bytes:
     """Returns the content of the file; patient and study are copied last, unchanged."""
@@ -144,7 +150,7 @@ def _encode(
 
 def _identify_algorithm(
     name: str, version: str, fingerprint: str
-) -> hd.AlgorithmIdentificationSequence:
+) -> "hd.AlgorithmIdentificationSequence":
     return hd.AlgorithmIdentificationSequence(
         name=name[:_LONG_STRING],
         family=codes.DCM.ArtificialIntelligence,
@@ -154,8 +160,8 @@ def _identify_algorithm(
 
 
 def _segment(
-    number: int, algorithm: hd.AlgorithmIdentificationSequence
-) -> hd.seg.SegmentDescription:
+    number: int, algorithm: "hd.AlgorithmIdentificationSequence"
+) -> "hd.seg.SegmentDescription":
     return hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=f"Tumor_{number}",

@@ -8,8 +8,9 @@ lesions are not one.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import highdicom as hd
+import lazy_loader
 import numpy as np
 import pydicom
 
@@ -19,6 +20,11 @@ from crlm_jax.imaging.geometry import Geometry, VolumeError, check_size, format_
 from crlm_jax.imaging.headers import check_deflated
 from crlm_jax.imaging.regions import Region
 from crlm_jax.imaging.segment_names import choose_segments
+
+if TYPE_CHECKING:
+    import highdicom as hd
+else:
+    hd = lazy_loader.load("highdicom")  # half a second, and most commands need none of it
 
 FRACTION = 0.5  # least occupancy or probability at which a voxel of a FRACTIONAL segment counts
 _SAME_PLANE = 1e-2  # mm, between frames of one plane
@@ -92,7 +98,7 @@ def read_segments(
 
 
 def _find_voxels(
-    path: Path, segmentation: hd.seg.Segmentation, chosen: list[int], grid: Geometry
+    path: Path, segmentation: "hd.seg.Segmentation", chosen: list[int], grid: Geometry
 ) -> dict[int, np.ndarray]:
     """Returns the voxels (N, 3) of a grid that each segment marks: slice, row, column."""
     places = {number: [np.zeros((0, 3), int)] for number in chosen}
@@ -101,7 +107,7 @@ def _find_voxels(
     return {number: np.concatenate(found) for number, found in places.items()}
 
 
-def _grid_of(path: Path, segmentation: hd.seg.Segmentation, chosen: list[int]) -> Geometry:
+def _grid_of(path: Path, segmentation: "hd.seg.Segmentation", chosen: list[int]) -> Geometry:
     """Returns the grid of a segmentation whose frames are a stack, possibly with gaps."""
     frames = [frame for _, frame, _ in _frames(segmentation, chosen)]
     across, down = np.reshape(np.asarray(frames[0].ImageOrientationPatient, float), (2, 3))
@@ -127,7 +133,7 @@ _UNREADABLE = (
 )
 
 
-def _open(path: Path) -> hd.seg.Segmentation:
+def _open(path: Path) -> "hd.seg.Segmentation":
     if not path.is_file():
         raise VolumeError(f"{path}: file not found; correct the path")
     check_deflated([path])
@@ -141,7 +147,7 @@ def _open(path: Path) -> hd.seg.Segmentation:
     raise VolumeError(f"{path}: {file.kind}, not a segmentation; give the DICOM-SEG of the image")
 
 
-def _labels(segmentation: hd.seg.Segmentation) -> dict[int, str]:
+def _labels(segmentation: "hd.seg.Segmentation") -> dict[int, str]:
     """Returns labels by segment number, without the background 0 that a LABELMAP may have."""
     return {
         int(segment.SegmentNumber): str(segment.get("SegmentLabel") or "")
@@ -180,7 +186,7 @@ def check_reference(path: Path, series: Series, uids: list[str], frames: list[st
 
 
 def _frames(
-    segmentation: hd.seg.Segmentation, chosen: list[int]
+    segmentation: "hd.seg.Segmentation", chosen: list[int]
 ) -> Iterator[tuple[int, pydicom.Dataset, np.ndarray]]:
     """Yields each frame of each chosen segment: its number, header, and voxels (H, W) bool."""
     shared = segmentation.SharedFunctionalGroupsSequence[0]

@@ -15,9 +15,9 @@ Keys: `cohort` (phantom), `condition` (ct; several, such as `pre_dwi+pre_t2wi`, 
 together and evaluated one by one), `weights` (random), `seeds` (5 trunks), `folds` (none; with 5,
 every fold of every seed has a trunk, forked within its fold, and the folds of a seed together are
 one unit), `label` (none; `dwi` names the experiments dwi_trunk, dwi_forks and dwi_scratch), `trunk`
-(600 updates), `steps` (200 updates of an arm), `size` (128 pixels), `threads` (2), `arms` (all of
-unetpp, stages_12, stages_1, stages_2, random_12, scaled_12, released_12; or some, joined by `+`),
-`scratch` (unetpp+stages_12; none: no such runs), `scaled` (100: `loss.feature_weight` of the random
+(600 updates), `steps` (200 updates of an arm), `size` (128 pixels), `threads` (2), `arms`
+(constraint: unetpp, stages_12, stages_1, stages_2, random_12, scaled_12, released_12; or some, joined
+by `+`; bfloat16, an arm of the same loss as unetpp, is for `train.precision`), `scratch` (unetpp+stages_12; none: no such runs), `scaled` (100: `loss.feature_weight` of the random
 weights under which their gradient at the start has ImageNet's norm).
 """
 
@@ -45,6 +45,10 @@ def _released(config: Config) -> None:
     config.loss.stages = (1, 2)
 
 
+def _bfloat16(config: Config) -> None:
+    config.loss.stages, config.train.precision = (), "bfloat16"
+
+
 ARMS = {
     "unetpp": _stages(),
     "stages_12": _stages(1, 2),
@@ -53,6 +57,7 @@ ARMS = {
     "random_12": _random,
     "scaled_12": _random,  # with the key `scaled`
     "released_12": _released,
+    "bfloat16": _bfloat16,  # of the segmenter, without the constraint
 }
 
 
@@ -60,13 +65,13 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
     """Returns the runs as (`experiment/system/seed`, config): trunk by trunk, then from scratch."""
     given = study_arguments(
         arg, seeds="5", condition="ct", label="", weights="random", trunk="600", steps="200",
-        size="128", threads="2", arms="all", scratch="unetpp+stages_12", scaled="100",
+        size="128", threads="2", arms="constraint", scratch="unetpp+stages_12", scaled="100",
     )  # fmt: skip
     numbers = {
         key: whole_number(key, getattr(given, key))
         for key in ("trunk", "steps", "size", "threads", "scaled")
     }
-    groups = {"all": list(ARMS), "none": []}
+    groups = {"all": list(ARMS), "constraint": list(ARMS)[:-1], "none": []}
     arms, scratch = (chosen(key, getattr(given, key), groups) for key in ("arms", "scratch"))
 
     conditions = tuple(given.condition.split("+"))

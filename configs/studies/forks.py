@@ -16,9 +16,10 @@ together and evaluated one by one), `weights` (random), `seeds` (5 trunks), `fol
 every fold of every seed has a trunk, forked within its fold, and the folds of a seed together are
 one unit), `label` (none; `dwi` names the experiments dwi_trunk, dwi_forks and dwi_scratch), `trunk`
 (600 updates), `steps` (200 updates of an arm), `size` (128 pixels), `threads` (2), `arms`
-(constraint: unetpp, stages_12, stages_1, stages_2, random_12, scaled_12, released_12; or some, joined
-by `+`; bfloat16, an arm of the same loss as unetpp, is for `train.precision`), `scratch` (unetpp+stages_12; none: no such runs), `scaled` (100: `loss.feature_weight` of the random
-weights under which their gradient at the start has ImageNet's norm).
+(constraint: unetpp, stages_12, stages_1, stages_2, random_12, scaled_12, released_12; or some,
+joined by `+`; bfloat16, with the loss of unetpp, is for `train.precision`), `scratch`
+(unetpp+stages_12; none: no such runs), `scaled` (100: `loss.feature_weight` of the random weights
+under which their gradient at the start has ImageNet's norm).
 """
 
 from collections.abc import Callable

@@ -107,9 +107,12 @@ def test_each_method_learns_its_batch_resumes_evaluates_and_predicts(
         monkeypatch.setattr(choice, "_is_installed", lambda: True)
         monkeypatch.setattr(Data, "cache", str(tmp_path / "cache"))
         image = sitk.ReadImage(str(scan))
-        other = sitk.GetArrayFromImage(load(resumed, engine="openvino")(image)) > 0
-        assert 2 * (other & prediction).sum() >= 0.999 * (other.sum() + prediction.sum())
-        assert label_lesions(other)[1] == label_lesions(prediction)[1]
+        # In float32 the aim for masks; in bfloat16 it would allow no voxel of these 260 to differ.
+        for units, least in ((False, 0.999), (choice._has_bfloat16_units(), 0.99)):
+            monkeypatch.setattr(choice, "_has_bfloat16_units", lambda units=units: units)
+            other = sitk.GetArrayFromImage(load(resumed, engine="openvino")(image)) > 0
+            assert 2 * (other & prediction).sum() >= least * (other.sum() + prediction.sum())
+            assert label_lesions(other)[1] == label_lesions(prediction)[1]
 
 
 def stop_at(step: int, add):

@@ -190,7 +190,7 @@ def estimate(config: Config, name: str, batch: int, measured: bool = False) -> S
     """
     jax.config.update("jax_platforms", "cpu")  # this may be a process of its own
     target, start = find_target(name), time.perf_counter()
-    step = make_step(config, target.devices[0].platform)
+    step = make_step(config, "tpu" if target.chip else "cpu")
     try:
         compiled = compile_step(step, target, batch)
     except jax.errors.JaxRuntimeError as error:

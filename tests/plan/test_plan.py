@@ -344,6 +344,7 @@ def test_the_documented_plan_scales_in_work_and_says_when_and_with_what():
     changed = {text.split(":")[0] for text in differences(config, get_config("scale=paper"))}
     assert changed == {
         "data.antialias", "data.mr_window", "data.test_patients", "loss.mask_applied",
+        "phantom.version",
     }  # fmt: skip
     text = DOCUMENTED.with_suffix(".md").read_text(encoding="utf-8")
     assert documented["command"] in text

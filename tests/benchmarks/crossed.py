@@ -31,7 +31,7 @@ MIXES = {  # variances of seeds, patients and noise
 
 def simulate(
     rng: np.random.Generator, runs: int, patients: int, mix: str, skewed: bool, studies: int,
-    folds: int,
+    folds: int = 1,
 ) -> tuple[float, float]:  # fmt: skip
     """Share of studies whose interval holds 0, and in which the other test is below 0.05."""
     fold = np.arange(patients) % folds  # of each patient

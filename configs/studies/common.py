@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 from crlm_jax.config.schema import Config, ConfigError
@@ -40,9 +41,17 @@ def study_arguments(arg: str | None, **defaults: str) -> SimpleNamespace:
         key, _, value = pair.partition("=")
         if key not in values:
             raise ConfigError(f"study argument {pair!r}: the keys are {', '.join(values)}")
+        if not value:
+            raise ConfigError(f"study argument {key} has no value; give one, or leave the key out")
         values[key] = value
+    weights = values.get("weights", "")
+    if weights not in ("", "imagenet", "random") and not Path(weights).expanduser().is_file():
+        raise ConfigError(
+            f"study argument weights={weights}: there is no such file; give its path, imagenet or "
+            "random"
+        )
     seeds = whole_number("seeds", values["seeds"])
-    folds = 0 if values["folds"] in ("none", "") else whole_number("folds", values["folds"])
+    folds = 0 if values["folds"] == "none" else whole_number("folds", values["folds"])
     if folds == 1:
         raise ConfigError("study argument folds=1: two folds or more; leave the key out for none")
     trainings = [

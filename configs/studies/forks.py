@@ -27,7 +27,7 @@ from collections.abc import Callable
 from configs.common import get_config
 from configs.methods import METHODS
 from configs.studies.common import Training, chosen, study_arguments, whole_number
-from crlm_jax.config.schema import Config
+from crlm_jax.config.schema import Config, ConfigError
 
 
 def _stages(*stages: int) -> Callable[[Config], None]:
@@ -76,6 +76,10 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
     arms, scratch = (chosen(key, getattr(given, key), groups) for key in ("arms", "scratch"))
 
     conditions = tuple(given.condition.split("+"))
+    if not all(conditions):
+        raise ConfigError(f"study argument condition={given.condition}: join conditions by one +")
+    if given.label and not given.label.replace("_", "").isalnum():
+        raise ConfigError(f"study argument label={given.label}: letters, digits and _ alone")
     trunks, forked, whole = (
         f"{given.label}_{name}" if given.label else name for name in ("trunk", "forks", "scratch")
     )

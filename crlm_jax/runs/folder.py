@@ -160,9 +160,11 @@ def open_workdir(config: Config, folder: RunFolder) -> bool:
         return False
     changed = differences(from_json(folder.config.read_bytes(), folder.config), config)
     if changed:
+        field, _, values = changed[0].partition(": ")
+        begun = values.partition(" → ")[0].strip("'()").replace(" ", "")
         raise WorkdirError(
-            f"{path} is the run of another experiment ({'; '.join(changed)}); "
-            "give another --workdir, or the same configuration to go on"
+            f"{path} is the run of another experiment ({'; '.join(changed)}); give another "
+            f"--workdir, or the same configuration to go on, as --config.{field}={begun}"
         )
     return folder.finished
 

@@ -69,7 +69,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     assert open_workdir(Config(), folder)
     other = Config()
     other.train.seed = 7
-    with pytest.raises(WorkdirError, match=r"another experiment \(train\.seed: 0 → 7\)"):
+    with pytest.raises(
+        WorkdirError, match=r"another experiment \(train\.seed: 0 → 7\).*as --config\.train\.seed=0"
+    ):
         open_workdir(other, folder)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -297,6 +298,21 @@ def test_the_fork_study_forks_every_trunk(tmp_path):
     assert by_name["forks/scaled_12/seed0"].loss.feature_weight == 100
     with pytest.raises(ConfigError, match="trunk=x"):
         forks.get_study("trunk=x")
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("weights=nosuch.safetensors", "weights=nosuch.safetensors: there is no such file"),
+        ("condition=", "condition has no value"),
+        ("condition=pre_dwi+", "join conditions by one"),
+        ("folds", "folds has no value"),
+        ("label=a/b", "label=a/b: letters, digits"),
+    ],
+)
+def test_a_wrong_argument_of_the_fork_study_is_told_before_any_training(argument, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        forks.get_study(argument)
 
 
 def test_every_study_has_folds_by_patient(tmp_path):

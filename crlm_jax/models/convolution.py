@@ -98,25 +98,6 @@ def _convolve_3x3_backward(
 _convolve_3x3.defvjp(_convolve_3x3_forward, _convolve_3x3_backward)
 
 
-def convolve(
-    x: jax.Array, weight: jax.Array, stride: int = 1, precision: Precision = None
-) -> jax.Array:
-    """(B, H, W, I) with a kernel (h, w, I, O), padded by ⌊(side − 1)/2⌋: -> (B, H', W', O).
-
-    An odd kernel side gives H' = ⌈H/stride⌉; an even one with stride 2, H' = ⌊H/2⌋. Both arguments
-    have the same dtype. `precision` is that of the products, forwards and backwards.
-    """
-    if weight.shape[:2] == (1, 1):
-        # A matrix product: on CPU its weight gradient is 4 to 7 times as fast as a convolution's.
-        # Slicing first avoids a dilated convolution in the input gradient of a stride.
-        return jnp.einsum(
-            "bhwi,io->bhwo", x[:, ::stride, ::stride], weight[0, 0], precision=precision
-        )
-    if weight.shape[:2] == (3, 3) and stride == 1:
-        return _convolve_3x3(x, weight, precision)
-    return _convolve(x, weight, stride, precision)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve_wider(x: jax.Array, weight: jax.Array, precision: Precision) -> jax.Array:
     """Convolution with a 2×2 kernel and a margin of 1: (B, H, W, I) -> (B, H + 1, W + 1, O).
@@ -152,18 +133,38 @@ def _convolve_wider_backward(
 _convolve_wider.defvjp(_convolve_wider_forward, _convolve_wider_backward)
 
 
-def convolve_packed(
+def convolve(
     x: jax.Array,
     weight: jax.Array,
     stride: int = 1,
     precision: Precision = None,
-    layout: Layout = Layout.SQUARES,
+    layout: Layout = Layout.PIXELS,
 ) -> jax.Array:
-    """As `convolve`, of a packed map with 4I channels and the same kernel (h, w, I, O).
+    """(B, H, W, I) with a kernel (h, w, I, O), padded by ⌊(side − 1)/2⌋: -> (B, H', W', O).
 
-    The kernel's side is 1 or 3 with stride 1, and 7 with stride 2. The result's layout is
-    `layout.after`.
+    An odd kernel side gives H' = ⌈H/stride⌉; an even one with stride 2, H' = ⌊H/2⌋. Both arguments
+    have the same dtype. `precision` is that of the products, forwards and backwards.
+
+    A packed map has 4I channels, and the result has the layout `layout.after(side, stride)`; the
+    kernel's side is then 1 or 3 with stride 1, or 7 with stride 2.
     """
+    if layout is not Layout.PIXELS:
+        return _convolve_packed(x, weight, stride, precision, layout)
+    if weight.shape[:2] == (1, 1):
+        # A matrix product: on CPU its weight gradient is 4 to 7 times as fast as a convolution's.
+        # Slicing first avoids a dilated convolution in the input gradient of a stride.
+        return jnp.einsum(
+            "bhwi,io->bhwo", x[:, ::stride, ::stride], weight[0, 0], precision=precision
+        )
+    if weight.shape[:2] == (3, 3) and stride == 1:
+        return _convolve_3x3(x, weight, precision)
+    return _convolve(x, weight, stride, precision)
+
+
+def _convolve_packed(
+    x: jax.Array, weight: jax.Array, stride: int, precision: Precision, layout: Layout
+) -> jax.Array:
+    """As `convolve`, of a packed map."""
     if stride == 2:
         return _convolve(x, packing.halving_kernel(weight), 1, precision, [(2, 1)] * 2)
     if weight.shape[0] == 1:

@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 
 from crlm_jax.models import forms, packing
-from crlm_jax.models.convolution import convolve, convolve_packed
+from crlm_jax.models.convolution import convolve
 from crlm_jax.models.packing import Layout
 
 Initializer = Callable[[jax.Array, tuple[int, ...]], np.ndarray]
@@ -123,9 +123,6 @@ class Conv(nnx.Module):
         form = forms.current()
         weight = self.kernel()
         precision = jax.lax.Precision.HIGHEST if self.exact else None
-        apply: Callable[..., jax.Array] = convolve
-        if layout is not Layout.PIXELS:
-            apply = functools.partial(convolve_packed, layout=layout)
         maps, parts = [x.astype(self.dtype) for x in inputs], [weight]
         if form.inputs == "summed" or layout is not Layout.PIXELS:
             channels = [x.shape[-1] // layout.pixels for x in maps]
@@ -134,7 +131,10 @@ class Conv(nnx.Module):
             maps = [jnp.concatenate(maps, -1)]
         y = functools.reduce(
             jnp.add,
-            [apply(x, part, self.stride, precision) for x, part in zip(maps, parts, strict=True)],
+            [
+                convolve(x, part, self.stride, precision, layout)
+                for x, part in zip(maps, parts, strict=True)
+            ],
         )
         if self.bias is None:
             return y

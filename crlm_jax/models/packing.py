@@ -61,9 +61,9 @@ def packable(*modules: object) -> bool:
     return all(getattr(module, "TAKES_PACKED", False) for module in modules)
 
 
-def is_packed(x: jax.Array, channels: int) -> bool:
-    """Whether a map that has `channels` channels is packed."""
-    return x.shape[-1] == 4 * channels
+def layout_of(x: jax.Array, channels: int) -> Layout:
+    """How an image of `channels` channels is held: `PIXELS`, or packed as `SQUARES`."""
+    return Layout.SQUARES if x.shape[-1] == 4 * channels else Layout.PIXELS
 
 
 def groups(x: jax.Array) -> list[jax.Array]:

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from crlm_jax.models import forms, packing
+from crlm_jax.models.packing import Layout
 
 
 def _first_max(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -26,17 +27,17 @@ def _pool(x: jax.Array, axis: int, size: int, count: int) -> jax.Array:
     return functools.reduce(_first_max, parts)
 
 
-def max_pool(x: jax.Array, size: int, *, packed: bool = False) -> jax.Array:
+def max_pool(x: jax.Array, size: int, *, layout: Layout = Layout.PIXELS) -> jax.Array:
     """Max-pooling with stride 2: (B, H, W, C) -> (B, H', W', C).
 
     Size 2 has no padding, H' = ⌊H/2⌋; size 3 has a padding of 1, H' = ⌈H/2⌉, as in a ResNet stem.
-    A packed map (B, H/2, W/2, 4C) is pooled with size 2 to (B, H/2, W/2, C).
+    A map in the layout `SQUARES` is pooled with size 2 to (B, H/2, W/2, C), which is not packed.
 
     The form `slices` has maxima of strided slices: the gradient of `windows` (select-and-scatter)
     is ten times as slow on CPU. Columns go before rows so that, as in PyTorch, the whole gradient
     of equal values belongs to the first in reading order.
     """
-    if packed:
+    if layout is Layout.SQUARES:
         upper_left, upper_right, lower_left, lower_right = packing.groups(x)
         return _first_max(_first_max(upper_left, upper_right), _first_max(lower_left, lower_right))
     margin = (size - 1) // 2
@@ -117,7 +118,7 @@ def _doubled(x: jax.Array, axis: int) -> jax.Array:
     )
 
 
-def upsample(x: jax.Array, *, packed: bool = False) -> jax.Array:
+def upsample(x: jax.Array, *, layout: Layout = Layout.PIXELS) -> jax.Array:
     """Bilinear up-sampling by 2 with aligned corners: (B, H, W, C) -> (B, 2H, 2W, C).
 
     As `torch.nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)`. Each new value is
@@ -125,9 +126,9 @@ def upsample(x: jax.Array, *, packed: bool = False) -> jax.Array:
 
     Args:
       x: the map, which is not packed.
-      packed: gives a packed map, (B, H, W, 4C).
+      layout: of the result; `SQUARES` gives a packed map, (B, H, W, 4C).
     """
-    if not packed:
+    if layout is Layout.PIXELS:
         return _doubled(_doubled(x, 1), 2)
     return _packed_blends(_packed_blends(x, 1), 2)
 

@@ -18,7 +18,6 @@ from flax import nnx
 
 from crlm_jax.models import packing
 from crlm_jax.models.layers import BatchNorm, Common, Conv, kaiming_normal
-from crlm_jax.models.packing import Layout
 from crlm_jax.models.resampling import max_pool
 
 BLOCKS = (3, 4, 6, 3)  # bottlenecks of stages 1 to 4
@@ -122,8 +121,7 @@ class ResNet50(nnx.Module):
 
     def __call__(self, image: jax.Array) -> list[jax.Array]:
         """Returns the output of every stage, stage s at index s − 1."""
-        packed = packing.is_packed(image, self.in_channels)
-        x = self.conv1(image, layout=Layout.SQUARES if packed else Layout.PIXELS)
+        x = self.conv1(image, layout=packing.layout_of(image, self.in_channels))
         x = max_pool(jax.nn.relu(self.bn1(x)), 3)
         features = []
         for stage in range(1, self.last_stage + 1):

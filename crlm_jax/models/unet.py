@@ -31,14 +31,19 @@ class Block(nnx.Module):
         self.conv2 = Conv(channels, channels, 3, dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(channels)
 
-    def __call__(self, *inputs: jax.Array, packed: bool = False) -> jax.Array:
-        """Takes one or several maps of one size, side by side in the channels; or all packed."""
-        layout, x = Layout.SQUARES if packed else Layout.PIXELS, inputs
+    def __call__(self, *inputs: jax.Array, layout: Layout = Layout.PIXELS) -> jax.Array:
+        """Takes one or several maps of one size and layout, side by side in the channels."""
+        x = inputs
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2)):
             y = conv(*x, layout=layout, cancelled_bias=not norm.use_running_average)
             layout = layout.after(3, 1)
             x = (jax.nn.relu(norm(y, layout=layout)),)
         return x[0]
+
+
+def level_layouts(image: jax.Array, channels: int, depth: int) -> list[Layout]:
+    """Layouts of a network's maps by level, finest first: that of its image, then pixels."""
+    return [packing.layout_of(image, channels)] + [Layout.PIXELS] * depth
 
 
 class UNet(nnx.Module):
@@ -88,14 +93,13 @@ class UNet(nnx.Module):
 
         A packed image gives packed logits; then the maps of the finest level are packed too.
         """
-        packed = packing.is_packed(image, self.in_channels)
-        encoded = [self.conv0_0(image, packed=packed)]
+        layouts = level_layouts(image, self.in_channels, self.depth)
+        encoded = [self.conv0_0(image, layout=layouts[0])]
         for i in range(1, self.depth + 1):
-            pooled = max_pool(encoded[-1], 2, packed=packed and i == 1)
+            pooled = max_pool(encoded[-1], 2, layout=layouts[i - 1])
             encoded.append(getattr(self, f"conv{i}_0")(pooled))
         x = encoded[-1]
         for i in reversed(range(self.depth)):
-            finest = packed and i == 0
-            below = upsample(x, packed=finest)
-            x = getattr(self, f"conv{i}_{self.depth - i}")(encoded[i], below, packed=finest)
-        return (self.final(x, layout=Layout.SQUARES if packed else Layout.PIXELS),)
+            below = upsample(x, layout=layouts[i])
+            x = getattr(self, f"conv{i}_{self.depth - i}")(encoded[i], below, layout=layouts[i])
+        return (self.final(x, layout=layouts[0]),)

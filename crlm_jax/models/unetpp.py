@@ -20,12 +20,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from crlm_jax.models import packing
 from crlm_jax.models.layers import Conv
 from crlm_jax.models.options import SegmenterOptions
-from crlm_jax.models.packing import Layout
 from crlm_jax.models.resampling import max_pool, upsample
-from crlm_jax.models.unet import Block
+from crlm_jax.models.unet import Block, level_layouts
 
 
 class UNetPlusPlus(nnx.Module):
@@ -88,21 +86,19 @@ class UNetPlusPlus(nnx.Module):
 
         A packed image gives packed logits; then the maps of the finest level are packed too.
         """
-        packed = packing.is_packed(image, self.in_channels)
-        levels = [[self.conv0_0(image, packed=packed)]]  # levels[i][j] is x_{i,j}
+        layouts = level_layouts(image, self.in_channels, self.depth)
+        levels = [[self.conv0_0(image, layout=layouts[0])]]  # levels[i][j] is x_{i,j}
         for i in range(1, self.depth + 1):
-            pooled = max_pool(levels[-1][0], 2, packed=packed and i == 1)
+            pooled = max_pool(levels[-1][0], 2, layout=layouts[i - 1])
             levels.append([getattr(self, f"conv{i}_0")(pooled)])
         for j in range(1, self.depth + 1):
             for i in range(self.depth + 1 - j):
-                finest = packed and i == 0
-                below = upsample(levels[i + 1][j - 1], packed=finest)
-                node = getattr(self, f"conv{i}_{j}")(*levels[i], below, packed=finest)
+                below = upsample(levels[i + 1][j - 1], layout=layouts[i])
+                node = getattr(self, f"conv{i}_{j}")(*levels[i], below, layout=layouts[i])
                 levels[i].append(node)
-        layout = Layout.SQUARES if packed else Layout.PIXELS
         if not self.deep_supervision:
-            return (self.final(levels[0][-1], layout=layout),)
+            return (self.final(levels[0][-1], layout=layouts[0]),)
         return tuple(
-            getattr(self, f"final{j}")(levels[0][j], layout=layout)
+            getattr(self, f"final{j}")(levels[0][j], layout=layouts[0])
             for j in reversed(range(1, self.depth + 1))
         )

@@ -96,7 +96,7 @@ def test_pooling_gives_the_gradient_to_the_first_of_equal_values(size, form):
 
     def pool(x):
         if form == "packed":
-            return max_pool(packing.pack(x), size, packed=True)
+            return max_pool(packing.pack(x), size, layout=Layout.SQUARES)
         return max_pool(x, size)
 
     with forms.using(ALONE["pooling"] if form == "windows" else forms.PLAIN):
@@ -110,7 +110,7 @@ def test_upsampling(form, shape):
     wanted = upsample(x)
     with forms.using(ALONE["upsampling"] if form == "products" else forms.PLAIN):
         assert_close(upsample(x), wanted, 1e-6)
-        assert_close(packing.unpack(upsample(x, packed=True)), wanted, 1e-6)
+        assert_close(packing.unpack(upsample(x, layout=Layout.SQUARES)), wanted, 1e-6)
         g = normal(1, wanted.shape)
         assert_close(gradient(upsample, x, g), gradient(lambda x: _plain_upsample(x), x, g), 1e-5)
 

@@ -8,11 +8,13 @@ python -m tests.benchmarks.phantom --patients 9 --picture docs/images/phantom.pn
 """
 
 import argparse
+import contextlib
 import csv
 import io
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -102,16 +104,20 @@ def picture(table: Path, patient: str, out: Path, columns: int = 6) -> None:
     print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def phantom_arguments() -> argparse.ArgumentParser:
+    """The options that say which phantom is made."""
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--patients", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--version", type=int, default=Phantom.version)
     parser.add_argument("--workers", type=int, default=None)
-    parser.add_argument("--picture", type=Path, help="write a contact sheet of one patient here")
-    parser.add_argument("--patient", type=int, default=9, help="number of the picture's patient")
-    args = parser.parse_args()
+    parser.add_argument("--conditions", nargs="+", default=CONDITIONS, choices=CONDITIONS)
+    return parser
+
+
+@contextlib.contextmanager
+def timed_phantom(args: argparse.Namespace) -> Iterator[Path]:
+    """Makes the phantom of `phantom_arguments` and gives its table; prints what it took."""
     with tempfile.TemporaryDirectory() as folder:
         start, before = time.perf_counter(), os.times()
         table = make_phantom(
@@ -120,13 +126,26 @@ def main() -> None:
             seed=args.seed,
             version=args.version,
             workers=args.workers,
+            conditions=args.conditions,
         )
         seconds, after = time.perf_counter() - start, os.times()
         cpu = after.user + after.system - before.user - before.system
         print(
-            f"version {args.version}, {args.patients} patients x {len(CONDITIONS)} conditions: "
-            f"{seconds:.1f} s, {cpu:.1f} s of processor time"
+            f"version {args.version}, seed {args.seed}, {args.patients} patients x "
+            f"{len(args.conditions)} conditions: {seconds:.1f} s, {cpu:.1f} s of processor time"
         )
+        yield table
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], parents=[phantom_arguments()]
+    )
+    parser.add_argument("--picture", type=Path, help="write a contact sheet of one patient here")
+    parser.add_argument("--patient", type=int, default=9, help="number of the picture's patient")
+    args = parser.parse_args()
+    with timed_phantom(args) as table:
         measure(table)
         if args.picture:
             name = f"{PHANTOM_PREFIXES[args.version]}{args.patient:03d}"

@@ -12,9 +12,6 @@ reader's mask with the first's, which only version 2 has.
 
 import argparse
 import csv
-import os
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,8 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from crlm_jax.config.schema import Phantom
-from crlm_jax.data.phantom.cohort import CONDITIONS, make_phantom
+from tests.benchmarks.phantom import phantom_arguments, timed_phantom
 
 NEAR = 25.0  # mm from a lesion
 
@@ -101,27 +97,10 @@ def show(found: Mapping[str, tuple[list[float], list[float]]]) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--patients", type=int, default=24)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--version", type=int, default=Phantom.version)
-    parser.add_argument("--workers", type=int, default=None)
-    parser.add_argument("--conditions", nargs="+", default=CONDITIONS)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        start, cpu = time.perf_counter(), os.times()
-        table = make_phantom(
-            Path(folder) / "cohort",
-            patients=args.patients,
-            seed=args.seed,
-            version=args.version,
-            workers=args.workers,
-            conditions=args.conditions,
-        )
-        now = os.times()
-        seconds = now.user + now.system - cpu.user - cpu.system
-        print(f"version {args.version}, seed {args.seed}, {args.patients} patients")
-        print(f"made in {time.perf_counter() - start:.1f} s, {seconds:.1f} s of CPU")
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], parents=[phantom_arguments()]
+    )
+    with timed_phantom(parser.parse_args()) as table:
         show(measure(table))
 
 

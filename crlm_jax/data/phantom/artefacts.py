@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import fft, ndimage
 
-from crlm_jax.data.phantom.anatomy import STEP, Tissue, apply_along, grid_axes, smooth_field
+from crlm_jax.data.phantom.anatomy import STEP, Tissue, apply_along, smooth_field
 from crlm_jax.data.phantom.scanner import Scanner, sampler
 
 HERTZ = 63.87  # of 1 ppm at 1.5 T
@@ -185,8 +185,3 @@ def add_flow_ghosts(
     out = volume.copy()
     out[:, :, held] = np.abs(part)
     return out
-
-
-def body_grid(breath: np.ndarray) -> list[np.ndarray]:
-    """Returns the positions of the label map in mm along z, y, x, of a body moved by a breath."""
-    return [axis + shift for axis, shift in zip(grid_axes(), breath, strict=True)]

@@ -33,6 +33,10 @@ class Blob:
     core: float  # necrotic core's radius as a fraction of the lesion's; 0: none
     jitter: np.ndarray  # (3,), standard normal: deviation of T2, ADC and HU of this lesion
 
+    def diameter(self, post: bool) -> float:
+        """Largest diameter in mm at a time point; 0: it is not there."""
+        return self.post if post else self.pre
+
     def radius(self, unit: np.ndarray) -> np.ndarray:
         """Distance from the centre to the surface along unit vectors (..., 3), up to scale."""
         bump = np.exp(4.0 * (unit @ self.bumps[:, :3].T - 1.0)) @ self.bumps[:, 3]
@@ -62,10 +66,9 @@ def paint(labels: np.ndarray, liver: np.ndarray, blob: Blob, post: bool, label: 
     Before chemotherapy a metastasis has a rim and perhaps a necrotic core. After chemotherapy an
     `EDGE` lies between the rim and the liver: the border is blurred.
     """
-    diameter = blob.post if post else blob.pre
-    if not diameter:
+    if not blob.diameter(post):
         return
-    where, level = levels(blob, diameter)
+    where, level = levels(blob, blob.diameter(post))
     inside = (level < 1.0) & liver[where]
     part = labels[where]
     if blob.kind != Tissue.METASTASIS:

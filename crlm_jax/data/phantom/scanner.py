@@ -228,6 +228,28 @@ def place_grid(
     return spacing, origin, axes
 
 
+def body_lines(
+    scanner: Scanner, spacing: np.ndarray, axes: Sequence[np.ndarray], breath: np.ndarray
+) -> list[Line]:
+    """Returns how the voxels of a scan lie in a body that a breath moved by mm (z, y, x)."""
+    source = [axis + shift for axis, shift in zip(grid_axes(), breath, strict=True)]
+    return list(zip(source, axes, (scanner.thickness, *spacing[1:]), strict=True))
+
+
+def blurred_samplers(scanner: Scanner, lines: Sequence[Line]) -> list[sparse.csr_matrix]:
+    """Returns the matrices that sample a body as the scanner sees it, along z, y, x."""
+    blurs = (0.0, *scanner.blur)
+    return [sampler(*line, blur) for line, blur in zip(lines, blurs, strict=True)]
+
+
+def outline(share: np.ndarray) -> np.ndarray:
+    """Returns the mask (bool) of what fills half of a voxel or more.
+
+    It is never empty, even of a sliver between two slices.
+    """
+    return share >= min(0.5, share.max())
+
+
 def sample_part(lines: Sequence[Line], part: np.ndarray) -> np.ndarray:
     """Returns the share of every voxel that belongs to a part of the body (bool)."""
     held = (np.flatnonzero(part.any(axis)) for axis in ((1, 2), (0, 2), (0, 1)))
@@ -245,14 +267,9 @@ def scan(rng: np.random.Generator, patient: Patient, condition: str) -> PhantomS
 
     spacing, origin, axes = place_grid(rng, scanner)
     breath = np.clip(rng.normal(0, (2.0, 1.0, 0.7)), -4, 4)  # mm: the same body, moved a little
-    source = [axis + b for axis, b in zip(grid_axes(), breath, strict=True)]
-    lines = list(zip(source, axes, (scanner.thickness, *spacing[1:]), strict=True))
-    clean = apply_along(
-        [sampler(*line, blur) for line, blur in zip(lines, (0.0, *scanner.blur), strict=True)],
-        values,
-    )
-    share = sample_part(lines, tumour)
+    lines = body_lines(scanner, spacing, axes, breath)
+    clean = apply_along(blurred_samplers(scanner, lines), values)
+    mask = outline(sample_part(lines, tumour))
     finish = finish_mri if scanner.mri else finish_ct
     image = finish(rng, scanner, clean, axes)
-    mask = share >= min(0.5, share.max())  # never empty, even of a sliver between two slices
     return PhantomScan(image, mask.astype(np.uint8), tuple(spacing[::-1]), tuple(origin[::-1]))

@@ -146,8 +146,7 @@ def paint_tumour(
     The mask is what a reader outlines: the smooth body of the lesion. Its signal wanders about that
     outline, as the infiltrating and the desmoplastic border do [V].
     """
-    blob = tumour.blob
-    diameter = blob.post if post else blob.pre
+    blob, diameter = tumour.blob, tumour.blob.diameter(post)
     if not diameter:
         return
     where, level = levels(blob, diameter)

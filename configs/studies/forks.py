@@ -72,7 +72,11 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
         key: whole_number(key, getattr(given, key))
         for key in ("trunk", "steps", "size", "threads", "scaled")
     }
-    groups = {"all": list(ARMS), "constraint": list(ARMS)[:-1], "none": []}
+    groups = {
+        "all": list(ARMS),
+        "constraint": [arm for arm in ARMS if arm != "bfloat16"],
+        "none": [],
+    }
     arms, scratch = (chosen(key, getattr(given, key), groups) for key in ("arms", "scratch"))
 
     conditions = tuple(given.condition.split("+"))

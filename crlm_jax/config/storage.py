@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -85,9 +87,21 @@ def _build(group: type, values: Any, prefix: str) -> Any:
 
 def differences(a: Config, b: Config) -> list[str]:
     """Lists the fields in which two experiments differ, as `field: a's value → b's value`."""
-    left, right = flatten(a), flatten(b)
-    return [
-        f"{name}: {left[name]!r} → {right[name]!r}"
-        for name in left
-        if left[name] != right[name] and name not in _NOT_THE_EXPERIMENT
-    ]
+    return [f"{name}: {ours!r} → {theirs!r}" for name, ours, theirs in _changed(a, b)]
+
+
+def overrides(a: Config, b: Config) -> list[str]:
+    """Lists the options that make the experiment `a` of `b`, as a shell takes them."""
+
+    def text(value: Any) -> str:
+        return ",".join(map(str, value)) or "()" if isinstance(value, tuple) else str(value)
+
+    return [shlex.quote(f"--config.{name}={text(ours)}") for name, ours, _ in _changed(a, b)]
+
+
+def _changed(a: Config, b: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Yields each field in which two experiments differ, with both values."""
+    right = flatten(b)
+    for name, value in flatten(a).items():
+        if value != right[name] and name not in _NOT_THE_EXPERIMENT:
+            yield name, value, right[name]

@@ -211,7 +211,7 @@ def for_scans(
         tta=tta,
         threshold=trained.config.evaluation.threshold if threshold is None else threshold,
         min_lesion_mm3=min_lesion_mm3,
-        batch=method.slices_at_once(trained.mesh.devices.flat[0].platform),
+        batch=method.slices_at_once(system.parallel.platform(trained.mesh)),
         network=lambda batch: np.asarray(computing.probability(batch)),
         engine=Engine("XLA", computing.config.train.precision),
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crlm_jax.config.schema import Config, ConfigError
-from crlm_jax.config.storage import differences, from_json
+from crlm_jax.config.storage import differences, from_json, overrides
 from crlm_jax.errors import UserError
 
 _VIEW = re.compile(r"(\d+)_(\d+)\.npz")  # of `RunFolder.view`
@@ -158,13 +158,12 @@ def open_workdir(config: Config, folder: RunFolder) -> bool:
                 f"{path} exists and holds no run (no {folder.config.name}); give another --workdir"
             )
         return False
-    changed = differences(from_json(folder.config.read_bytes(), folder.config), config)
-    if changed:
-        field, _, values = changed[0].partition(": ")
-        begun = values.partition(" → ")[0].strip("'()").replace(" ", "")
+    begun = from_json(folder.config.read_bytes(), folder.config)
+    if changed := differences(begun, config):
         raise WorkdirError(
             f"{path} is the run of another experiment ({'; '.join(changed)}); give another "
-            f"--workdir, or the same configuration to go on, as --config.{field}={begun}"
+            "--workdir, or the same configuration to go on, as "
+            f"{' '.join(overrides(begun, config))}"
         )
     return folder.finished
 

@@ -9,7 +9,7 @@ import pytest
 
 from configs import common
 from crlm_jax.config.schema import Config, ConfigError, field_types, flatten, validate
-from crlm_jax.config.storage import differences, from_json, to_json
+from crlm_jax.config.storage import differences, from_json, overrides, to_json
 
 # Fields that 0.1.0 did not have, and what it did.
 YOUNGER = {
@@ -188,3 +188,19 @@ def test_an_experiments_file_that_stops_is_heard(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 1
     assert "my own words" in done.stderr
+
+
+def test_overrides_make_one_experiment_of_another():
+    begun = Config()
+    begun.loss.stages, begun.data.conditions = (1, 2), ("pre_dwi", "pre_t2wi")
+    begun.data.cohort, begun.train.ema = "a b.csv", 0.5
+    begun.critic.weights = "random"
+    assert overrides(begun, Config()) == [
+        "'--config.data.cohort=a b.csv'",
+        "--config.data.conditions=pre_dwi,pre_t2wi",
+        "--config.critic.weights=random",
+        "--config.loss.stages=1,2",
+        "--config.train.ema=0.5",
+    ]
+    begun.loss.stages = ()
+    assert "'--config.loss.stages=()'" in overrides(begun, Config())

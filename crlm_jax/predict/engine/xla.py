@@ -54,8 +54,7 @@ def in_own_precision(trained: TrainedSegmenter) -> TrainedSegmenter:
 
     XLA's bfloat16 makes a CPU slower.
     """
-    on_cpu = trained.mesh.devices.flat[0].platform == "cpu"
-    return trained.in_float32() if on_cpu else trained
+    return trained.in_float32() if parallel.platform(trained.mesh) == "cpu" else trained
 
 
 def in_float32(trained: TrainedSegmenter) -> Callable[[jax.Array], jax.Array]:

@@ -18,7 +18,8 @@ one unit), `label` (none; `dwi` names the experiments dwi_trunk, dwi_forks and d
 (600 updates), `steps` (200 updates of an arm), `size` (128 pixels), `threads` (2), `arms`
 (constraint: unetpp, stages_12, stages_1, stages_2, random_12, scaled_12, released_12; or some,
 joined by `+`; bfloat16, with the loss of unetpp, is for `train.precision`), `scratch`
-(unetpp+stages_12; none: no such runs), `scaled` (100: `loss.feature_weight` of the random weights
+(unetpp+stages_12; arms, and the comparators unet, nnunet, transunet and segan; none: no such runs),
+`scaled` (100: `loss.feature_weight` of the random weights
 under which their gradient at the start has ImageNet's norm).
 """
 
@@ -60,6 +61,8 @@ ARMS = {
     "released_12": _released,
     "bfloat16": _bfloat16,  # of the segmenter, without the constraint
 }
+# Other networks cannot go on from a trunk: they are trained from scratch alone.
+COMPARATORS = ("unet", "nnunet", "transunet", "segan")
 
 
 def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
@@ -77,7 +80,8 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
         "constraint": [arm for arm in ARMS if arm != "bfloat16"],
         "none": [],
     }
-    arms, scratch = (chosen(key, getattr(given, key), groups) for key in ("arms", "scratch"))
+    arms = chosen("arms", given.arms, groups)
+    scratch = chosen("scratch", given.scratch, groups | {"all": [*ARMS, *COMPARATORS]})
 
     conditions = tuple(given.condition.split("+"))
     if not all(conditions):
@@ -89,12 +93,15 @@ def get_study(arg: str | None = None) -> list[tuple[str, Config]]:
     )
 
     def build(arm: str, training: Training, *, steps: int) -> Config:
-        config = get_config(forked, conditions, f"scale={given.scale}")
-        config.critic.weights = given.weights
-        ARMS[arm](config)
+        if arm in COMPARATORS:
+            config = get_config(forked, conditions, f"scale={given.scale},method={arm}")
+        else:
+            config = get_config(forked, conditions, f"scale={given.scale}")
+            config.critic.weights, config.method = given.weights, f"fork: {arm}"
+            ARMS[arm](config)
         if arm == "scaled_12":
             config.loss.feature_weight = float(numbers["scaled"])
-        config.method, config.data.image_size = f"fork: {arm}", numbers["size"]
+        config.data.image_size = numbers["size"]
         config.train.steps, config.train.checkpoint_every = steps, steps  # one checkpoint, the last
         config.train.ema, config.system.threads = 0.98, numbers["threads"]
         return given.apply(config, training)

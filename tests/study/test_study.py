@@ -276,6 +276,18 @@ def test_runs_without_stages_have_a_picture_of_their_differences(tmp_path):
     assert (tmp_path / "figures" / "differences_x_pre_dwi.png").is_file()
 
 
+def test_a_fork_study_trains_comparators_from_scratch_alone():
+    found = dict(forks.get_study("seeds=1,arms=unetpp,size=64,steps=50,scratch=unetpp+segan+unet"))
+    assert list(found)[2:] == ["scratch/unetpp/seed0", "scratch/unet/seed0", "scratch/segan/seed0"]
+    reference, unet, segan = list(found.values())[2:]
+    assert (unet.segmenter.name, segan.critic.name) == ("unet", "segan")
+    for config in (unet, segan):
+        assert config.data == reference.data
+        assert (config.train, config.system) == (reference.train, reference.system)
+    with pytest.raises(ConfigError, match="arms=unet: 'unet' is none of"):
+        forks.get_study("arms=unet")
+
+
 def test_the_fork_study_forks_every_trunk(tmp_path):
     names = [name for name, _ in forks.get_study("seeds=2,arms=unetpp+stages_12")]
     assert names == [

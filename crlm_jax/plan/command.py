@@ -1,7 +1,8 @@
-"""The command that plans a training on Cloud TPU with no TPU at hand.
+"""The command that plans a training on Cloud TPU or NVIDIA GPUs with none at hand.
 
     python -m crlm_jax.plan --config configs/cross_pre.py:scale=paper \\
         --topology v5e:2x2,v5e:16x16,v6e:4x4,v5p:2x2x1 --out plan
+    python -m crlm_jax.plan --config configs/cross_pre.py:scale=paper --topology h100:1,h100:8
     python -m crlm_jax.plan --config configs/cross_pre.py --topology cpu --measure
 
 It estimates memory, FLOPs, communication, time and cost (`compiling`, `cost`), for weak and strong
@@ -30,12 +31,12 @@ def _parse(words: list[str]) -> tuple[argparse.Namespace, Config]:
     """
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.plan",
-        description="Plan a training on Cloud TPU, by the TPU compiler, with no TPU at hand. Any "
-        "field of the configuration can be set, as --config.train.batch_size=64.",
+        description="Plan a training on Cloud TPU or NVIDIA GPUs, by their compilers, with none "
+        "at hand. Any field of the configuration can be set, as --config.train.batch_size=64.",
     )
     add = parser.add_argument
     add("--config", required=True, help="file, such as configs/cross_pre.py:scale=paper")
-    add("--topology", required=True, help="comma-separated, such as v5e:2x2,v6e:4x4; or cpu")
+    add("--topology", required=True, help="comma-separated, such as v5e:2x2,v6e:4x4,h100:8; or cpu")
     add("--out", type=local_path, help="folder for plan.md, plan.json and plan.png")
     add("--slices", type=int, help="of the training (default: those of the paper's cohort)")
     add("--largest-batch", action="store_true", help="find it for each topology; compiles often")

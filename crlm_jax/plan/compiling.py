@@ -1,24 +1,22 @@
-"""Compiles the train step for TPUs that are not there, and reads the compiler's report.
+"""Compiles the train step for chips that are not there, and reads the compiler's report.
 
 The step is `method.step.make_train_step`, the very one that a run takes. The TPU compiler (PyPI's
-libtpu, `pip install 'crlm_jax[plan]'`) compiles it ahead of time for a topology; nothing runs. So
-every figure is a compiler estimate. Weights change no cost and are random here.
+libtpu, the extra `plan`) or XLA's for GPUs (the extra `plan-gpu`) compiles it ahead of time for a
+topology; nothing runs. So every figure is a compiler estimate. Weights change no cost and are
+random here.
 """
 
 import copy
-import importlib.util
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
@@ -27,32 +25,14 @@ from crlm_jax.config.schema import Config, validate
 from crlm_jax.errors import UserError
 from crlm_jax.method.networks import Networks
 from crlm_jax.method.step import TrainState, create_state, make_train_step
-from crlm_jax.plan import chips, measuring
-from crlm_jax.plan.chips import Chip
+from crlm_jax.plan import measuring
 from crlm_jax.plan.hlo import Program
+from crlm_jax.plan.kernels import kernels
 from crlm_jax.plan.rows import Memory, Refusal, StepReport, Traffic
+from crlm_jax.plan.targets import Target, find_target
 from crlm_jax.system import parallel
 
 _Result = TypeVar("_Result")
-
-# The TPU library asks Google's metadata server which TPU the machine has, and complains if there is
-# none. It also lets only one process at a time use the TPU.
-_NO_TPU = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a step is compiled for. `chip` is None on the CPU."""
-
-    name: str
-    chip: Chip | None
-    shape: tuple[int, ...]
-    devices: Sequence[jax.Device]
 
 
 @dataclass(frozen=True)
@@ -64,32 +44,6 @@ class Step:
     state: TrainState
 
 
-def find_target(name: str) -> Target:
-    """Returns the devices of a topology such as v5e:2x2, which need not exist, or of `cpu`.
-
-    Raises:
-      UserError: the topology is not known, or the TPU compiler refuses it or is not installed.
-    """
-    if name == "cpu":
-        return Target(name, None, (1,), jax.devices("cpu")[:1])
-    chip, shape = chips.parse(name)
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError(
-            f"topology {name}: the TPU compiler is not installed; pip install 'crlm_jax[plan]'"
-        )
-    for variable, value in _NO_TPU.items():
-        os.environ.setdefault(variable, value)
-    options: dict[str, Any] = dict(chip.options)
-    if max(shape) == 1:  # the compiler's default is four chips on a host
-        options["chips_per_host_bounds"] = (1, 1, 1)
-    try:
-        found = topologies.get_topology_desc(name, "tpu", **options)
-    except jax.errors.JaxRuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"topology {name}: the TPU compiler refuses it: {reason}") from error
-    return Target(name, chip, shape, found.devices)
-
-
 def make_step(config: Config, platform: str) -> Step:
     """Builds networks and state on the CPU, with random weights, which change no cost."""
     config = copy.deepcopy(with_precision(config, platform))
@@ -98,13 +52,9 @@ def make_step(config: Config, platform: str) -> Step:
     return Step(config, *create_state(config, parallel.make_mesh(jax.devices("cpu")[:1])))
 
 
-def compile_step(step: Step, target: Target, batch: int) -> jax.stages.Compiled:
-    """Compiles the train step for a global batch of so many slices.
-
-    Raises:
-      jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED if it does not fit the chip's memory.
-    """
-    mesh, size = parallel.make_mesh(target.devices), step.config.data.image_size
+def _lower(step: Step, devices: Sequence[jax.Device], batch: int) -> jax.stages.Lowered:
+    """Traces the train step for a global batch of so many slices on these devices."""
+    mesh, size = parallel.make_mesh(devices), step.config.data.image_size
     everywhere, split = parallel.replicated(mesh), parallel.split_by_batch(mesh)
 
     def described(
@@ -118,26 +68,45 @@ def compile_step(step: Step, target: Target, batch: int) -> jax.stages.Compiled:
     # The number of steps affects nothing but the learning rate.
     train_step = make_train_step(step.config, step.networks, mesh, steps=1000)
     assert isinstance(train_step, jax.stages.Wrapped)
-    inputs = {"image": slices, "mask": slices, "photometric": photometric}
-    return train_step.lower(state, inputs).compile()
+    return train_step.lower(state, {"image": slices, "mask": slices, "photometric": photometric})
+
+
+def compile_step(step: Step, target: Target, batch: int) -> jax.stages.Compiled:
+    """Compiles the train step for a global batch of so many slices.
+
+    Raises:
+      jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED if it does not fit the chip's memory.
+    """
+    return _lower(step, target.devices, batch).compile(target.compiler_options)
+
+
+def useful_flops(step: Step, batch: int) -> float:
+    """Counts the FLOPs of the plain step, whatever forms a platform gives its operations.
+
+    XLA counts them before it compiles: without the zeros of packed kernels, without what is
+    computed a second time to save memory, and without products with the padding.
+    """
+    cost = _lower(step, jax.devices("cpu")[:1], batch).cost_analysis()
+    assert isinstance(cost, dict)
+    return float(cost["flops"])
 
 
 def read_report(
-    compiled: jax.stages.Compiled, target: Target, batch: int, seconds: float
+    compiled: jax.stages.Compiled, step: Step, target: Target, batch: int, seconds: float
 ) -> StepReport:
     """Reads the compiler's report of a step.
 
     Args:
       compiled: the step.
+      step: that was compiled.
       target: that it is compiled for.
       batch: slices, on all devices together.
       seconds: that compiling took.
     """
-    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
-    assert memory is not None  # these compilers report all three
-    assert cost is not None
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None  # these compilers report both
     assert text is not None
-    program = Program(text, len(target.devices))
+    count, program = len(target.devices), Program(text, len(target.devices))
     kinds: dict[str, Traffic] = {}
     for one in program.collectives():
         before = kinds.get(one.kind, Traffic(0, 0, 0.0))
@@ -154,18 +123,35 @@ def read_report(
         "code": memory.generated_code_size_in_bytes,
     }
     total = sum(parts.values()) - 2 * parts["aliased"]  # they take no memory of their own
+    flops, moved = _work(compiled, program)
     return StepReport(
         topology=target.name,
         chip=target.chip.name if target.chip else "cpu",
-        chips=len(target.devices),
+        chips=count,
         batch=batch,
         memory_bytes=Memory(**parts, total=total),
-        flops=cost["flops"],
-        bytes_accessed=cost["bytes accessed"],
+        flops=flops,
+        useful_flops=useful_flops(step, batch) / count,
+        bytes_accessed=moved,
         cycles=program.cycles(),
+        compute_seconds=target.chip.compute_seconds(program) if target.chip else 0.0,
+        narrow=_narrow(step.config, program, batch // count) if target.platform == "tpu" else {},
         collectives=kinds,
         compile_seconds=seconds,
     )
+
+
+def _work(compiled: jax.stages.Compiled, program: Program) -> tuple[float, float]:
+    """Returns FLOPs and bytes of a chip: the compiler's, or, of a GPU, those of the kernels."""
+    if cost := compiled.cost_analysis():
+        return cost["flops"], cost["bytes accessed"]
+    found = kernels(program)
+    return sum(kernel.flops for kernel in found), sum(kernel.bytes for kernel in found)
+
+
+def _narrow(config: Config, program: Program, batch: int) -> dict[str, int]:
+    """Returns the arrays of the finest level, or larger, that leave lanes of a TPU empty."""
+    return program.narrow(batch * config.data.image_size**2 * config.segmenter.widths[0])
 
 
 def _refusal(error: jax.errors.JaxRuntimeError) -> Refusal:
@@ -190,12 +176,12 @@ def estimate(config: Config, name: str, batch: int, measured: bool = False) -> S
     """
     jax.config.update("jax_platforms", "cpu")  # this may be a process of its own
     target, start = find_target(name), time.perf_counter()
-    step = make_step(config, "tpu" if target.chip else "cpu")
+    step = make_step(config, target.platform)
     try:
         compiled = compile_step(step, target, batch)
     except jax.errors.JaxRuntimeError as error:
         return _refusal(error)
-    report = read_report(compiled, target, batch, time.perf_counter() - start)
+    report = read_report(compiled, step, target, batch, time.perf_counter() - start)
     if not measured:
         return report
     size = config.data.image_size

@@ -6,7 +6,7 @@ from crlm_jax.config.schema import Config
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.method.step import total_steps
-from crlm_jax.plan.chips import HOP_SECONDS, Chip
+from crlm_jax.plan.chip import Chip
 from crlm_jax.plan.rows import StepReport, Times
 
 # Slices with tumour of the paper's training patients (Xia et al. 2025): of 2,546 in four MRI
@@ -19,9 +19,9 @@ def estimate_times(
 ) -> Times:
     """Estimates what a training takes on a slice of chips.
 
-    `compute_seconds` is the sum of the cycles over the clock. A collective takes the bytes that a
-    chip sends over its bandwidth, and `chips.HOP_SECONDS` a hop, both ways for an all-reduce; it
-    does not overlap with computation. `step_seconds` is the sum, and `roofline_seconds` the least
+    A collective takes the bytes that a chip sends over its
+    bandwidth, and the chip's latency, both ways for an all-reduce; it does not overlap with
+    computation. `step_seconds` is the sum, and `roofline_seconds` the least
     that FLOPs and memory traffic allow. The hours are those of the steps alone, without reading,
     validation, checkpoints and compiling.
 
@@ -32,21 +32,19 @@ def estimate_times(
       config: a training has `train.epochs` passes.
       slices: in a pass.
     """
-    compute = report.cycles / chip.clock
     sent = sum(traffic.sent_bytes for traffic in report.collectives.values())
     runs = sum(
         traffic.count * (2 if kind == "all-reduce" else 1)
         for kind, traffic in report.collectives.items()
     )
     transfer = sent / chip.send_bandwidth(shape) if sent else 0.0
-    latency = runs * chip.hops(shape) * HOP_SECONDS
-    seconds = compute + transfer + latency
+    latency = runs * chip.latency(shape)
+    seconds = report.compute_seconds + transfer + latency
     steps = total_steps(
         replace(config, train=replace(config.train, batch_size=report.batch)), slices
     )
     return Times(
         hbm_share=report.memory_bytes.total / chip.hbm_bytes,
-        compute_seconds=compute,
         transfer_seconds=transfer,
         latency_seconds=latency,
         step_seconds=seconds,
@@ -54,6 +52,7 @@ def estimate_times(
             report.flops / chip.peak_flops, report.bytes_accessed / chip.hbm_bandwidth
         ),
         peak_share=report.flops / seconds / chip.peak_flops,
+        useful_share=report.useful_flops / seconds / chip.peak_flops,
         collective_share=(transfer + latency) / seconds,
         images_per_second=report.batch / seconds,
         steps=steps,

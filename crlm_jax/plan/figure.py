@@ -7,7 +7,10 @@ from matplotlib.figure import Figure
 
 from crlm_jax.plan.rows import PlanRow, Times
 
-_COLOURS = {"v4": "#cc79a7", "v5e": "#0072b2", "v5p": "#009e73", "v6e": "#d55e00"}
+_COLOURS = {
+    "v4": "#cc79a7", "v5e": "#0072b2", "v5p": "#009e73", "v6e": "#d55e00",
+    "a100": "#e69f00", "h100": "#000000", "h200": "#7f7f7f", "l4": "#56b4e9",
+}  # fmt: skip
 _STYLES = {"weak": "o-", "strong": "s--"}  # by scaling
 
 Timed = list[tuple[PlanRow, Times]]
@@ -40,7 +43,7 @@ def _draw_times(axes: Axes, timed: Timed) -> None:
     """Stacks the parts of a step's time, a bar a row."""
     places, start = range(len(timed)), [0.0] * len(timed)
     parts = {
-        "compute": ("#0072b2", [times.compute_seconds for _, times in timed]),
+        "compute": ("#0072b2", [row.compiled.compute_seconds for row, _ in timed if row.compiled]),
         "transfer": ("#e69f00", [times.transfer_seconds for _, times in timed]),
         "latency": ("#d55e00", [times.latency_seconds for _, times in timed]),
     }

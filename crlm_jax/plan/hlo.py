@@ -15,8 +15,9 @@ from dataclasses import dataclass
 _HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 # A word in lower case before a bracket is the opcode: a shape's layout, such as {1,0:T(8,128)}, has
 # upper-case letters there.
-_OPERATION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\((.*)")
+_OPERATION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+_LAID_OUT = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]+)\]\{(\d+)")
 _CALLED = re.compile(
     r"(calls|to_apply|body|condition|true_computation|false_computation|"
     r"branch_computations|called_computations)=(\{[^}]*\}|%?[\w.-]+)"
@@ -32,9 +33,21 @@ COLLECTIVES = (
 class Operation:
     """A line of a computation."""
 
+    name: str
     shape: str  # of the result, as text
     opcode: str
     rest: str  # operands and attributes
+
+    @property
+    def operands(self) -> list[str]:
+        """The names of what it takes."""
+        return re.findall(r"%([\w.-]+)", self.rest.partition(")")[0])
+
+    @property
+    def trips(self) -> int:
+        """How often a loop runs, as far as the compiler knows; at least once."""
+        found = _TRIPS.search(self.rest)
+        return int(found[1]) if found else 1
 
     def called(self, *names: str) -> list[str]:
         """Returns the computations that it calls, under these attributes or, without names, any."""
@@ -93,7 +106,7 @@ class Program:
             yield operation, times
             if operation.opcode in COLLECTIVES or operation.opcode == "reduce":
                 continue  # calls nothing but the sum of two numbers
-            inner = times * (_trips(operation) if operation.opcode == "while" else 1)
+            inner = times * (operation.trips if operation.opcode == "while" else 1)
             for name in operation.called():
                 yield from self._walk(name, inner)
 
@@ -112,7 +125,26 @@ class Program:
             shape = ", ".join(
                 f"{dtype}[{sizes}]" for dtype, sizes in _ARRAY.findall(operation.shape)
             )
-            found.append(Collective(kind, shape, _bytes(operation.shape), group, times))
+            found.append(Collective(kind, shape, array_bytes(operation.shape), group, times))
+        return found
+
+    def narrow(self, elements: int, lanes: int = 128) -> dict[str, int]:
+        """Returns the large arrays of ENTRY that leave lanes empty, by shape, and their number.
+
+        A TPU computes on `lanes` numbers of the axis that its layout names first. An array with
+        fewer there takes as much time and memory as a full one.
+
+        Args:
+          elements: arrays with fewer are not looked at.
+          lanes: of the chip.
+        """
+        found: dict[str, int] = {}
+        for operation in self.computations[self.entry]:
+            for dtype, sizes, axis in _LAID_OUT.findall(operation.shape):
+                lengths = [int(n) for n in sizes.split(",")]
+                if math.prod(lengths) >= elements and lengths[int(axis)] < lanes:
+                    shape = f"{dtype}[{sizes}]"
+                    found[shape] = found.get(shape, 0) + 1
         return found
 
     def cycles(self, computation: str = "") -> int:
@@ -128,7 +160,7 @@ class Program:
             inside = [self.cycles(name) for name in operation.called()]
             estimate = _CYCLES.search(operation.rest)
             if operation.opcode == "while":
-                total += _trips(operation) * sum(inside)
+                total += operation.trips * sum(inside)
             elif operation.opcode == "conditional":
                 total += max(inside, default=0)
             elif estimate:
@@ -155,12 +187,13 @@ def _split(text: str) -> tuple[dict[str, list[Operation]], str]:
     return computations, entry
 
 
-def _trips(operation: Operation) -> int:
-    found = _TRIPS.search(operation.rest)
-    return int(found[1]) if found else 1
+def array_shape(shape: str) -> tuple[int, ...]:
+    """Returns the lengths of the first array in the text of a shape."""
+    found = _ARRAY.search(shape)
+    return tuple(int(n) for n in found[2].split(",") if n) if found else ()
 
 
-def _bytes(shape: str) -> int:
+def array_bytes(shape: str) -> int:
     """Bytes of all arrays in the text of a shape, without padding."""
     total = 0
     for dtype, sizes in _ARRAY.findall(shape):

@@ -13,9 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from crlm_jax.config.schema import Config
-from crlm_jax.plan.chips import CHIPS, Chip
+from crlm_jax.plan.chip import Chip
 from crlm_jax.plan.figure import draw
 from crlm_jax.plan.rows import PlanRow, Refusal, StepReport, Times, with_efficiency
+from crlm_jax.plan.targets import CHIPS
 from crlm_jax.system.console import print_table
 from crlm_jax.system.files import check_folder, whole_folder
 from crlm_jax.system.text import to_markdown
@@ -58,7 +59,7 @@ class Plan:
             "slices_from": self.slices_from,
             "chips": {
                 name: {"hbm_bytes": c.hbm_bytes, "peak_flops": c.peak_flops, "clock": c.clock,
-                       "hbm_bandwidth": c.hbm_bandwidth, "ici_bandwidth": c.ici_bandwidth}
+                       "hbm_bandwidth": c.hbm_bandwidth, "link_bandwidth": c.link_bandwidth}
                 for name, c in self.chips.items()
             },
             "rows": [row.to_json() for row in self.rows],
@@ -80,7 +81,7 @@ def describe(
       command: that made the rows.
     """
     versions = {}
-    for package in ("crlm_jax", "jax", "jaxlib", "libtpu"):
+    for package in ("crlm_jax", "jax", "jaxlib", "libtpu", "jax-cuda13-plugin"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -131,6 +132,14 @@ def _collectives(row: PlanRow) -> str:
     return "; ".join(parts) or "none"
 
 
+def _cycles(row: PlanRow) -> str:
+    return f"{row.compiled.cycles / 1e6:.1f}" if row.compiled and row.compiled.cycles else _UNKNOWN
+
+
+def _compute(row: PlanRow) -> str:
+    return f"{1e3 * row.compiled.compute_seconds:.3g}" if row.compiled and row.times else _UNKNOWN
+
+
 _WHERE: Columns = {
     "topology": lambda row: row.topology,
     "scaling": lambda row: ", ".join(row.scaling),
@@ -150,12 +159,14 @@ PER_CHIP: Columns = _WHERE | {
     "largest batch a chip": _optional("{:,}", lambda row: row.largest_batch_per_chip),
 }
 TIMES: Columns = _WHERE | {
-    "compute ms": _milliseconds(lambda times: times.compute_seconds),
+    "M cycles": _cycles,
+    "compute ms": _compute,
     "transfer ms": _milliseconds(lambda times: times.transfer_seconds),
     "latency ms": _milliseconds(lambda times: times.latency_seconds),
     "step ms": _milliseconds(lambda times: times.step_seconds),
     "roofline ms": _milliseconds(lambda times: times.roofline_seconds),
     "of peak": _from_times(lambda times: f"{times.peak_share:.1%}"),
+    "useful": _from_times(lambda times: f"{times.useful_share:.1%}"),
     "collectives": _from_times(lambda times: f"{times.collective_share:.1%}"),
     "images/s": _from_times(lambda times: f"{times.images_per_second:,.0f}"),
     "efficiency": _optional("{:.1%}", lambda row: row.efficiency),
@@ -164,16 +175,22 @@ TIMES: Columns = _WHERE | {
     "chip-hours": _from_times(lambda times: f"{times.chip_hours:.3g}"),
 }
 _NOTES = (
-    "Every figure is a compiler estimate, or follows from one; none was measured on a TPU.",
-    "Compute: the sum of the compiler's estimated cycles over the operations of the step, loops as "
-    "often as they run, over the chip's clock. Copies beside the computation are not counted.",
+    "Every figure is a compiler estimate, or follows from one; none was measured on such a chip.",
+    "Compute, of a TPU: the sum of the compiler's estimated cycles over the operations of the "
+    "step, loops as often as they run, over the chip's clock. Copies beside the computation are "
+    "not counted.",
+    "Compute, of a GPU: XLA estimates no time for one. This is the least that the kernels allow, "
+    "each the time of its FLOPs at the peak of their precision or of its bytes at the memory's "
+    "bandwidth. A real step takes longer. The memory is without cuDNN's workspace.",
     "Transfer: the bytes that a chip sends (ring algorithm) over the bandwidth of the ports that "
-    "the slice uses. Latency: 1 µs a hop, there and back, for each collective, a rule of thumb "
-    "and not the compiler's. Neither is taken to overlap with computation.",
+    "the slice uses, or of NVLink. Latency, a rule of thumb and not the compiler's: for each "
+    "collective, there and back, 1 µs a hop of a TPU, 10 µs between the GPUs of a host. Neither "
+    "is taken to overlap with computation.",
     "Roofline: the time that FLOPs take at the peak, or bytes at the memory's bandwidth. Bytes "
     "count wherever they lie; a step that keeps much on the chip may take less time.",
     "Of peak: of the bfloat16 peak. Where the configuration computes in float32, the TPU still "
-    "multiplies in bfloat16 by default.",
+    "multiplies in bfloat16 by default. Useful: of the same peak, with the FLOPs of the plain "
+    "step, without what a chip's forms add (zeros of packed kernels, products with padding).",
     "Efficiency: images/s a chip, over that of the first row of the same chip and scaling.",
     "Weak scaling keeps the batch of a chip, strong scaling that of the step. Hours are of the "
     "training steps alone; a larger batch takes fewer steps for the same epochs, and may need "
@@ -221,7 +238,13 @@ def _remarks(rows: Sequence[PlanRow]) -> list[str]:
     for row in rows:
         if isinstance(row.report, Refusal):
             lines.append(f"{row.topology}, batch {row.batch:,}: {row.report.reason}")
-        elif found := row.report.measured:
+            continue
+        for shape, count in row.report.narrow.items():
+            lines.append(
+                f"{row.topology}, batch {row.batch:,}: {count} arrays {shape} of the finest level "
+                "have fewer than 128 numbers in their lanes"
+            )
+        if found := row.report.measured:
             ideal = row.report.flops / found.matmul_flops
             lines.append(
                 f"{row.topology}, measured: step {1e3 * found.step_seconds:.1f} ms; the "
@@ -240,17 +263,18 @@ def _markdown_table(columns: Columns, rows: Sequence[PlanRow]) -> str:
 
 def _markdown_chips(chips: dict[str, Chip]) -> str:
     header = (
-        "chip", "peak, bfloat16 TFLOP/s", "HBM GiB", "HBM GB/s", "ICI GB/s, both ways", "clock GHz",
+        "chip", "peak, bfloat16 TFLOP/s", "HBM GiB", "HBM GB/s", "links GB/s, both ways",
+        "clock GHz",
     )  # fmt: skip
     figures = [
-        (c.peak_flops / 1e12, c.hbm_bytes / 2**30, c.hbm_bandwidth / 1e9, c.ici_bandwidth / 1e9,
+        (c.peak_flops / 1e12, c.hbm_bytes / 2**30, c.hbm_bandwidth / 1e9, c.link_bandwidth / 1e9,
          c.clock / 1e9)
         for c in chips.values()
     ]  # fmt: skip
-    rows = [[n, *(f"{x:g}" for x in row)] for n, row in zip(chips, figures, strict=True)]
+    rows = [[n, *(f"{x:.4g}" for x in row)] for n, row in zip(chips, figures, strict=True)]
     return (
-        "## Chips\nGoogle's figures (https://cloud.google.com/tpu/docs); the clock of v5e, v5p and "
-        "v6e is derived in `crlm_jax/plan/chips.py`.\n\n" + to_markdown(header, rows)
+        "## Chips\nTheir makers' figures: `crlm_jax/plan/tpus.py` (where the clock of v5e, v5p and "
+        "v6e is derived) and `crlm_jax/plan/gpus.py`.\n\n" + to_markdown(header, rows)
     )
 
 

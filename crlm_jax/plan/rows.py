@@ -45,8 +45,11 @@ class StepReport:
     batch: int  # slices in a step, on all chips together
     memory_bytes: Memory
     flops: float
+    useful_flops: float  # of the plain step (`compiling.useful_flops`)
     bytes_accessed: float
-    cycles: int
+    cycles: int  # 0: this compiler estimates none
+    compute_seconds: float  # without communication; 0 on the CPU
+    narrow: dict[str, int]  # large arrays that leave lanes of a TPU empty, by shape
     collectives: dict[str, Traffic]  # by kind
     compile_seconds: float
     measured: MeasuredStep | None = None
@@ -64,12 +67,12 @@ class Times:
     """What follows from a step's report and the chip's figures (`cost.estimate_times`)."""
 
     hbm_share: float  # of the chip's memory
-    compute_seconds: float
     transfer_seconds: float
     latency_seconds: float
     step_seconds: float
     roofline_seconds: float
     peak_share: float  # of the bfloat16 peak
+    useful_share: float  # the same of the plain step's FLOPs
     collective_share: float  # of the step's time
     images_per_second: float
     steps: int  # of the whole training

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from crlm_jax.config.schema import Config
 from crlm_jax.errors import UserError
-from crlm_jax.plan.compiling import Target, estimate, find_target, in_subprocess
+from crlm_jax.plan.compiling import estimate, in_subprocess
 from crlm_jax.plan.cost import estimate_times
 from crlm_jax.plan.rows import PlanRow, Refusal
+from crlm_jax.plan.targets import Target, find_target
 from crlm_jax.system.console import print_stderr
 
 

@@ -15,16 +15,24 @@ from configs.cross_pre import get_config
 from crlm_jax.config.schema import Config
 from crlm_jax.config.storage import differences, from_json
 from crlm_jax.errors import UserError
-from crlm_jax.plan import chips, compiling, hlo, scaling
+from crlm_jax.plan import compiling, hlo, scaling, targets
 from crlm_jax.plan import cost as plan_cost
 from crlm_jax.plan import report as plan_report
+from crlm_jax.plan.gpus import GPUS
+from crlm_jax.plan.kernels import Kernel, kernels
 from crlm_jax.plan.rows import Memory, PlanRow, StepReport, Traffic
+from crlm_jax.plan.tpus import TPUS
 from tests.method.test_step import small_config
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "results" / "plan.json"
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="the TPU compiler (the extra `plan`) is not installed",
+)
+needs_cuda_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is None
+    or importlib.util.find_spec("jax_plugins.xla_cuda13") is None,
+    reason="XLA's compiler for NVIDIA GPUs (the extra `plan-gpu`) is not installed",
 )
 
 # As the TPU compiler writes it, shortened: tiled layouts, three ways to write a group.
@@ -99,22 +107,108 @@ def test_cycles_are_those_of_what_runs_one_by_one():
     assert hlo.Program(PROGRAM).cycles() == fusion + loop + branch + call
 
 
+# As XLA writes it for a GPU, shortened: a fusion, cuDNN's and cuBLAS's calls, and a loop.
+GPU_PROGRAM = """HloModule jit_train_step, is_scheduled=true
+
+%product (a: f32[64,32], b: f32[32,8]) -> f32[64,8] {
+  %a = f32[64,32]{1,0} parameter(0)
+  %b = f32[32,8]{1,0} parameter(1)
+  ROOT %dot.1 = f32[64,8]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%body (s: f32[8]) -> f32[8] {
+  %s = f32[8]{0} parameter(0)
+  ROOT %negate.1 = f32[8]{0} negate(%s)
+}
+
+%condition (c: f32[8]) -> pred[] {
+  %c = f32[8]{0} parameter(0)
+  ROOT %less = pred[] compare(%c, %c), direction=LT
+}
+
+ENTRY %main (x: bf16[2,8,8,4], w: bf16[16,3,3,4], l: f32[64,32], r: f32[32,8], v: f32[8]) -> f32[8] {
+  %x = bf16[2,8,8,4]{3,2,1,0} parameter(0)
+  %w = bf16[16,3,3,4]{3,2,1,0} parameter(1)
+  %l = f32[64,32]{1,0} parameter(2)
+  %r = f32[32,8]{1,0} parameter(3)
+  %v = f32[8]{0} parameter(4)
+  %cudnn-conv.1 = (bf16[2,4,4,16]{3,2,1,0}, u8[1000]{0}) custom-call(%x, %w), window={size=3x3 stride=2x2 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"
+  %get-tuple-element.1 = bf16[2,4,4,16]{3,2,1,0} get-tuple-element(%cudnn-conv.1), index=0
+  %cudnn-conv.2 = (bf16[2,8,8,4]{3,2,1,0}, u8[1000]{0}) custom-call(%get-tuple-element.1, %w), window={size=3x3 stride=2x2 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardInput"
+  %cudnn-conv.3 = (bf16[16,3,3,4]{3,2,1,0}, u8[1000]{0}) custom-call(%x, %get-tuple-element.1), window={size=3x3 stride=2x2 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"
+  %fusion.1 = f32[64,8]{1,0} fusion(%l, %r), kind=kCustom, calls=%product
+  %cublas-gemm.1 = (f32[64,8]{1,0}, s8[4096]{0}) custom-call(%l, %r), custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]},"precision_config":{"operand_precision":["HIGHEST","HIGHEST"]}}}
+  ROOT %while.1 = f32[8]{0} while(%v), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+}
+"""  # noqa: E501
+
+
+def test_the_kernels_of_a_gpu_have_the_flops_and_the_bytes_of_their_operands():
+    forward = 2.0 * (2 * 4 * 4 * 16) * (3 * 3 * 4)  # of all three convolutions
+    image, kernel, result = 2 * 2 * 8 * 8 * 4, 2 * 16 * 3 * 3 * 4, 2 * 2 * 4 * 4 * 16
+    product, matrices = 2.0 * 64 * 8 * 32, 4 * (64 * 32 + 32 * 8 + 64 * 8)
+    found = kernels(hlo.Program(GPU_PROGRAM))
+    assert found[:5] == [
+        Kernel("cudnn-conv.1", forward, image + kernel + result, "bfloat16"),
+        Kernel("cudnn-conv.2", forward, image + kernel + result, "bfloat16"),
+        Kernel("cudnn-conv.3", forward, image + kernel + result, "bfloat16"),
+        Kernel("fusion.1", product, matrices, "tf32"),
+        Kernel("cublas-gemm.1", product, matrices, "float32"),
+    ]
+    assert [kernel.name for kernel in found[5:]] == 3 * ["less"] + 3 * ["negate.1"]
+    assert {kernel.flops for kernel in found[5:]} == {0}
+
+
+def test_a_gpu_takes_the_time_of_flops_or_bytes_of_every_kernel():
+    gpu = dataclasses.replace(
+        GPUS["h100"], peak_flops=36864.0, tf32_flops=3276.8, float32_flops=32768.0,
+        hbm_bandwidth=11264.0,
+    )  # fmt: skip
+    # Three convolutions of a second, ten seconds and one of the two products, and the loop's bytes.
+    loop = 3 * (2 * 32 + 1 + 2 * 32) / 11264
+    assert gpu.compute_seconds(hlo.Program(GPU_PROGRAM)) == pytest.approx(3 + 10 + 1 + loop)
+
+
+def test_arrays_that_leave_lanes_empty_are_found_by_their_layout():
+    text = """ENTRY %main (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %full = bf16[16,8,8,128]{3,0,2,1:T(8,128)(2,1)} fusion(%p), kind=kLoop, calls=%f
+  %narrow.1 = bf16[16,8,8,128]{2,3,1,0:T(8,128)(2,1)} fusion(%full), kind=kLoop, calls=%f
+  %narrow.2 = (f32[128]{0}, bf16[16,8,8,128]{0,3,2,1:T(8,128)(2,1)}) fusion(%full), calls=%f
+  ROOT %small = f32[8,8]{1,0} fusion(%full), kind=kLoop, calls=%f
+}
+"""
+    assert hlo.Program(text).narrow(16 * 8 * 8 * 128) == {"bf16[16,8,8,128]": 2}
+    assert hlo.Program(text).narrow(64) == {"bf16[16,8,8,128]": 2, "f32[8,8]": 1}
+
+
 def test_a_text_without_entry_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.Program("HloModule empty\n")
 
 
-@pytest.mark.parametrize("name", ["v9:2x2", "v5e:2x2x1", "v5e:2xa", "v5e", "", "v5e:0x2"])
-def test_an_unknown_topology_is_one_error_that_lists_the_known_ones(name):
+@pytest.mark.parametrize("name", ["v9:2x2", "", "b200:8"])
+def test_an_unknown_chip_is_one_error_that_lists_the_known_ones(name):
     with pytest.raises(UserError) as caught:
-        compiling.find_target(name)
-    assert all(example in str(caught.value) for example in (*chips.EXAMPLES.values(), "cpu"))
+        targets.find_target(name)
+    assert all(example in str(caught.value) for example in (*targets.EXAMPLES.values(), "cpu"))
 
 
-def test_without_the_tpu_compiler_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'crlm_jax\[plan\]'"):
-        compiling.find_target("v5e:2x2")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [(f"v5e{lengths}", "2 axes, as in v5e:2x2") for lengths in (":2x2x1", ":2xa", "", ":0x2")]
+    + [(f"h100:{count}", "1 to 8 GPUs of one host, as in h100:4") for count in ("0", "9", "2x4")],
+)
+def test_a_wrong_number_of_chips_is_one_error_with_a_right_one(name, said):
+    with pytest.raises(UserError, match=said):
+        targets.find_target(name)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("v5e:2x2", "plan"), ("h100", "plan-gpu")])
+def test_without_its_compiler_the_error_says_what_to_install(monkeypatch, name, extra):
+    monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"pip install 'crlm_jax\[{extra}\]'"):
+        targets.find_target(name)
 
 
 def make_report(**changes) -> StepReport:
@@ -123,7 +217,8 @@ def make_report(**changes) -> StepReport:
     report = StepReport(
         topology="v5e:2x2", chip="v5e", chips=4, batch=16,
         memory_bytes=Memory(**dict.fromkeys(parts, 2**30), total=4 * 2**30),
-        flops=197e9, bytes_accessed=819e6, cycles=3_000_000,
+        flops=197e9, useful_flops=98.5e9, bytes_accessed=819e6, cycles=3_000_000,
+        compute_seconds=2e-3, narrow={},
         collectives={"all-reduce": Traffic(count=100, bytes=10**8, sent_bytes=1.5e8)},
         compile_seconds=1.0,
     )  # fmt: skip
@@ -132,18 +227,18 @@ def make_report(**changes) -> StepReport:
 
 def make_row(scaling=("weak", "strong"), shape=(2, 2), slices=800, **changes) -> PlanRow:
     report = make_report(**changes)
-    times = plan_cost.estimate_times(report, chips.CHIPS["v5e"], shape, Config(), slices)
+    times = plan_cost.estimate_times(report, TPUS["v5e"], shape, Config(), slices)
     return PlanRow(scaling, report.topology, report.batch, report.chips, report, times)
 
 
 def test_times_follow_from_the_report_and_the_chip():
-    times = make_row().times
-    assert times.compute_seconds == pytest.approx(2e-3)  # 1.5 GHz
+    times = make_row().times  # of a step that computes for 2 ms
     assert times.transfer_seconds == pytest.approx(1.5e-3)  # two ports, 50 GB/s each
     assert times.latency_seconds == pytest.approx(100 * 2 * 2 * 1e-6)
     assert times.step_seconds == pytest.approx(3.9e-3)
     assert times.roofline_seconds == pytest.approx(1e-3)
     assert times.peak_share == pytest.approx(1 / 3.9)
+    assert times.useful_share == pytest.approx(0.5 / 3.9)
     assert times.collective_share == pytest.approx(1.9 / 3.9)
     assert times.hbm_share == pytest.approx(0.25)
     assert times.images_per_second == pytest.approx(16 / 3.9e-3)
@@ -152,7 +247,7 @@ def test_times_follow_from_the_report_and_the_chip():
 
 
 def test_a_ring_is_shorter_and_wider_than_a_line():
-    chip = chips.CHIPS["v5e"]
+    chip = TPUS["v5e"]
     assert (chip.hops((16, 16)), chip.hops((4, 4)), chip.hops((1, 1))) == (16, 6, 0)
     assert chip.send_bandwidth((16, 16)) == 2 * chip.send_bandwidth((4, 4)) == 200e9
 
@@ -195,7 +290,7 @@ def test_a_batch_beyond_the_memory_does_not_fit_and_other_errors_show(monkeypatc
     def refuse(step, target, batch):
         raise jax.errors.JaxRuntimeError(message)
 
-    target = compiling.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4)
+    target = targets.Target("v5e:2x2", TPUS["v5e"], (2, 2), [None] * 4)
     monkeypatch.setattr(scaling, "in_subprocess", lambda function, *args: function(*args))
     monkeypatch.setattr(compiling, "find_target", lambda name: target)
     monkeypatch.setattr(compiling, "compile_step", refuse)
@@ -220,8 +315,8 @@ def test_a_step_that_does_not_fit_is_told_and_the_others_are_planned(monkeypatch
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: exceeds available HBM (15.75G)")
         return compile_step(step, target, batch)
 
-    target = compiling.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4)
-    find = compiling.find_target
+    target = targets.Target("v5e:2x2", TPUS["v5e"], (2, 2), [None] * 4)
+    find = targets.find_target
     monkeypatch.setattr(scaling, "in_subprocess", lambda function, *args: function(*args))
     monkeypatch.setattr(compiling, "compile_step", refuse_large)
     for module in (compiling, scaling):
@@ -276,7 +371,7 @@ def test_a_plan_needs_no_weights():
 
 
 def test_a_batch_that_the_first_topology_cannot_share_is_refused(monkeypatch):
-    target = compiling.Target("v5e:2x2", chips.CHIPS["v5e"], (2, 2), [None] * 4)
+    target = targets.Target("v5e:2x2", TPUS["v5e"], (2, 2), [None] * 4)
     monkeypatch.setattr(scaling, "find_target", lambda name: target)
     with pytest.raises(UserError, match="6 cannot be shared evenly by the 4 chips"):
         scaling.make_plan(small_config(train__batch_size=6), ["v5e:2x2"], 1, largest=False,
@@ -323,13 +418,13 @@ def test_the_command_ends_with_one_line_on_a_wrong_topology():
     ("name", "count"), [("v5e:1x1", 1), ("v5e:16x16", 256), ("v6e:4x4", 16), ("v4:2x2x1", 4)]
 )
 def test_a_chip_of_a_topology_is_one_device(name, count):
-    assert len(compiling.find_target(name).devices) == count
+    assert len(targets.find_target(name).devices) == count
 
 
 @needs_libtpu
 def test_a_slice_that_cannot_be_is_refused():
     with pytest.raises(UserError, match="v5e:3x5: the TPU compiler refuses it"):
-        compiling.find_target("v5e:3x5")
+        targets.find_target("v5e:3x5")
 
 
 def test_the_documented_plan_scales_in_work_and_says_when_and_with_what():
@@ -355,6 +450,33 @@ def test_the_documented_plan_scales_in_work_and_says_when_and_with_what():
     assert text.count("compiler estimate") >= 3
 
 
+@needs_cuda_compiler
+def test_the_command_plans_for_gpus_that_are_not_there(tmp_path):
+    words = ["--config=configs/cross_pre.py", "--topology=h100,h100:2", f"--out={tmp_path}/plan"]
+    small = [
+        "data.image_size=32",
+        "segmenter.name=unet",
+        "segmenter.widths=(4,8)",
+        "loss.stages=()",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "crlm_jax.plan", *words, *(f"--config.{text}" for text in small)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "plan" / "plan.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["topology"], row["batch"]) for row in rows] == [
+        ("h100:1", 8), ("h100:2", 16), ("h100:2", 8),
+    ]  # fmt: skip
+    for row in rows:
+        assert row["flops"] == pytest.approx(row["useful_flops"], rel=0.3)
+        assert 0 < row["memory_bytes"]["total"] < GPUS["h100"].hbm_bytes
+        assert 0 < row["compute_seconds"] < 1e-3
+    assert rows[0]["collectives"] == {}
+    assert rows[0]["latency_seconds"] == 0
+    assert rows[1]["collectives"]["all-reduce"]["bytes"] > 4 * 1000
+
+
 @needs_libtpu
 @pytest.mark.slow
 def test_weak_scaling_keeps_the_flops_of_a_chip():
@@ -364,7 +486,7 @@ def test_weak_scaling_keeps_the_flops_of_a_chip():
     assert (many.chips, many.batch, many.scaling) == (16, 32, ("weak",))
     assert many.compiled.flops == pytest.approx(few.compiled.flops, rel=0.01)
     for row in (few, many):
-        assert 0 < row.compiled.memory_bytes.total < chips.CHIPS["v5e"].hbm_bytes
+        assert 0 < row.compiled.memory_bytes.total < TPUS["v5e"].hbm_bytes
         assert row.compiled.cycles > 0
         # Every gradient crosses the chips, in float32, besides the statistics of batch norm.
         assert row.compiled.collectives["all-reduce"].bytes > 4 * 1000

@@ -8,8 +8,9 @@ import math
 from dataclasses import dataclass, field
 
 from crlm_jax.errors import UserError
+from crlm_jax.plan.chip import GIB, Chip
+from crlm_jax.plan.hlo import Program
 
-GIB = 2**30
 # Latency of one hop between neighbours, s; a rule of thumb from "How to Scale Your Model"
 # (https://jax-ml.github.io/scaling-book), not a figure of the compiler.
 HOP_SECONDS = 1e-6
@@ -22,13 +23,9 @@ _CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 
 
 @dataclass(frozen=True)
-class Chip:
-    """One kind of chip; all figures are of a whole chip, with all its cores."""
+class Tpu(Chip):
+    """One kind of TPU; all figures are of a whole chip, with all its cores."""
 
-    name: str
-    hbm_bytes: int
-    peak_flops: float  # bfloat16, 1/s
-    hbm_bandwidth: float  # bytes/s
     ici_bandwidth: float  # bytes/s, both directions of all ports together
     ici_ports: int
     axes: int  # of the slices: 2 or 3
@@ -36,9 +33,23 @@ class Chip:
     options: dict[str, str] = field(default_factory=dict)  # of the compiler's topology
 
     @property
+    def platform(self) -> str:
+        """JAX's name for the kind of device."""
+        return "tpu"
+
+    @property
     def clock(self) -> float:
         """Cycles a second, Hz."""
         return _CLOCKS[self.name]
+
+    @property
+    def link_bandwidth(self) -> float:
+        """Bytes/s to other chips, both directions of all ports together."""
+        return self.ici_bandwidth
+
+    def compute_seconds(self, program: Program) -> float:
+        """Returns the time of the cycles that the TPU compiler estimates."""
+        return program.cycles() / self.clock
 
     def closes(self, length: int) -> bool:
         """Whether an axis of so many chips is a ring; otherwise it is a line."""
@@ -49,43 +60,41 @@ class Chip:
         ports = sum(2 if self.closes(n) else 1 for n in shape if n > 1)
         return ports * self.ici_bandwidth / self.ici_ports / 2
 
+    def latency(self, shape: tuple[int, ...]) -> float:
+        """Seconds from a chip to the farthest one of a slice."""
+        return self.hops(shape) * HOP_SECONDS
+
     def hops(self, shape: tuple[int, ...]) -> int:
         """Hops from a chip to the farthest one of a slice."""
         return sum(n // 2 if self.closes(n) else n - 1 for n in shape)
 
 
-CHIPS = {
+TPUS = {
     chip.name: chip
     for chip in (
         # Without megacore the compiler would plan each of the two cores separately.
-        Chip(
+        Tpu(
             "v4", 32 * GIB, 275e12, 1200e9, 600e9, 6, axes=3, wraps=4,
             options={"chip_config_name": "megacore"},
         ),
-        Chip("v5e", 16 * GIB, 197e12, 819e9, 400e9, 4, axes=2, wraps=16),
-        Chip("v5p", 95 * GIB, 459e12, 2765e9, 1200e9, 6, axes=3, wraps=4),
-        Chip("v6e", 32 * GIB, 918e12, 1638e9, 800e9, 4, axes=2, wraps=16),
+        Tpu("v5e", 16 * GIB, 197e12, 819e9, 400e9, 4, axes=2, wraps=16),
+        Tpu("v5p", 95 * GIB, 459e12, 2765e9, 1200e9, 6, axes=3, wraps=4),
+        Tpu("v6e", 32 * GIB, 918e12, 1638e9, 800e9, 4, axes=2, wraps=16),
     )
 }  # fmt: skip
 EXAMPLES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:4x4"}
 
 
-def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
-    """Splits a name such as v5e:2x2 into the chip and the lengths of the slice's axes.
+def parse_shape(topology: str, chip: Tpu) -> tuple[int, ...]:
+    """Reads the lengths of a slice's axes from a name such as v5e:2x2.
 
     Raises:
-      UserError: the chip or the lengths are wrong; the message lists the known chips.
+      UserError: they are not as many as the chip's slices have, or no numbers from 1 on.
     """
-    name, _, lengths = topology.partition(":")
-    words = lengths.split("x")
+    words = topology.partition(":")[2].split("x")
     shape = tuple(int(word) for word in words if word.isdecimal())
-    chip = CHIPS.get(name)
-    known = ", ".join(f"{name} (as in {EXAMPLES[name]})" for name in CHIPS)
-    if chip is None:
-        raise UserError(f"topology {topology!r}: the chips are {known}, and cpu")
     if len(shape) != len(words) or len(shape) != chip.axes or not math.prod(shape):
         raise UserError(
-            f"topology {topology!r}: {name} has {chip.axes} axes, as in {EXAMPLES[name]}; "
-            f"the chips are {known}, and cpu"
+            f"topology {topology!r}: {chip.name} has {chip.axes} axes, as in {EXAMPLES[chip.name]}"
         )
-    return chip, shape
+    return shape

@@ -33,19 +33,24 @@ def find(flag: str, name: str) -> Path:
       name: a path, or a name without `configs/` and `.py`.
 
     Raises:
-      ConfigError: there is no such file; lists the project's own.
+      ConfigError: there is no such file, or it is not Python; lists the project's own.
     """
     stem = Path(name).with_suffix("") if name.endswith(".py") else Path(name)
     if stem.parts[:1] == ("configs",):
         stem = stem.relative_to("configs")
     file = f"{stem}.py"
     for path in (Path(name), Path("configs") / file, project_folder() / file):
-        if path.is_file():
+        if path.is_file() and path.suffix == ".py":
             return path
     folder = project_folder()
     files = folder.glob("studies/*.py" if flag == "--study" else "*.py")
     names = (str(path.relative_to(folder).with_suffix("")) for path in files)
     own = ", ".join(sorted(n for n in names if not n.endswith(("common", "methods"))))
+    if Path(name).is_file():
+        raise ConfigError(
+            f"{flag} {name}: is no experiment's file, which is Python and ends in .py; the "
+            f"project's own are {own}"
+        )
     raise ConfigError(f"{flag} {name}: no such file, nor one of the project's own ({own})")
 
 

@@ -77,6 +77,11 @@ def take_over(config: Config, state: TrainState) -> tuple[int, TrainState]:
       CheckpointError: its checkpoint is of other networks or of another optimiser.
     """
     source = RunFolder(locate(config.train.init))
+    if not source.begun:
+        raise ConfigError(
+            f"train.init = {config.train.init!r}: no run is there yet; train it first (in a study, "
+            "the run of that name)"
+        )
     averaged = bool(read_run(source.path).train.ema)
     like = dataclasses.replace(state, average=state.weights if averaged else None)
     with Checkpoints(source.checkpoints, config.train.keep, saves=False) as saved:

@@ -82,7 +82,7 @@ def test_arms_differ_by_their_loss_alone_and_resume(prepared, tmp_path):
 
 
 def test_what_cannot_be_taken_over_is_one_error(prepared, tmp_path):
-    with pytest.raises(ConfigError, match="no run is here"):
+    with pytest.raises(ConfigError, match="no run is there yet; train it first"):
         trained(prepared, tmp_path / "a", 4, train__init=str(tmp_path / "none"))
     run, _ = trained(prepared, tmp_path / "trunk", 3)
     with pytest.raises(ConfigError, match=r"train\.steps"):

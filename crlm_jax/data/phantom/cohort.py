@@ -125,6 +125,8 @@ def make_phantom(
         )
     if patients < 1:
         raise UserError(f"patients {patients}: must be 1 or more")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers {workers}: must be 1 or more")
     if seed < 0:
         raise UserError(f"seed {seed}: must be 0 or more")
     if version not in PHANTOM_VERSIONS:

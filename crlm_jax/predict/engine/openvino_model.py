@@ -60,13 +60,19 @@ def load_translated(
     if about is not None:
         model = openvino.Core().read_model(folder / _MODEL)
     else:
+        if folder.exists():
+            note = f"the translation for OpenVINO in {folder} was damaged, and is made anew"
         model, about = _translate(run, size)
         try:
             clear_partial(folder.parent, _A_DAY)
             _write(model, about, folder)
         except (OSError, UserError, RuntimeError) as error:  # OpenVINO raises the last
-            reason = " ".join(str(error).split())
-            note = f"the network is translated for OpenVINO each time, as it is not kept ({reason})"
+            first = error.__cause__ or error
+            reason = first.strerror if isinstance(first, OSError) else " ".join(str(first).split())
+            note = (
+                "the network is translated for OpenVINO each time, as it cannot be kept in "
+                f"{folder.parent} ({reason}); let that folder be written to"
+            )
     if chosen.precision == "bfloat16":
         network = compile_in_bfloat16(model, threshold)
     else:

@@ -292,6 +292,14 @@ def clipped(many) -> dict[str, list[float]]:
     return shares
 
 
+@pytest.mark.parametrize("name", ["patients", "workers"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_number_below_one_is_refused_before_anything_is_written(tmp_path, name, number):
+    with pytest.raises(UserError, match=f"{name} {number}: must be 1 or more"):
+        make_phantom(tmp_path / "phantom", **{name: number})
+    assert not (tmp_path / "phantom").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("condition", ["pre_dwi", "post_dwi", "pre_t2wi", "post_t2wi"])
 def test_the_window_hardly_clips_a_lesion(clipped, condition):

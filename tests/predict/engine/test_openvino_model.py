@@ -85,6 +85,9 @@ def test_a_translation_is_kept_and_a_damaged_or_stale_one_made_anew(tiny_run, ca
     (folder / "segmenter.bin").write_bytes(weights)
     mended = segmenter.load(tiny_run, engine="openvino")
     assert len(translations) == 2
+    assert mended.engine.note == (
+        f"the translation for OpenVINO in {folder} was damaged, and is made anew"
+    )
     np.testing.assert_array_equal(mended.probability(slices()), first.probability(slices()))
 
     config = (tiny_run / "config.json").read_text()
@@ -99,7 +102,11 @@ def test_a_cache_that_cannot_be_written_is_said(tiny_run, tmp_path, monkeypatch)
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setattr(Data, "cache", str(tmp_path / "cache"))
     found = segmenter.load(tiny_run, engine="openvino")
-    assert "translated for OpenVINO each time" in found.engine.note
+    note = found.engine.note
+    assert "translated for OpenVINO each time" in note
+    assert f"kept in {tmp_path}/cache/openvino (" in note
+    assert note.endswith("); let that folder be written to")
+    assert "--out" not in note
     assert found.probability(slices()).shape == (3, 32, 32)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crlm_jax.config.schema import Config, Data
-from crlm_jax.data.cohort.cells import parse_label
+from crlm_jax.data.cohort.cells import parse_label, patient_problem
 from crlm_jax.evaluate.evaluating import check_out, evaluate_systems
 from crlm_jax.evaluate.masks import check_pattern
 from crlm_jax.evaluate.patients import (
@@ -107,6 +107,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--split test and --prefix: give one; patients of the run have no prefix")
     if args.cohort is None and "run" not in kinds:
         parser.error("--masks: give the --cohort that the masks are of")
+    if problem := args.prefix and patient_problem(args.prefix):
+        parser.error(f"--prefix: {problem}")
     if args.label is not None and "masks" not in kinds:
         parser.error("--label: is of --masks; the cohort's own is in its column mask_label")
     return args

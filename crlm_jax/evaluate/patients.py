@@ -1,8 +1,9 @@
 """Who is evaluated: the cases of a cohort, and whether a run has learned from their patients.
 
-A patient is known by the name. That holds across cohorts: two hospitals that both number their
-patients from 1 have the same names for different people, and `prefix` tells them apart. The
-opposite, one patient under two names, is warned of where the names differ in their spelling alone.
+A patient is known by the name, and an image by its content. Two hospitals that both number their
+patients from 1 have the same names for different people: `prefix` tells them apart. One patient
+under two names is found where the images are those that the run has learned from, and is warned of
+where the names differ in their spelling alone.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from crlm_jax.data.cohort.alike import alike_names
 from crlm_jax.data.cohort.cases import Case, read_images, read_test_cases
 from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.data.phantom.cohort import cached_phantom
+from crlm_jax.data.slices import Slices
 from crlm_jax.errors import UserError
 from crlm_jax.runs.finished import read_splits
 from crlm_jax.runs.folder import RunFolder, read_run
@@ -110,6 +112,7 @@ class Taught:
     run: Path
     training: frozenset[str]  # and validation, also of the runs that it goes on from
     test: frozenset[str]
+    prints: frozenset[str]  # of the images that it learned from; runs of 0.1.0 keep none
     doubts: tuple[str, ...]  # why there may be more
 
 
@@ -123,12 +126,14 @@ def read_taught(run: Path) -> Taught:
       ConfigError: the folder holds no run, or one that does not say its patients.
     """
     training: set[str] = set()
+    prints: set[str] = set()
     doubts: list[str] = []
     splits = read_splits(RunFolder(run))
     config, seen, at = read_run(run), {str(run)}, splits
     while True:
         for split in ("train", "validation"):
             training |= set(at.get(split, {}).get("patients", ()))
+            prints |= set(at.get(split, {}).get("prints", ()))
         source = config.train.init
         if not source or source in seen:
             break
@@ -142,7 +147,7 @@ def read_taught(run: Path) -> Taught:
             )
             break
     test = frozenset(splits.get("test", {}).get("patients", ()))
-    return Taught(run, frozenset(training), test, tuple(doubts))
+    return Taught(run, frozenset(training), test, frozenset(prints), tuple(doubts))
 
 
 def choose_cases(
@@ -188,6 +193,37 @@ def choose_cases(
                 "learned: the names differ in their spelling alone."
             )
     return cases, notes
+
+
+def check_images(cohort: TestCohort, slices: Slices, wish: Wish, taught: Taught) -> list[str]:
+    """Returns a note if a run has learned from images of the cohort under other names.
+
+    Args:
+      cohort: the whole of it.
+      slices: of the cases to evaluate, cut as the run cut its own.
+      wish: who is asked for.
+      taught: whom and what the run has learned from.
+
+    Raises:
+      UserError: as for patients of the same name.
+    """
+    found = [
+        f"{case.patient}, {case.condition} (row {case.images[image].row})"
+        for (number, image), own in sorted(slices.prints.items())
+        if own in taught.prints and (case := slices.cases[number]).patient not in taught.training
+    ]
+    if not found:
+        return []
+    if wish.split == "all" and not wish.allow_training:
+        raise UserError(
+            f"{cohort.name}: {taught.run} was trained or validated on the same images under other "
+            f"names, and would do too well on them: {_named(found)}; leave these patients out, or "
+            "give --allow-training-patients to evaluate them all the same"
+        )
+    return [
+        f"TRAINING IMAGES: {taught.run.name} has learned from {len(found)} of the images under "
+        f"other names ({_named(found)}); its results on them are too good."
+    ]
 
 
 def _own_test(

@@ -20,6 +20,7 @@ from crlm_jax.evaluate.patients import (
     TestCohort,
     Wish,
     check_conditions,
+    check_images,
     choose_cases,
     choose_conditions,
     read_taught,
@@ -124,6 +125,7 @@ def of_run(
     config = _measured_with(trained, cohort, conditions, options)
     notes += of_patients + _unlike(conditions, trained.data.conditions)
     slices = slice_cache.prepare(cases, config.data)
+    notes += check_images(cohort, slices, wish, taught)
     folder = RunFolder(run)
 
     def measure(into: RunFolder) -> tuple[list[CaseResult], Card]:
@@ -202,8 +204,10 @@ def of_masks(
     said = "its only label" if label is None else str(label)
     card = [
         ("evaluated", f"the masks {pattern}: tumour is {said}; crlm_jax {__version__}"),
+        ("paper's protocol", f"masks are shrunk to {config.data.image_size} × "
+                             f"{config.data.image_size} pixels as the reference is"),
         *_about_data(cohort, config, cases, slices, wish),
-    ]
+    ]  # fmt: skip
     return System(name, config, slices, evaluation, card, measure, given.doubts)
 
 
@@ -250,7 +254,7 @@ def _record(
     return Evaluation(
         of="run" if of == "run" else "masks",
         source=str(source),
-        title=f"{name} on {Path(cohort.name).name}",
+        title=f"{name} on {'/'.join(Path(cohort.name).parts[-2:])}",
         about=about,
         cohort=cohort.name,
         split=wish.split,

@@ -151,12 +151,14 @@ def describe_data(prepared: Slices) -> dict[str, dict[str, Any]]:
     """Returns patients, images and slices of each split, for the run card and `data.json`."""
     description: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
-        cases = [case for case in prepared.cases if case.split == split]
+        numbered = [(i, case) for i, case in enumerate(prepared.cases) if case.split == split]
+        cases, numbers = [case for _, case in numbered], {i for i, _ in numbered}
         index = prepared.index(split)
         description[split] = {
             "patients": sorted({case.patient for case in cases}),
             "images": sum(len(case.images) for case in cases),
             "slices": len(index),
             "tumour_slices": int(index["tumour"].sum()),
+            "prints": sorted(own for (i, _), own in prepared.prints.items() if i in numbers),
         }
     return description

@@ -10,11 +10,14 @@ import pytest
 import SimpleITK as sitk
 
 from crlm_jax.evaluate import command
+from crlm_jax.imaging.dicom.segmentation import write_segmentation
+from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.predict import command as predict_command
 from crlm_jax.runs.finished import read_finished
 from crlm_jax.system.console import exit_code
 from crlm_jax.training import experiment
 from tests.cohorts import make_cohort, tiny_config
+from tests.imaging.dicom import dicoms
 
 CONDITIONS = ("pre_dwi", "post_dwi")
 
@@ -337,6 +340,42 @@ def test_several_images_of_a_case_have_a_mask_each(cohort, evaluate, tmp_path):
     assert code == 0
     found = rows(out / "cases.csv")
     assert [(row["slices"], float(row["dsc"])) for row in found] == [("8", 1.0)] * 2
+
+
+def test_dicom_series_and_segmentations(evaluate, tmp_path):
+    """A mask that is half of the reference, as DICOM-SEG both."""
+    folder = tmp_path / "ct"
+    array = np.full((6, 32, 32), 924, np.int16)  # -100 HU
+    array[1:5, 8:14, 20:26] = 1224
+    dicoms.write_series(folder, array, axes=dicoms.rotation(20))
+    _, _, series = read_series(folder)
+    drawn = array > 1000
+    about = {"algorithm": "a tool", "version": "1", "fingerprint": "f"}
+    for name, rows_of in (("reference", slice(None)), ("p1", slice(8, 11))):
+        mask = np.zeros_like(drawn)
+        mask[:, rows_of] = drawn[:, rows_of]
+        write_segmentation(tmp_path / f"{name}.dcm", mask, series, **about)
+    cohort = tmp_path / "cohort.csv"
+    cohort.write_text("patient,condition,image,mask\np1,ct,ct,reference.dcm\n")
+    code, out = evaluate("--masks", f"{tmp_path}/{{patient}}.dcm", "--cohort", cohort)
+    assert code == 0
+    (row,) = rows(out / "cases.csv")
+    assert float(row["dsc"]) == pytest.approx(2 / 3, abs=1e-6)
+    assert float(row["precision"]) == 1
+
+
+def test_a_cohort_without_any_tumour(run, cohort, evaluate, tmp_path):
+    """There are false lesions to count, and no value by the paper's protocol."""
+    lines = ["patient,condition,image,mask,tumour"]
+    lines += [f"h{number},pre_dwi,{cohort.parent}/p0{number}_pre_dwi_image.nii.gz,,no"
+              for number in range(2)]  # fmt: skip
+    (tmp_path / "healthy.csv").write_text("\n".join(lines))
+    code, out = evaluate(
+        "--run", run, "--cohort", tmp_path / "healthy.csv", "--allow-training-patients"
+    )
+    assert code == 0
+    assert {row["dsc_paper"] for row in rows(out / "cases.csv")} == {""}
+    assert results(out)["conditions"]["pre_dwi"]["without_tumour_slices"] == 2
 
 
 # What is refused

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from crlm_jax.config.schema import Config, Data
 from crlm_jax.data.cohort.cells import parse_label, patient_problem
+from crlm_jax.errors import UserError
 from crlm_jax.evaluate.evaluating import check_out, evaluate_systems
 from crlm_jax.evaluate.masks import check_pattern
 from crlm_jax.evaluate.patients import (
+    PHANTOM,
     TestCohort,
     Wish,
     choose_conditions,
@@ -124,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = next(iter(configs.values()), None)
     _use_threads(list(configs.values()))
     parallel.use_compile_cache(args.cache)
-    name = args.cohort or (first.data.cohort if first else "")
+    name = args.cohort or _own_cohort(first)
     cohort = read_test_cohort(name, args.prefix, args.cache, first.phantom if first else None)
     for doubt in cohort.doubts:
         _warn(doubt)
@@ -171,6 +173,15 @@ def _make(
                 of_masks(text, name, chosen, of_masks_wish, options, label=label, like=like)
             )
     return systems
+
+
+def _own_cohort(config: Config | None) -> str:
+    """Returns the cohort that a run was trained on, if it is still there."""
+    assert config is not None  # `_parse` asks for a cohort where there is no run
+    name = config.data.cohort
+    if name != PHANTOM and not Path(name).expanduser().exists():
+        raise UserError(f"{name}: the run's own cohort is not there; say where it is by --cohort")
+    return name
 
 
 def _label(text: str | None, patterns: Sequence[str]) -> int | str | None:

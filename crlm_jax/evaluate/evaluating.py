@@ -12,6 +12,7 @@ from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.records import keep_records
 from crlm_jax.runs.results import Summary
 from crlm_jax.stats.comparison import holm
+from crlm_jax.system.console import print_stderr
 from crlm_jax.system.files import whole_folder, write_whole
 from crlm_jax.system.text import to_csv
 from crlm_jax.training.card import show_card
@@ -67,6 +68,8 @@ def _compare(folders: Sequence[Path], out: Path) -> None:
     page.write_report(folders, out / "report.html")
     found = tables.compare([read_finished(path) for path in folders])
     compared = [each for each in found if each.difference["n"]]
+    if not compared:
+        print_stderr("warning: no patient is in two of them, so there is nothing to compare")
     adjusted = holm([p for each in compared if (p := each.difference["p"]) is not None])
     rows = []
     for each, p_holm in zip(compared, adjusted, strict=True):

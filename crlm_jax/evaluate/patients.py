@@ -57,6 +57,7 @@ class TestCohort:
     phantom: str  # such as " (PHANTOM, version 2)"; empty: patients
     doubts: tuple[str, ...]
     prefix: str = ""
+    made: Phantom | None = None  # how the embedded phantom was made; None: the cohort is a file
 
     @property
     def conditions(self) -> list[str]:
@@ -87,7 +88,7 @@ def read_test_cohort(
     Raises:
       CohortError: listing all that is wrong with the file.
     """
-    path = Path(name).expanduser()
+    path, made = Path(name).expanduser(), None
     if name == PHANTOM:
         made = phantom or Phantom()
         path = cached_phantom(cache, made.patients, made.seed, made.version)
@@ -102,6 +103,7 @@ def read_test_cohort(
         phantom=phantom_mark(case.patient for case in cases),
         doubts=tuple(doubts),
         prefix=prefix,
+        made=made,
     )
 
 

@@ -225,7 +225,8 @@ def _measured_with(
     evaluation = dataclasses.replace(
         config.evaluation, register=config.evaluation.register or options.register
     )
-    return dataclasses.replace(config, data=data, evaluation=evaluation)
+    phantom = cohort.made or config.phantom
+    return dataclasses.replace(config, data=data, phantom=phantom, evaluation=evaluation)
 
 
 def _unlike(conditions: Sequence[str], trained: Sequence[str]) -> list[str]:

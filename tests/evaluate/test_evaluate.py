@@ -209,6 +209,15 @@ def test_other_conditions(run, cohort, evaluate, tmp_path, capsys):
     assert {row["condition"] for row in rows(out / "cases.csv")} == {"ct", "pre_t2wi"}
 
 
+def test_the_runs_own_cohort_may_be_gone(run, evaluate, tmp_path, capsys):
+    moved = shutil.copytree(run, tmp_path / "moved")
+    config = json.loads((moved / "config.json").read_text())
+    config["data"]["cohort"] = "gone.csv"
+    (moved / "config.json").write_text(json.dumps(config))
+    assert evaluate("--run", moved, "--split", "test")[0] == 1
+    assert "say where it is by --cohort" in capsys.readouterr().err
+
+
 # Masks
 
 

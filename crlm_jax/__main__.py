@@ -31,6 +31,7 @@ COMMANDS = {
     "tcia": Command("data.tcia.command", "turn TCIA's public CT collection into a cohort"),
     "train": Command("main", "train, evaluate and report one experiment"),
     "report": Command("report.command", "write the report of a run, or compare several"),
+    "evaluate": Command("evaluate.command", "measure a run on another cohort, or any masks"),
     "predict": Command("predict.command", "segment scans with a trained run"),
     "explain": Command("explain.command", "map where a trained segmenter looks"),
     "recist": Command("recist.command", "compare two masks by RECIST 1.1"),

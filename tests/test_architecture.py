@@ -23,7 +23,7 @@ FLOORS = (
     ("export",),
     ("predict", "report"),
     ("training", "explain"),
-    ("main", "study", "plan"),
+    ("main", "study", "plan", "evaluate"),
     ("__main__",),
 )
 # What the floors alone would allow.

@@ -50,13 +50,15 @@ class _Cut:
     """The slices of an image: images uint8 (Z, S, S, 1), masks uint8 (Z, bytes), tumour bool (Z,).
 
     The masks are `numpy.packbits` of 0 and 1, by rows. `tumour` tells which slices hold tumour, and
-    `too_small` (Z,) how many lesions of a slice are smaller than a pixel there.
+    `too_small` (Z,) how many lesions of a slice are smaller than a pixel there. `print` is that of
+    `Slices.prints`.
     """
 
     images: np.ndarray
     masks: np.ndarray
     tumour: np.ndarray
     too_small: np.ndarray
+    print: str
 
 
 class LiverSlices(tfds.core.GeneratorBasedBuilder):
@@ -87,6 +89,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
         self._workers = workers
         self.tables: dict[Split, list[tuple[int, int, int, bool, int]]] = {s: [] for s in SPLITS}
         self.digest = hashlib.sha256()
+        self.prints: list[tuple[int, int, str]] = []  # case, image, `Slices.prints`
         super().__init__(file_format="array_record", data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -135,6 +138,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
         problems: list[str] = []
         table = self.tables[split]
         for job, cut in self._cut(jobs, problems):
+            self.prints.append((job.case, job.image, cut.print))
             for z in range(0 if problems else len(cut.images)):
                 if split != "train" or cut.tumour[z] or self._data.train_slices == "all":
                     about = bool(cut.tumour[z]), int(cut.too_small[z])
@@ -207,9 +211,11 @@ def _cut_image(job: _Job, *, data: Data) -> _Cut:
     mask = read_reference(job.pair, volume, resample=data.resample_masks).voxels
     grey = to_uint8(volume, job.condition, data)
     masks, too_small = resize_mask(mask, data.image_size, antialias=data.antialias)
+    images = resize(grey, data.image_size, antialias=data.antialias)[..., None]
     return _Cut(
-        images=resize(grey, data.image_size, antialias=data.antialias)[..., None],
+        images=images,
         masks=np.packbits(masks.reshape(len(masks), -1), axis=1),
         tumour=np.any(mask, axis=(1, 2)),
         too_small=too_small,
+        print=hashlib.sha256(images.tobytes()).hexdigest()[:16],
     )

@@ -13,12 +13,12 @@ from crlm_jax.data.cache import cache_folder, writing_to
 from crlm_jax.data.cohort.cases import Case
 from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.data.slice_builder import LiverSlices
-from crlm_jax.data.slices import INDEX_DTYPE, INDEX_FILE, Slices
+from crlm_jax.data.slices import INDEX_DTYPE, INDEX_FILE, PRINT_DTYPE, Slices
 from crlm_jax.imaging.bvals import find_bvals
 from crlm_jax.imaging.dicom import files
 from crlm_jax.system.files import clear_partial, whole_folder
 
-_SCHEMA = 5  # raise it when the content of records changes: older slices are then not used
+_SCHEMA = 6  # raise it when the content of records changes: older slices are then not used
 _STALE_SECONDS = 24 * 3600
 
 
@@ -53,6 +53,7 @@ def prepare(cases: Sequence[Case], data: Data, *, workers: int = 2) -> Slices:
             np.savez(
                 folder / INDEX_FILE,
                 digest=np.array(builder.digest.hexdigest()),
+                prints=np.array(builder.prints, PRINT_DTYPE),
                 train=np.array(builder.tables["train"], INDEX_DTYPE),
                 validation=np.array(builder.tables["validation"], INDEX_DTYPE),
                 test=np.array(builder.tables["test"], INDEX_DTYPE),

@@ -16,10 +16,12 @@ import numpy as np
 from crlm_jax.data.cohort.cases import SPLITS, Case, Split
 
 DATASET, VERSION = "liver_slices", "1.0.0"  # the TFDS data set below `Slices.folder`
-INDEX_FILE = "index.npz"  # an array of INDEX_DTYPE for each split, and the digest
+# An array of INDEX_DTYPE for each split, one of PRINT_DTYPE, and the digest.
+INDEX_FILE = "index.npz"
 INDEX_DTYPE = np.dtype(
     [("case", "i4"), ("image", "i4"), ("z", "i4"), ("tumour", "?"), ("too_small", "i4")]
 )
+PRINT_DTYPE = np.dtype([("case", "i4"), ("image", "i4"), ("print", "S16")])
 Pair = tuple[np.ndarray, np.ndarray]  # image and mask of a slice, both uint8 (S, S, 1)
 
 
@@ -50,6 +52,17 @@ class Slices:
         """SHA-256 of all records: equal for equal slices, wherever the images are stored."""
         with np.load(self.folder / INDEX_FILE, allow_pickle=False) as tables:
             return str(tables["digest"])
+
+    @functools.cached_property
+    def prints(self) -> dict[tuple[int, int], str]:
+        """What tells an image from others, by case and image of the case: 16 hexadecimal digits.
+
+        That is the beginning of the SHA-256 of all its slices as the network sees them. So one
+        image has one print under whatever name and in whatever format, as long as it is cut in the
+        same way.
+        """
+        with np.load(self.folder / INDEX_FILE, allow_pickle=False) as tables:
+            return {(int(c), int(i)): name.decode() for c, i, name in tables["prints"]}
 
     @functools.cached_property
     def _tables(self) -> dict[Split, np.ndarray]:

@@ -258,7 +258,7 @@ def _ask(labels: Sequence[str], counts: Sequence[int]) -> str:
     more = f", … ({len(labels)} labels)" if len(labels) > _LISTED else ""
     return (
         f"has the labels {', '.join(shown)}{more}, which may be lesions or organs; say which are "
-        f"tumour by mask_label (recist: --label, explain: --mask-label): a number such as "
-        f"{labels[-1]}, numbers that are one tumour together such as {labels[0]},{labels[-1]}, or "
-        f"'{EACH_LABEL}' if each label is a lesion"
+        f"tumour by mask_label (recist, evaluate: --label, explain: --mask-label): a number such "
+        f"as {labels[-1]}, numbers that are one tumour together such as {labels[0]},{labels[-1]}, "
+        f"or '{EACH_LABEL}' if each label is a lesion"
     )

@@ -14,11 +14,11 @@ from crlm_jax.imaging import volumes
 from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
 from crlm_jax.imaging.masks import LesionMask
 from crlm_jax.imaging.regions import measure_regions
-from crlm_jax.imaging.resize import at_own_size
 from crlm_jax.imaging.volumes import Volume
 from crlm_jax.measures.case_view import MeasuredImage, SliceAttribution, show_image
 from crlm_jax.measures.detection import LesionScores
 from crlm_jax.measures.overlap import Counts, Volumes, overlap
+from crlm_jax.measures.predicted import PredictedImage
 from crlm_jax.measures.surfaces import Surfaces
 from crlm_jax.measures.table import MEASURES, OVERLAP, SUFFIX
 from crlm_jax.measures.view import READERS
@@ -109,8 +109,7 @@ class Measurement:
 
     def add_image(
         self,
-        image: int,
-        probability: np.ndarray,
+        predicted: PredictedImage,
         config: Config,
         attribution: SliceAttribution | None = None,
         view: Path | None = None,
@@ -118,17 +117,17 @@ class Measurement:
         """Measures one image at its own resolution, and writes what the viewer shows of it.
 
         Args:
-          image: its index within the case.
-          probability: (Z, S, S) float32, of tumour, at the size that the network sees.
-          config: of the run: threshold and windows.
+          predicted: the image, which is one of the case.
+          config: of the run: windows, and how masks are read.
           attribution: where the segmenter looked.
           view: file for the viewer; None: no file is written.
         """
+        image = predicted.image
         pair = self.case.images[image]
         volume = volumes.read_image(pair.image, b_value=pair.b_value)
         drawn = read_reference(pair, volume, resample=config.data.resample_masks)
-        probability = at_own_size(probability, volume.voxels.shape[1:], volume.padding)
-        prediction = probability > config.evaluation.threshold
+        own = predicted.at_own_size(volume)
+        prediction = own.prediction
         measured = self._measure(volume, prediction, drawn)
         self.clinical.pool(measured.counts)
         self.surfaces.pool(measured.surfaces)
@@ -144,7 +143,10 @@ class Measurement:
         if len(self.case.images) == 1:
             self.frame = frame_of_reference(volume)
         if view is not None:
-            show_image(self.case, image, measured, probability, attribution, config.data).save(view)
+            shown = show_image(
+                self.case, image, measured, own.probability, attribution, config.data
+            )
+            shown.save(view)
 
     def _measure(self, volume: Volume, prediction: np.ndarray, drawn: LesionMask) -> MeasuredImage:
         """Measures one image, whose lesions are added to the scores of the case.

@@ -57,7 +57,7 @@ def show_image(
     case: Case,
     image: int,
     measured: MeasuredImage,
-    probability: np.ndarray,
+    probability: np.ndarray | None,
     attribution: SliceAttribution | None,
     windows: grey.Windows,
 ) -> CaseView:
@@ -67,7 +67,7 @@ def show_image(
       case: of the image.
       image: its index within the case.
       measured: what was measured of it.
-      probability: (Z, H, W) float32, of tumour.
+      probability: (Z, H, W) float32, of tumour; None: not known, as of masks.
       attribution: where the segmenter looked.
       windows: how the image is shown.
     """
@@ -99,12 +99,14 @@ def show_image(
 
 
 def _layers(
-    masks: dict[str, np.ndarray], probability: np.ndarray, attribution: SliceAttribution | None
+    masks: dict[str, np.ndarray],
+    probability: np.ndarray | None,
+    attribution: SliceAttribution | None,
 ) -> tuple[Layer, ...]:
-    layers = [
-        Layer("probability", "map", np.rint(probability * 255).astype(np.uint8), shown=False),
-        *(Layer(who, who, masks[who]) for who in READERS),
-    ]
+    layers = [Layer(who, who, masks[who]) for who in READERS]
+    if probability is not None:
+        voxels = np.rint(probability * 255).astype(np.uint8)
+        layers.insert(0, Layer("probability", "map", voxels, shown=False))
     if attribution is not None:
         layers.insert(0, _attribution_layer(attribution, masks["reference"].shape))
     return tuple(layers)

@@ -1,4 +1,4 @@
-"""A trained segmenter over the test cases.
+"""What was predicted of the test cases, measured.
 
 Every case is measured by two protocols. The paper's takes the slices with tumour at the size that
 the network sees, pooled (`_paper`) and as the mean over them (`_slices`). The clinical protocol
@@ -8,18 +8,14 @@ With several processes, each measures its own cases on its own devices. The resu
 so that every process holds those of all cases.
 """
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent import futures
 
-import jax
 import numpy as np
 
 from crlm_jax.config.schema import Config
-from crlm_jax.data import pipeline
-from crlm_jax.data.cohort.cases import Split
 from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.data.cohort.rows import ImagePair
 from crlm_jax.data.slices import Slices
@@ -28,35 +24,20 @@ from crlm_jax.imaging.resize import at_own_size
 from crlm_jax.measures.case import CaseResult, Measurement
 from crlm_jax.measures.case_view import SliceAttribution
 from crlm_jax.measures.overlap import Counts, overlap
+from crlm_jax.measures.predicted import (
+    PredictedImage,
+    Segment,
+    network_images,
+    own_records,
+    probabilities,
+)
 from crlm_jax.measures.response import register_cases
 from crlm_jax.method.attribution import Attribution
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import parallel
 
-# (B, S, S, 1) uint8 slices -> (B, S, S) float32, probability of tumour
-Segment = Callable[[np.ndarray], jax.Array | np.ndarray]
 # (S, S) uint8 slice, (S, S) bool region of its prediction -> its score shared out over the slice
 Attribute = Callable[[np.ndarray, np.ndarray], Attribution]
-
-
-def _probabilities(
-    config: Config, slices: Slices, split: Split, segment: Segment, records: np.ndarray
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yields (record, probability (S, S) float32, reference (S, S) bool), in order."""
-    batches = pipeline.evaluation_batches(
-        slices.source(split),
-        batch_size=config.evaluation.batch_size // jax.process_count(),
-        indices=records,
-    )
-    for batch in batches:
-        probability = jax.device_get(segment(batch["image"]))
-        for i in np.flatnonzero(batch["valid"]):
-            yield int(batch["record"][i]), probability[i], batch["mask"][i, ..., 0] > 0
-
-
-def _own_records(index: np.ndarray) -> np.ndarray:
-    """Returns the records of the cases that this process measures, in order."""
-    return np.flatnonzero(np.isin(index["case"], parallel.share(np.unique(index["case"]).tolist())))
 
 
 def validation_dsc(config: Config, slices: Slices, segment: Segment) -> float | None:
@@ -78,9 +59,9 @@ def validation_dsc(config: Config, slices: Slices, segment: Segment) -> float | 
 def _paper_counts(config: Config, slices: Slices, segment: Segment) -> dict[int, Counts]:
     """Pools the slices with tumour of each of this process's validation cases."""
     index = slices.index("validation")
-    own = _own_records(index)
+    own = own_records(index)
     counts: dict[int, Counts] = {}
-    stream = _probabilities(config, slices, "validation", segment, own[index["tumour"][own]])
+    stream = probabilities(config, slices, "validation", segment, own[index["tumour"][own]])
     for record, probability, reference in stream:
         case = counts.setdefault(int(index["case"][record]), Counts())
         case.add_tumour_slice(probability > config.evaluation.threshold, reference)
@@ -90,7 +71,7 @@ def _paper_counts(config: Config, slices: Slices, segment: Segment) -> dict[int,
 def _clinical_counts(config: Config, slices: Slices, segment: Segment) -> dict[int, Counts]:
     """Pools the volumes of each of this process's validation cases, at their own resolution."""
     counts: dict[int, Counts] = {}
-    for image in _images(config, slices, "validation", segment):
+    for image in network_images(config, slices, "validation", segment):
         pair = slices.cases[image.case].images[image.image]
         mask, padding = _reference(pair, config.data.resample_masks)
         probability = at_own_size(image.probability, mask.shape[1:], padding)
@@ -132,7 +113,7 @@ def evaluate_cases(
     folder: RunFolder | None = None,
     attribute: Attribute | None = None,
 ) -> list[CaseResult]:
-    """Measures every test case, by both protocols.
+    """Predicts and measures every test case, by both protocols.
 
     An image is measured while the network is at the next one; two are in memory at a time.
 
@@ -143,23 +124,42 @@ def evaluate_cases(
       folder: of the run, where the viewer's files are written, one an image; None: none are.
       attribute: maps a slice to where the segmenter looked; None: the viewer shows no attribution.
     """
+    images = network_images(config, slices, "test", segment)
+    return measure_images(config, slices, images, folder, attribute)
+
+
+def measure_images(
+    config: Config,
+    slices: Slices,
+    images: Iterable[PredictedImage],
+    folder: RunFolder | None = None,
+    attribute: Attribute | None = None,
+) -> list[CaseResult]:
+    """Measures predicted images, whoever predicted them, and pools those of a case.
+
+    Args:
+      config: the experiment.
+      slices: of the cohort.
+      images: those of this process's test cases, in the order of `slices`.
+      folder: as in `evaluate_cases`.
+      attribute: as in `evaluate_cases`.
+    """
     if folder is not None:
         folder.views.mkdir(exist_ok=True)
     measured: dict[int, Measurement] = {}
     with futures.ThreadPoolExecutor(1) as measuring:
         last: futures.Future[None] | None = None
-        for image in _images(config, slices, "test", segment):
+        for image in images:
             if last is not None:
                 last.result()
             measurement = measured.setdefault(image.case, Measurement(slices.cases[image.case]))
-            for found, reference, tumour in image.slices(config.evaluation.threshold):
+            for found, reference, tumour in image.slices():
                 measurement.add_slice(found, reference, tumour=tumour)
             last = measuring.submit(
                 measurement.add_image,
-                image.image,
-                image.probability,
+                image,
                 config,
-                _attribute_largest_slice(config, slices, image, attribute),
+                _attribute_largest_slice(slices, image, attribute),
                 None if folder is None else folder.view(image.case, image.image),
             )
         if last is not None:
@@ -173,68 +173,12 @@ def evaluate_cases(
     return results
 
 
-@dataclasses.dataclass(frozen=True)
-class _PredictedImage:
-    """An image's slices as the network sees them; `case` and `image` as `Slices` numbers them."""
-
-    case: int
-    image: int
-    first: int  # its first record
-    probability: np.ndarray  # (Z, S, S) float32, of tumour
-    reference: np.ndarray  # (Z, S, S) bool
-    tumour: np.ndarray  # (Z,) bool, whether a slice was drawn with tumour
-
-    def slices(self, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-        """Yields prediction and reference (S, S) bool, and whether it was drawn with tumour."""
-        yield from zip(
-            self.probability > threshold, self.reference, self.tumour.tolist(), strict=True
-        )
-
-
-def _images(
-    config: Config, slices: Slices, split: Split, segment: Segment
-) -> Iterator[_PredictedImage]:
-    """Predicts the images of this process's cases of a split, one after the other."""
-    index = slices.index(split)
-    pending: list[tuple[np.ndarray, np.ndarray]] = []
-    stream = _probabilities(config, slices, split, segment, _own_records(index))
-    for record, probability, reference in stream:
-        pending.append((probability, reference))
-        if _ends_image(index, record):
-            first = record + 1 - len(pending)
-            probabilities, references = zip(*pending, strict=True)
-            yield _PredictedImage(
-                case=int(index["case"][record]),
-                image=int(index["image"][record]),
-                first=first,
-                probability=np.stack(probabilities),
-                reference=np.stack(references),
-                tumour=index["tumour"][first : record + 1],
-            )
-            pending = []
-
-
-def images_of(slices: Slices) -> list[tuple[int, int]]:
-    """Returns the images of the test cases, as numbers (case, image)."""
-    pairs = np.unique(slices.index("test")[["case", "image"]])
-    return [(int(case), int(image)) for case, image in pairs]
-
-
-def _ends_image(index: np.ndarray, record: int) -> bool:
-    """Whether a record is the last of its image."""
-    if record + 1 == len(index):
-        return True
-    place, following = index[["case", "image"]][record : record + 2]
-    return place != following
-
-
 def _attribute_largest_slice(
-    config: Config, slices: Slices, predicted: _PredictedImage, attribute: Attribute | None
+    slices: Slices, predicted: PredictedImage, attribute: Attribute | None
 ) -> SliceAttribution | None:
     """Returns where the segmenter looked in the slice of an image with most predicted tumour."""
-    found = predicted.probability > config.evaluation.threshold
-    if attribute is None or not found.any():
+    if attribute is None or not predicted.found.any():
         return None
-    z = int(found.sum(axis=(1, 2)).argmax())
+    z = int(predicted.found.sum(axis=(1, 2)).argmax())
     image, _ = slices.source("test")[predicted.first + z]
-    return SliceAttribution(z, attribute(image[..., 0], found[z]))
+    return SliceAttribution(z, attribute(image[..., 0], predicted.found[z]))

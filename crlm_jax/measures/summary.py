@@ -23,7 +23,13 @@ from crlm_jax.stats import agreement, comparison
 from crlm_jax.system.files import write_whole
 
 
-def summarise(config: Config, results: Sequence[CaseResult], responses: Responses) -> Summary:
+def summarise(
+    config: Config,
+    results: Sequence[CaseResult],
+    responses: Responses,
+    *,
+    phantom: bool | None = None,
+) -> Summary:
     """Summarises the test cases by condition: means with their 95 % intervals, and sums.
 
     The means are over patients. A case with an empty mask counts in them as its measures say; a
@@ -33,13 +39,15 @@ def summarise(config: Config, results: Sequence[CaseResult], responses: Response
       config: the experiment.
       results: of all test cases.
       responses: from `find_responses`.
+      phantom: whether network or images are of a phantom; None: as the configuration says.
     """
+    phantom = is_phantom(config) if phantom is None else phantom
     conditions = {}
     for condition in config.data.conditions:
         chosen = [r for r in results if r.row.condition == condition]
         conditions[condition] = _summarise_condition(config, chosen)
     return Summary(
-        data="phantom" if is_phantom(config) else "cohort",
+        data="phantom" if phantom else "cohort",
         method=config.method,
         critic_weights=config.critic.weights if config.loss.stages else None,
         conditions=conditions,

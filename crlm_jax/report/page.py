@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crlm_jax.config.notices import marks, warnings
 from crlm_jax.config.schema import Config, flatten
 from crlm_jax.measures import detection
 from crlm_jax.measures.table import SHORT
@@ -52,8 +51,8 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
     html = template.render(
         runs=[_describe(run, keep) for run in runs],
         alone=alone is not None,
-        title=alone.config.name if alone else f"{len(runs)} runs",
-        warnings=list(dict.fromkeys(note for run in runs for note in warnings(run.config))),
+        title=alone.title if alone else f"{len(runs)} runs",
+        warnings=list(dict.fromkeys(note for run in runs for note in run.warnings)),
         header=tables.HEADER,
         pooled=SHORT["paper"],
         clinical_header=tables.CLINICAL_HEADER,
@@ -94,7 +93,7 @@ def _views(runs: Sequence[FinishedRun], voxels: float) -> tuple[Iterator[CaseVie
         for _, i, file in found[:chosen]:
             view = CaseView.load(file)
             title = view.title if len(runs) == 1 else f"{runs[i].name} · {view.title}"
-            marked = " · ".join([*marks(runs[i].config), title])
+            marked = " · ".join([*runs[i].marks, title])
             yield dataclasses.replace(view, title=marked)
 
     return load(), len(found) - chosen
@@ -105,6 +104,7 @@ class _RunSection:
     """What the template shows of one run. Figures are data URLs."""
 
     name: str
+    about: str
     config: Config
     summary: Summary
     card: Card
@@ -113,9 +113,9 @@ class _RunSection:
     sizes: list[list[str]]
     flow: dict[str, dict[str, Any]]  # patients and slices by split
     agreement: dict[str, str]  # Bland-Altman plots by condition
-    curves: str
+    curves: str  # empty: nothing was trained in the folder
     overlays: list["_Overlay"]
-    fields: dict[str, Any]  # the whole configuration
+    fields: dict[str, Any]  # the whole configuration; of masks, what counts for them
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,10 @@ class _Overlay:
 
 
 def _describe(run: FinishedRun, keep: Path | None) -> _RunSection:
-    mark = " ".join(marks(run.config))
+    mark = " ".join(run.marks)
     return _RunSection(
         name=run.name,
+        about=run.about,
         config=run.config,
         summary=run.summary,
         card=run.card,
@@ -140,15 +141,31 @@ def _describe(run: FinishedRun, keep: Path | None) -> _RunSection:
         sizes=tables.size_rows(run.summary),
         flow=run.splits,
         agreement=_agreement(run, keep),
-        curves=embed(figures.training(run.log, mark), keep and keep / "training.png"),
+        curves=""
+        if run.evaluation
+        else embed(figures.training(run.log, mark), keep and keep / "training.png"),
         overlays=_overlays(run, keep),
-        fields=flatten(run.config),
+        fields=_fields(run),
     )
+
+
+def _fields(run: FinishedRun) -> dict[str, Any]:
+    """Returns the configuration's fields; those of a training mean nothing for masks."""
+    fields = flatten(run.config)
+    if run.evaluation is None or run.evaluation.of == "run":
+        return fields
+    return {name: fields[name] for name in _OF_MASKS}
+
+
+_OF_MASKS = (
+    "data.cohort", "data.conditions", "data.image_size", "data.antialias", "data.ct_window",
+    "data.mr_window", "data.resample_masks", "evaluation.resamples", "evaluation.register",
+)  # fmt: skip
 
 
 def _agreement(run: FinishedRun, keep: Path | None) -> dict[str, str]:
     """Draws the Bland-Altman plots of every condition that has cases enough for limits."""
-    mark = " ".join(marks(run.config))
+    mark = " ".join(run.marks)
     agreement = {
         condition: values.agreement
         for condition, values in run.summary.conditions.items()
@@ -172,7 +189,7 @@ def _distribution(runs: Sequence[FinishedRun], keep: Path | None) -> str:
         for run in runs
         for condition in run.summary.conditions
     }
-    mark = " ".join(dict.fromkeys(mark for run in runs for mark in marks(run.config)))
+    mark = " ".join(dict.fromkeys(mark for run in runs for mark in run.marks))
     return embed(figures.distributions(groups, mark), keep and keep / "distribution.png")
 
 
@@ -193,7 +210,7 @@ def _overlays(run: FinishedRun, keep: Path | None) -> list[_Overlay]:
         for place, role in _roles(len(ranked)).items():
             row, files = cases[ranked[place][1]]
             path = keep and keep / f"{names[condition, row.patient]}.png"
-            shown.append(_overlay(run.config, row, files, role, path))
+            shown.append(_overlay(run, row, files, role, path))
     return shown
 
 
@@ -208,12 +225,12 @@ def _roles(count: int) -> dict[int, str]:
 
 
 def _overlay(
-    config: Config, row: CaseRow, files: Sequence[Path], role: str, path: Path | None
+    run: FinishedRun, row: CaseRow, files: Sequence[Path], role: str, path: Path | None
 ) -> _Overlay:
     """Draws the key slice of a case's image with most tumour in its key slice."""
     view = max(map(CaseView.load, files), key=_tumour)
     title = (
-        *marks(config), row.patient, row.condition,
+        *run.marks, row.patient, row.condition,
         f"slice {view.first_slice + 1} of {len(view.grey)}",
         f"DSC {row.defined('dsc_paper'):.2f} (paper, pooled), {row.defined('dsc'):.2f} (clinical)",
     )  # fmt: skip

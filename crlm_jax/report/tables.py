@@ -1,12 +1,14 @@
 """The rows of the report's tables, as text."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from crlm_jax.measures.table import BY_NAME, OVERLAP, SHORT, SIZES, SUFFIX
 from crlm_jax.report.cells import compared_rows, format_mean
 from crlm_jax.runs.finished import FinishedRun, values_by_patient
 from crlm_jax.runs.results import Summary
 from crlm_jax.stats import comparison
+from crlm_jax.stats.comparison import Numbers
 
 OVERLAP_HEADER = tuple(BY_NAME[name].header for name in OVERLAP)
 HEADER = ("condition", "protocol", "n", *OVERLAP_HEADER)
@@ -65,12 +67,19 @@ def size_rows(summary: Summary) -> list[list[str]]:
     return rows
 
 
-def comparison_rows(runs: Sequence[FinishedRun]) -> list[list[str]]:
-    """Compares every run with the first, patient by patient, under `COMPARISON_HEADER`.
+@dataclass(frozen=True)
+class Compared:
+    """The paired difference of a run and the first one, in a measure under a condition."""
 
-    Intervals are those of the mean difference, p of the Wilcoxon signed-rank test, and the last
-    column p by Holm's correction over all rows.
-    """
+    run: str
+    reference: str
+    condition: str
+    measure: str
+    difference: Numbers  # from `stats.paired_difference`
+
+
+def compare(runs: Sequence[FinishedRun]) -> list[Compared]:
+    """Compares every run with the first, patient by patient, in the measures of `COMPARED`."""
     first, *others = runs
     compared = []
     for run in others:
@@ -80,5 +89,19 @@ def comparison_rows(runs: Sequence[FinishedRun]) -> list[list[str]]:
                 difference = comparison.paired_difference(
                     ours, reference, run.config.evaluation.resamples
                 )
-                compared.append(([run.name, condition, BY_NAME[name].row_header], difference))
-    return compared_rows(compared)
+                compared.append(Compared(run.name, first.name, condition, name, difference))
+    return compared
+
+
+def comparison_rows(runs: Sequence[FinishedRun]) -> list[list[str]]:
+    """Compares every run with the first, patient by patient, under `COMPARISON_HEADER`.
+
+    Intervals are those of the mean difference, p of the Wilcoxon signed-rank test, and the last
+    column p by Holm's correction over all rows.
+    """
+    return compared_rows(
+        [
+            ([each.run, each.condition, BY_NAME[each.measure].row_header], each.difference)
+            for each in compare(runs)
+        ]
+    )

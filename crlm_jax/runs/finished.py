@@ -1,4 +1,4 @@
-"""A finished run, read from its folder."""
+"""A finished run, or a finished evaluation, read from its folder."""
 
 import json
 from collections.abc import Sequence
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from crlm_jax.config.notices import marks, warnings
 from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.errors import UserError
+from crlm_jax.runs.evaluation import Evaluation, read_evaluation
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.runs.log import read_log
 from crlm_jax.runs.results import Card, Summary
@@ -27,10 +29,34 @@ class FinishedRun:
     rows: list[CaseRow]
     splits: dict[str, dict[str, Any]]  # patients and slices by split
     log: list[dict[str, Any]]  # one for each line of the training log
+    evaluation: Evaluation | None = None  # None: the network was trained in this folder
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def title(self) -> str:
+        return self.evaluation.title if self.evaluation else self.config.name
+
+    @property
+    def about(self) -> str:
+        """What a heading says of the run beside its name."""
+        if self.evaluation:
+            return self.evaluation.about
+        return f"{self.config.method}, {self.config.scale} scale"
+
+    @property
+    def warnings(self) -> list[str]:
+        """The sentences that stand before any number of the run."""
+        return [*warnings(self.config), *(self.evaluation.notes if self.evaluation else ())]
+
+    @property
+    def marks(self) -> list[str]:
+        """The words that stand on every picture of the run."""
+        if self.evaluation and self.evaluation.phantom:
+            return ["phantom"]
+        return marks(self.config)
 
     def cases(self) -> list[tuple[CaseRow, list[Path]]]:
         """Returns every row with the viewer's files of its case; empty if the run has none.
@@ -78,9 +104,34 @@ def read_finished(path: Path) -> FinishedRun:
         summary=summary,
         card=[(name, text) for name, text in results["card"]],
         rows=read_cases(folder.cases),
-        splits={name: split for name, split in data.items() if name != "digest"},
+        splits=_splits(data),
         log=read_log(folder.log),
+        evaluation=read_evaluation(folder.evaluation),
     )
+
+
+def read_splits(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """Returns patients and slices of a run by split; the run need not be finished.
+
+    Raises:
+      ConfigError: the folder does not say them.
+    """
+    if not folder.data.exists():
+        raise ConfigError(
+            f"{folder.data}: missing, so that nobody knows whom this run was trained on; restore "
+            "the file from a copy"
+        )
+    splits = _splits(_read_json(folder.data))
+    try:
+        for split in splits.values():
+            list(split["patients"])
+    except (KeyError, TypeError) as error:
+        raise _damaged(folder.data, error) from error
+    return splits
+
+
+def _splits(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: split for name, split in data.items() if name != "digest"}
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class RunFolder:
         return self.path / "data.json"
 
     @property
+    def evaluation(self) -> Path:
+        """What was evaluated, as JSON; absent where a network was trained in the folder."""
+        return self.path / "evaluation.json"
+
+    @property
     def log(self) -> Path:
         """Losses, speed, memory and validation DSC, one JSON object a line."""
         return self.path / "train.jsonl"

@@ -31,8 +31,8 @@ def keep_records(
       WorkdirError: the slices are not those that the run was started with, or the processes do not
         share the folder.
     """
-    path, text = folder.data, json.dumps({"digest": digest, **data}, indent=2) + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    path, text = folder.data, _data_json(digest, data)
+    if path.exists() and path.read_text(encoding="utf-8") not in (text, _before(digest, data)):
         raise WorkdirError(
             f"{path}: the cohort's images, masks or split have changed since this run was started; "
             "give another --workdir"
@@ -42,6 +42,19 @@ def keep_records(
         write_whole(path, text)
         write_whole(folder.config, to_json(config))
     check_shared(folder.path, [folder.config.name])
+
+
+def _data_json(digest: str, data: Mapping[str, Mapping[str, Any]]) -> str:
+    return json.dumps({"digest": digest, **data}, indent=2) + "\n"
+
+
+def _before(digest: str, data: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the text that runs had before `prints` was in it; the digest covers the images."""
+    without = {
+        split: {name: value for name, value in about.items() if name != "prints"}
+        for split, about in data.items()
+    }
+    return _data_json(digest, without)
 
 
 def with_own_precision(config: Config, folder: RunFolder, platform: str) -> Config:

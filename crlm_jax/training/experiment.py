@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -14,18 +13,11 @@ from crlm_jax.data.cohort.cases import SPLITS, read_cohort, with_validation_trai
 from crlm_jax.data.phantom.cohort import cached_phantom
 from crlm_jax.data.slices import Slices
 from crlm_jax.errors import UserError
-from crlm_jax.measures import evaluate
-from crlm_jax.measures.case import CaseResult
-from crlm_jax.measures.response import find_responses
-from crlm_jax.measures.summary import summarise, write_results
-from crlm_jax.method import attribution
-from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state
-from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder, open_workdir
 from crlm_jax.runs.lock import only_training
 from crlm_jax.runs.log import read_log
-from crlm_jax.runs.records import check_shared, keep_records, with_own_precision, with_threads
+from crlm_jax.runs.records import keep_records, with_own_precision, with_threads
 from crlm_jax.runs.results import Summary
 from crlm_jax.system import parallel
 from crlm_jax.system.console import console, print_stderr
@@ -42,6 +34,7 @@ from crlm_jax.training.card import (
     show_results,
 )
 from crlm_jax.training.loop import Experiment, fit
+from crlm_jax.training.measuring import conclude, measure_best
 from crlm_jax.training.refit import lengths, read_refit
 
 
@@ -89,32 +82,6 @@ def prepare(config: Config) -> Slices:
             "other images or masks there than process 0; copy the cohort again"
         )
     return prepared
-
-
-def measure(experiment: Experiment) -> tuple[list[CaseResult], int, list[float]]:
-    """Evaluates the best checkpoint.
-
-    Returns:
-      The test cases' results, the checkpoint's step, and the completeness errors of the
-      attributions that the viewer shows.
-    """
-    config, folder = experiment.config, experiment.folder
-    trained = load_best(config, folder.checkpoints, experiment.mesh).on_own_devices()
-    errors: list[float] = []
-    steps, exact = config.evaluation.attribution_steps, trained.in_float32()
-
-    def attribute(image: np.ndarray, region: np.ndarray) -> attribution.Attribution:
-        found = attribution.attribute_region(exact, image, region, steps)
-        errors.append(found.error)
-        return found
-
-    measured = evaluate.evaluate_cases(
-        config, experiment.slices, trained.probability, folder=folder,
-        attribute=attribute if steps else None,
-    )  # fmt: skip
-    views = [folder.view(*image).name for image in evaluate.images_of(experiment.slices)]
-    check_shared(folder.views, views)
-    return measured, trained.step, [error for each in parallel.gather(errors) for error in each]
 
 
 def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "") -> Summary | None:
@@ -167,19 +134,16 @@ def _run(
         show_card(config, card)
     experiment = Experiment(config, prepared, folder, mesh, refit)
     fit(experiment, networks, state, profile)
-    measured, step, errors = measure(experiment)
+    measured = measure_best(config, prepared, folder.checkpoints, folder, mesh)
     if not parallel.is_main():
         return None
     log = read_log(folder.log)
     card += describe_terms(log)
-    card.append(("checkpoint", f"step {step}, {describe_choice(config, log)}"))
-    card += describe_attributions(errors)
-    responses = find_responses(measured)
-    summary = summarise(config, measured, responses)
-    write_results(folder, measured, responses, summary, card)
-    path = page.write_report([folder.path], folder.report)
+    card.append(("checkpoint", f"step {measured.step}, {describe_choice(config, log)}"))
+    card += describe_attributions(measured.errors)
+    summary = conclude(config, folder, measured.results, card)
     show_results(summary)
-    console.print(f"report: {path}")
+    console.print(f"report: {folder.report}")
     return summary
 
 
@@ -187,12 +151,14 @@ def describe_data(prepared: Slices) -> dict[str, dict[str, Any]]:
     """Returns patients, images and slices of each split, for the run card and `data.json`."""
     description: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
-        cases = [case for case in prepared.cases if case.split == split]
+        numbered = [(i, case) for i, case in enumerate(prepared.cases) if case.split == split]
+        cases, numbers = [case for _, case in numbered], {i for i, _ in numbered}
         index = prepared.index(split)
         description[split] = {
             "patients": sorted({case.patient for case in cases}),
             "images": sum(len(case.images) for case in cases),
             "slices": len(index),
             "tumour_slices": int(index["tumour"].sum()),
+            "prints": sorted(own for (i, _), own in prepared.prints.items() if i in numbers),
         }
     return description

@@ -6,8 +6,8 @@ import pytest
 
 from crlm_jax.config.schema import Config, System
 from crlm_jax.config.storage import differences, to_json
-from crlm_jax.runs.folder import RunFolder, open_workdir
-from crlm_jax.runs.records import with_own_precision, with_threads
+from crlm_jax.runs.folder import RunFolder, WorkdirError, open_workdir
+from crlm_jax.runs.records import keep_records, with_own_precision, with_threads
 from crlm_jax.system import parallel
 
 
@@ -58,3 +58,18 @@ def test_automatic_precision_is_that_of_the_platform_and_then_the_runs_own(tmp_p
     assert differences(found["tpu"], with_own_precision(Config(), folder, "tpu")) == [
         "train.precision: 'bfloat16' → 'float32'"  # which the folder refuses
     ]
+
+
+def test_a_run_from_before_the_prints_goes_on(tmp_path):
+    """Its data are the same, as the digest says; those of another digest are refused."""
+    folder, split = RunFolder(tmp_path), {"patients": ["p1"], "images": 1}
+    keep_records(Config(), folder, {"train": split}, "abc")
+    before = folder.data.read_text()
+    data = {"train": split | {"prints": ["0123456789abcdef"]}}
+    with pytest.raises(WorkdirError, match="have changed"):
+        keep_records(Config(), folder, data, "abd")
+    assert folder.data.read_text() == before
+    keep_records(Config(), folder, data, "abc")
+    assert "0123456789abcdef" in folder.data.read_text()
+    with pytest.raises(WorkdirError, match="have changed"):
+        keep_records(Config(), folder, {"train": split | {"prints": ["f"]}}, "abc")

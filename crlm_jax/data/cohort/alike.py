@@ -13,14 +13,18 @@ from pathlib import Path
 from crlm_jax.data.cohort.rows import ImageRow, Row
 
 _RISK = "the split may train on what it tests"
+RISK_OF_TEST = "one patient may count as two"  # where all patients are tested
 _MOST = 5  # warnings of a kind; more of them are counted in one
 # Two ways to write a letter without its mark. The plain one, ü as u, is Unicode's own.
 _SPELT_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe", "æ": "ae"})
 _WHEN = {"pre", "post"}  # of an image, not of a patient
 
 
-def alike_warnings(path: Path, rows: Iterable[ImageRow]) -> list[str]:
-    """Returns a line for each group of patients whose names differ in their spelling alone."""
+def alike_warnings(path: Path, rows: Iterable[ImageRow], risk: str = _RISK) -> list[str]:
+    """Returns a line for each group of patients whose names differ in their spelling alone.
+
+    `risk` says what may go wrong.
+    """
     first: dict[str, int] = {}
     for row in rows:
         first.setdefault(row.patient, row.row)
@@ -29,7 +33,7 @@ def alike_warnings(path: Path, rows: Iterable[ImageRow]) -> list[str]:
         f"{_and([f'{name!r} (row {first[name]})' for name in names])} may be one patient"
         for names in groups
     ]
-    return _lines(path, found, "if it is one, write one name in all rows")
+    return _lines(path, found, "if it is one, write one name in all rows", risk)
 
 
 def alike_names(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -90,7 +94,7 @@ def shared_scan_warnings(
     return _lines(path, list(found.values()), "if it is one scan, correct the patient or the path")
 
 
-def shared_mask_warnings(path: Path, rows: Iterable[Row]) -> list[str]:
+def shared_mask_warnings(path: Path, rows: Iterable[Row], risk: str = _RISK) -> list[str]:
     """Returns a line for each mask file that stands under two patients or more."""
     groups: dict[Path, dict[str, int]] = collections.defaultdict(dict)
     for row in rows:
@@ -102,7 +106,7 @@ def shared_mask_warnings(path: Path, rows: Iterable[Row]) -> list[str]:
         for mask, rows_of in groups.items()
         if len(rows_of) > 1
     ]
-    return _lines(path, found, "correct the patient or the path of the mask")
+    return _lines(path, found, "correct the patient or the path of the mask", risk)
 
 
 def _and(named: Sequence[str]) -> str:
@@ -110,8 +114,8 @@ def _and(named: Sequence[str]) -> str:
     return " and ".join([*named[:8], *[f"{len(named) - 8} more"] * (len(named) > 8)])
 
 
-def _lines(path: Path, found: Sequence[str], remedy: str) -> list[str]:
-    lines = [f"{text}; {_RISK}; {remedy}" for text in found]
+def _lines(path: Path, found: Sequence[str], remedy: str, risk: str = _RISK) -> list[str]:
+    lines = [f"{text}; {risk}; {remedy}" for text in found]
     if len(lines) <= _MOST:
         return [f"{path}: {line}" for line in lines]
     return [f"{path}: {len(lines):,} like warnings; first: {lines[0]}"]

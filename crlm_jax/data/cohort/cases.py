@@ -20,7 +20,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 
 from crlm_jax.config.schema import Data
-from crlm_jax.data.cohort.alike import alike_warnings, shared_mask_warnings
+from crlm_jax.data.cohort.alike import RISK_OF_TEST, alike_warnings, shared_mask_warnings
 from crlm_jax.data.cohort.rows import (
     CohortError,
     ImagePair,
@@ -82,8 +82,7 @@ def read_cohort(
     """
     path = Path(path)
     doubts = [] if doubts is None else doubts
-    rows = _all_or_error(*read_rows(path, doubts))
-    doubts += alike_warnings(path, rows) + shared_mask_warnings(path, rows)
+    rows = _read_rows(path, doubts)
     _check_conditions(path, rows, conditions)
     given = {row.patient: row.split for row in rows}
     rng = np.random.default_rng(seed)
@@ -91,15 +90,7 @@ def read_cohort(
     tested = wish.choose(path, given, rng, doubts)
     split_of = _split_patients(given, tested, validation_fraction, rng)
 
-    pairs: dict[tuple[int, str, str], list[ImagePair]] = {}
-    for row in rows:
-        if row.condition in conditions:
-            key = (SPLITS.index(split_of[row.patient]), row.patient, row.condition)
-            pairs.setdefault(key, []).append(row.pair)
-    cases = tuple(
-        Case(patient, condition, tuple(images), SPLITS[split], given[patient] != SPLITS[split])
-        for (split, patient, condition), images in sorted(pairs.items(), key=lambda kv: kv[0])
-    )
+    cases = _in_cases([row for row in rows if row.condition in conditions], split_of)
     for split in ("train", "test"):
         if not any(case.split == split for case in cases):
             raise CohortError(
@@ -109,6 +100,29 @@ def read_cohort(
                 f"({wish.describe()}) or the conditions"
             )
     return cases
+
+
+def read_test_cases(
+    path: str | Path, *, conditions: Sequence[str] = (), doubts: list[str] | None = None
+) -> tuple[Case, ...]:
+    """Reads a cohort of which every patient is tested, ordered by patient and condition.
+
+    The column `split` is checked and does not count.
+
+    Args:
+      path: the cohort file.
+      conditions: those to read; none: all there are.
+      doubts: as in `read_cohort`.
+
+    Raises:
+      CohortError: listing all that is wrong with the file, or naming the condition without a row.
+    """
+    path = Path(path)
+    rows = _read_rows(path, [] if doubts is None else doubts, RISK_OF_TEST)
+    conditions = conditions or sorted({row.condition for row in rows})
+    _check_conditions(path, rows, conditions)
+    chosen = [row for row in rows if row.condition in conditions]
+    return _in_cases(chosen, {row.patient: "test" for row in chosen})
 
 
 def read_images(path: str | Path, doubts: list[str] | None = None) -> tuple[ImageRow, ...]:
@@ -121,6 +135,26 @@ def read_images(path: str | Path, doubts: list[str] | None = None) -> tuple[Imag
       CohortError: listing all that is wrong with those columns.
     """
     return tuple(_all_or_error(*read_image_rows(path, doubts)))
+
+
+def _read_rows(path: Path, doubts: list[str], *risk: str) -> list[Row]:
+    """Reads the rows; `risk` is what may go wrong with a patient under two names."""
+    rows = _all_or_error(*read_rows(path, doubts))
+    doubts += alike_warnings(path, rows, *risk) + shared_mask_warnings(path, rows, *risk)
+    return rows
+
+
+def _in_cases(rows: Sequence[Row], split_of: Mapping[str, Split]) -> tuple[Case, ...]:
+    """Puts rows together to cases, ordered by split, patient and condition."""
+    given = {row.patient: row.split for row in rows}
+    pairs: dict[tuple[int, str, str], list[ImagePair]] = {}
+    for row in rows:
+        key = (SPLITS.index(split_of[row.patient]), row.patient, row.condition)
+        pairs.setdefault(key, []).append(row.pair)
+    return tuple(
+        Case(patient, condition, tuple(images), SPLITS[split], given[patient] != SPLITS[split])
+        for (split, patient, condition), images in sorted(pairs.items(), key=lambda kv: kv[0])
+    )
 
 
 def _all_or_error(rows: list[_AnyRow], problems: Sequence[str]) -> list[_AnyRow]:

@@ -1,0 +1,9 @@
+from .evaluating import evaluate_systems as evaluate_systems
+from .masks import GivenMasks as GivenMasks
+from .patients import TestCohort as TestCohort
+from .patients import Wish as Wish
+from .patients import read_test_cohort as read_test_cohort
+from .systems import Options as Options
+from .systems import System as System
+from .systems import of_masks as of_masks
+from .systems import of_run as of_run

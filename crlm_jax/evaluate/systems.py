@@ -1,0 +1,282 @@
+"""What is evaluated: a run with its checkpoint, or masks; each with its cases and their slices."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from crlm_jax import __version__
+from crlm_jax.config.notices import is_phantom
+from crlm_jax.config.schema import Config, ConfigError, Data
+from crlm_jax.data import slice_cache
+from crlm_jax.data.cohort.cases import Case
+from crlm_jax.data.slices import Slices
+from crlm_jax.evaluate.masks import check_pattern, find_files, own_references, read_masks
+from crlm_jax.evaluate.patients import (
+    PHANTOM,
+    TestCohort,
+    Wish,
+    check_conditions,
+    check_images,
+    choose_cases,
+    choose_conditions,
+    read_taught,
+)
+from crlm_jax.imaging.conditions import is_ct
+from crlm_jax.measures import evaluate
+from crlm_jax.measures.case import CaseResult
+from crlm_jax.measures.predicted import drawn_images
+from crlm_jax.predict.scans import Scan, unknown_conditions
+from crlm_jax.runs.evaluation import Evaluation
+from crlm_jax.runs.folder import RunFolder, read_run
+from crlm_jax.runs.log import read_log
+from crlm_jax.runs.results import Card
+from crlm_jax.system import parallel
+from crlm_jax.training.card import (
+    describe_attributions,
+    describe_choice,
+    describe_small_lesions,
+)
+from crlm_jax.training.measuring import measure_best
+
+
+@dataclass(frozen=True)
+class System:
+    """A run or masks, ready to be measured.
+
+    Args:
+      name: unlike the names of the others, and fit for a folder.
+      config: what it is measured with.
+      slices: of its cases.
+      evaluation: what `evaluation.json` says.
+      card: the first lines of the card.
+      measure: measures the test cases, and writes the viewer's files into a folder; returns what
+        the card says of that too.
+      doubts: about single masks.
+    """
+
+    name: str
+    config: Config
+    slices: Slices
+    evaluation: Evaluation
+    card: Card
+    measure: Callable[[RunFolder], tuple[list[CaseResult], Card]]
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How all systems are measured.
+
+    Args:
+      cache: folder of prepared slices.
+      resample_masks: take masks on other grids than their images'.
+      register: align images before and after chemotherapy; False: as a run has it.
+    """
+
+    cache: str = Data.cache
+    resample_masks: bool = False
+    register: bool = False
+
+
+def check_run(run: Path) -> Config:
+    """Returns the configuration of a run that can be evaluated.
+
+    Raises:
+      ConfigError: the folder holds no run, or an evaluation.
+      FileNotFoundError: the run has no checkpoint.
+    """
+    config, folder = read_run(run), RunFolder(run)
+    if folder.evaluation.exists():
+        raise ConfigError(
+            f"{run}: holds an evaluation, not a run; name the run's own folder, or compare the "
+            "evaluation with others by python -m crlm_jax.report"
+        )
+    if not folder.checkpoints.is_dir():
+        raise FileNotFoundError(
+            f"{folder.checkpoints}: no complete checkpoint; train the run first"
+        )
+    return config
+
+
+def of_run(
+    run: Path, name: str, cohort: TestCohort, wish: Wish, options: Options | None = None
+) -> System:
+    """Makes a system of a run.
+
+    Args:
+      run: its folder.
+      name: of the system.
+      cohort: to evaluate on.
+      wish: whom to evaluate.
+      options: None: as by default.
+
+    Raises:
+      UserError: the run cannot be evaluated on the cohort.
+    """
+    options = options or Options()
+    trained = check_run(run)
+    conditions, notes = choose_conditions(cohort, wish.conditions, trained, run)
+    taught = read_taught(run)
+    cases, of_patients = choose_cases(cohort, conditions, wish, taught)
+    config = _measured_with(trained, cohort, conditions, options)
+    notes += of_patients + _unlike(conditions, trained.data.conditions)
+    slices = slice_cache.prepare(cases, config.data)
+    notes += check_images(cohort, slices, wish, taught)
+    folder = RunFolder(run)
+
+    def measure(into: RunFolder) -> tuple[list[CaseResult], Card]:
+        mesh = parallel.make_mesh()
+        if config.evaluation.batch_size % mesh.size:
+            mesh = parallel.make_mesh(1)
+        measured = measure_best(config, slices, folder.checkpoints, into, mesh)
+        chosen = describe_choice(trained, read_log(folder.log))
+        card = [("checkpoint", f"step {measured.step}, {chosen}")]
+        return measured.results, card + describe_attributions(measured.errors)
+
+    about = f"{trained.method}, {trained.scale} scale"
+    if is_phantom(trained) and cohort.name != PHANTOM:
+        notes.append(
+            f"PHANTOM: the network was trained on digital images (version "
+            f"{trained.phantom.version} of the phantom), not on patients."
+        )
+    evaluation = _record("run", run, name, about, cohort, wish, notes)
+    evaluation = dataclasses.replace(evaluation, phantom=evaluation.phantom or is_phantom(trained))
+    card = [
+        ("evaluated", f"the run {run}: {about}, seed {trained.train.seed}, crlm_jax {__version__}"),
+        ("trained on", f"{trained.data.cohort}: {', '.join(trained.data.conditions)}; "
+                       f"{len(taught.training)} patients with those who validated"),
+        *_about_data(cohort, config, cases, slices, wish),
+        ("devices", f"{len(jax.devices())} × {jax.devices()[0].device_kind}, "
+                    f"{parallel.threads()} threads, {config.train.precision}"),
+    ]  # fmt: skip
+    return System(name, config, slices, evaluation, card, measure)
+
+
+def of_masks(
+    pattern: str,
+    name: str,
+    cohort: TestCohort,
+    wish: Wish,
+    options: Options | None = None,
+    *,
+    label: int | str | None = None,
+    like: Config | None = None,
+) -> System:
+    """Makes a system of masks, all of which are read once.
+
+    Args:
+      pattern: of the masks' files.
+      name: of the system.
+      cohort: to evaluate on.
+      wish: whom to evaluate.
+      options: None: as by default.
+      label: what is tumour in the masks, as in a cohort's column `mask_label`.
+      like: the configuration of a run that the masks are compared with, whose network size,
+        windows and bootstrap are taken; None: the defaults.
+
+    Raises:
+      UserError: masks are missing or cannot be used.
+    """
+    options = options or Options()
+    check_pattern(pattern)
+    conditions = wish.conditions or tuple(cohort.conditions)
+    check_conditions(cohort, conditions)
+    cases, notes = choose_cases(cohort, conditions, wish, None)
+    files = find_files(pattern, cohort, cases)
+    base = like or Config()
+    config = Config(name=name, method="masks", scale="own")
+    config.data, config.evaluation = copy.deepcopy((base.data, base.evaluation))
+    config.phantom, config.loss.stages = base.phantom, ()
+    config = _measured_with(config, cohort, conditions, options)
+    slices = slice_cache.prepare(cases, config.data)  # errors of the cohort come first
+    given = read_masks(files, cases, label, config.data)
+    notes += own_references(files, cases)
+
+    def measure(into: RunFolder) -> tuple[list[CaseResult], Card]:
+        images = drawn_images(slices, given.found, given.read)
+        return evaluate.measure_images(config, slices, images, into), []
+
+    evaluation = _record("masks", pattern, name, "masks", cohort, wish, notes)
+    said = "its only label" if label is None else str(label)
+    card = [
+        ("evaluated", f"the masks {pattern}: tumour is {said}; crlm_jax {__version__}"),
+        ("paper's protocol", f"masks are shrunk to {config.data.image_size} × "
+                             f"{config.data.image_size} pixels as the reference is"),
+        *_about_data(cohort, config, cases, slices, wish),
+    ]  # fmt: skip
+    return System(name, config, slices, evaluation, card, measure, given.doubts)
+
+
+def _measured_with(
+    config: Config, cohort: TestCohort, conditions: Sequence[str], options: Options
+) -> Config:
+    """Returns a configuration with another cohort; all else is as the run has it."""
+    data = dataclasses.replace(
+        config.data,
+        cohort=cohort.name,
+        conditions=tuple(conditions),
+        cache=options.cache,
+        resample_masks=config.data.resample_masks or options.resample_masks,
+    )
+    evaluation = dataclasses.replace(
+        config.evaluation, register=config.evaluation.register or options.register
+    )
+    phantom = cohort.made or config.phantom
+    return dataclasses.replace(config, data=data, phantom=phantom, evaluation=evaluation)
+
+
+def _unlike(conditions: Sequence[str], trained: Sequence[str]) -> list[str]:
+    """Returns a note for each condition that a run was not trained on."""
+    scans = [Scan(Path(), "", condition=name) for name in conditions]
+    other = {is_ct(name) for name in trained}
+    windowed = [
+        f"condition {name} is windowed as {'CT' if is_ct(name) else 'MRI'}, but the run was "
+        f"trained on {', '.join(trained)}"
+        for name in conditions
+        if is_ct(name) not in other
+    ]
+    return [f"{note}." for note in unknown_conditions(scans, trained) + windowed]
+
+
+def _record(
+    of: str, source: object, name: str, about: str, cohort: TestCohort, wish: Wish,
+    notes: Sequence[str],
+) -> Evaluation:  # fmt: skip
+    notes = list(notes)
+    if cohort.phantom and cohort.name != PHANTOM:
+        notes.append(
+            f"{cohort.phantom.strip(' ()')}: the images are digital, not of patients; no number "
+            "here holds for patients."
+        )
+    return Evaluation(
+        of="run" if of == "run" else "masks",
+        source=str(source),
+        title=f"{name} on {'/'.join(Path(cohort.name).parts[-2:])}",
+        about=about,
+        cohort=cohort.name,
+        split=wish.split,
+        prefix=wish.prefix,
+        phantom=bool(cohort.phantom),
+        notes=tuple(notes),
+    )
+
+
+def _about_data(
+    cohort: TestCohort, config: Config, cases: Sequence[Case], slices: Slices, wish: Wish
+) -> Card:
+    index = slices.index("test")
+    patients, every = ({case.patient for case in each} for each in (cases, cohort.cases))
+    whom = "the run's own test patients" if wish.split == "test" else "every patient"
+    left_out = [name for name in cohort.conditions if name not in config.data.conditions]
+    without = f"; not evaluated: {', '.join(left_out)}" * bool(left_out)
+    renamed = f"; {wish.prefix} stands before their names" * bool(wish.prefix)
+    return [
+        ("data", f"{cohort.name}{cohort.phantom}: {', '.join(config.data.conditions)}{without}"),
+        ("patients", f"{whom}{renamed}: {len(patients)} of {len(every)}, {len(index):,} slices "
+                     f"({int(index['tumour'].sum()):,} with tumour)"),
+        *describe_small_lesions(config, slices),
+    ]  # fmt: skip

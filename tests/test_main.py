@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crlm_jax.config.length import total_steps
 from crlm_jax.measures.table import LESION, SURFACE, VOLUME
-from crlm_jax.method import step as method_step
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.runs.folder import WorkdirError
 from crlm_jax.runs.log import NonFiniteLoss, read_log
@@ -312,9 +312,7 @@ def test_a_run_that_is_told_to_stop_saves_its_step_and_goes_on(
     step = int(re.search(r"step (\d+) of \d+ is saved; start it again", run.outputs()[0])[1])
     assert final_state(config, workdir)[0] == step
     assert not (workdir / "report.html").exists()
-    steps = method_step.total_steps(
-        config, json.loads((workdir / "data.json").read_text())["train"]["slices"]
-    )
+    steps = total_steps(config, json.loads((workdir / "data.json").read_text())["train"]["slices"])
     with pytest.MonkeyPatch.context() as patch:  # long enough to be told, too long to finish here
         for module in (experiment, loop):
             patch.setattr(module, "lengths", lambda *_: (step + 2, step + 2))

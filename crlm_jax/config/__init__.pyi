@@ -1,3 +1,4 @@
+from .length import total_steps as total_steps
 from .notices import is_phantom as is_phantom
 from .notices import marks as marks
 from .notices import warnings as warnings

@@ -31,6 +31,7 @@ _NOT_NEGATIVE = (
     "data.test_patients",
     "evaluation.attribution_steps",
     "train.steps",
+    "train.patience",
     "critic.clip",
     "optimizer.clip_norm",
     "loss.feature_weight",

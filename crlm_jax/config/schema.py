@@ -169,6 +169,9 @@ class Train:
     batch_size: int = 16  # slices, over all devices together
     epochs: int = 200
     steps: int = 0  # updates; 0: as many as the epochs take
+    # Validations in a row without a better DSC, after which the training ends; 0: it never ends
+    # before its steps.
+    patience: int = 0
     foreground: float = 0.0  # share of a batch that is drawn from the slices with tumour alone
     seed: int = 0
     # Folder of a run whose newest checkpoint this training goes on from: weights, batch statistics,

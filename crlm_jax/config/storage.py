@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -31,6 +31,7 @@ _BEFORE = {
     "train.select": "paper",
     "train.refit": "",
     "train.ema": 0.0,
+    "train.patience": 0,
 }
 
 
@@ -85,9 +86,19 @@ def _build(group: type, values: Any, prefix: str) -> Any:
     return group(**built)
 
 
-def differences(a: Config, b: Config) -> list[str]:
-    """Lists the fields in which two experiments differ, as `field: a's value → b's value`."""
-    return [f"{name}: {ours!r} → {theirs!r}" for name, ours, theirs in _changed(a, b)]
+def differences(a: Config, b: Config, besides: Collection[str] = ()) -> list[str]:
+    """Lists the fields in which two experiments differ, as `field: a's value → b's value`.
+
+    Args:
+      a: one.
+      b: the other.
+      besides: fields that are not compared.
+    """
+    return [
+        f"{name}: {ours!r} → {theirs!r}"
+        for name, ours, theirs in _changed(a, b)
+        if name not in besides
+    ]
 
 
 def overrides(a: Config, b: Config) -> list[str]:

@@ -21,11 +21,11 @@ from crlm_jax.evaluate.patients import (
     TestCohort,
     Wish,
     choose_conditions,
-    read_taught,
     read_test_cohort,
 )
 from crlm_jax.evaluate.systems import Options, System, check_run, of_masks, of_run
 from crlm_jax.runs.folder import RunFolder
+from crlm_jax.runs.taught import read_taught
 from crlm_jax.system import parallel
 from crlm_jax.system.console import UsageError, console, local_path, print_stderr
 from crlm_jax.system.files import locate, own_names

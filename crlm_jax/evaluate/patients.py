@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from crlm_jax.config.schema import Config, ConfigError, Data, Phantom
+from crlm_jax.config.schema import Config, Data, Phantom
 from crlm_jax.data.cohort.alike import alike_names
 from crlm_jax.data.cohort.cases import Case, read_images, read_test_cases
 from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.data.phantom.cohort import cached_phantom
 from crlm_jax.data.slices import Slices
 from crlm_jax.errors import UserError
-from crlm_jax.runs.finished import read_splits
-from crlm_jax.runs.folder import RunFolder, read_run
+from crlm_jax.runs.taught import Taught
 from crlm_jax.stats.patient_table import phantom_mark
-from crlm_jax.system.files import locate, own_names
+from crlm_jax.system.files import own_names
 
 PHANTOM = "phantom"
 _NAMED = 40  # patients that a message names
@@ -105,51 +104,6 @@ def read_test_cohort(
         prefix=prefix,
         made=made,
     )
-
-
-@dataclass(frozen=True)
-class Taught:
-    """Whom a run has learned from, and whom it tests."""
-
-    run: Path
-    training: frozenset[str]  # and validation, also of the runs that it goes on from
-    test: frozenset[str]
-    prints: frozenset[str]  # of the images that it learned from; runs of 0.1.0 keep none
-    doubts: tuple[str, ...]  # why there may be more
-
-
-def read_taught(run: Path) -> Taught:
-    """Returns the patients of a run.
-
-    A run that began with the weights of another one (`train.init`) has learned from that one's
-    patients too.
-
-    Raises:
-      ConfigError: the folder holds no run, or one that does not say its patients.
-    """
-    training: set[str] = set()
-    prints: set[str] = set()
-    doubts: list[str] = []
-    splits = read_splits(RunFolder(run))
-    config, seen, at = read_run(run), {str(run)}, splits
-    while True:
-        for split in ("train", "validation"):
-            training |= set(at.get(split, {}).get("patients", ()))
-            prints |= set(at.get(split, {}).get("prints", ()))
-        source = config.train.init
-        if not source or source in seen:
-            break
-        seen.add(source)
-        try:
-            config, at = read_run(locate(source)), read_splits(RunFolder(locate(source)))
-        except (ConfigError, OSError):
-            doubts.append(
-                f"{run.name} goes on from {source} (train.init), whose folder is not there, so "
-                "whether that run was trained on patients of this cohort is not known"
-            )
-            break
-    test = frozenset(splits.get("test", {}).get("patients", ()))
-    return Taught(run, frozenset(training), test, frozenset(prints), tuple(doubts))
 
 
 def choose_cases(

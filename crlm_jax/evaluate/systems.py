@@ -23,7 +23,6 @@ from crlm_jax.evaluate.patients import (
     check_images,
     choose_cases,
     choose_conditions,
-    read_taught,
 )
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.measures import evaluate
@@ -34,6 +33,7 @@ from crlm_jax.runs.evaluation import Evaluation
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.runs.log import read_log
 from crlm_jax.runs.results import Card
+from crlm_jax.runs.taught import read_taught
 from crlm_jax.system import parallel
 from crlm_jax.training.card import (
     describe_attributions,

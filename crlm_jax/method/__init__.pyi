@@ -10,4 +10,3 @@ from .segment import slices_at_once as slices_at_once
 from .step import TrainState as TrainState
 from .step import create_state as create_state
 from .step import make_train_step as make_train_step
-from .step import total_steps as total_steps

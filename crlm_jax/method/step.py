@@ -266,11 +266,3 @@ def make_train_step(
         out_shardings=everywhere,
         donate_argnums=0,
     )
-
-
-def total_steps(config: Config, slices: int) -> int:
-    """Returns the number of updates.
-
-    `train.steps`, or, if it is 0, the full batches of `train.epochs` passes over the slices.
-    """
-    return config.train.steps or max(1, config.train.epochs * slices // config.train.batch_size)

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from crlm_jax.config.length import total_steps
 from crlm_jax.config.schema import Config
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.conditions import is_ct
-from crlm_jax.method.step import total_steps
 from crlm_jax.plan.chip import Chip
 from crlm_jax.plan.rows import StepReport, Times
 

@@ -4,10 +4,12 @@
 in each of them. This module loads neither JAX nor a reader of images.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from crlm_jax.config import length
 from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.config.storage import differences, from_json, overrides
 from crlm_jax.errors import UserError
@@ -150,8 +152,10 @@ class WorkdirError(UserError):
 def open_workdir(config: Config, folder: RunFolder) -> bool:
     """Checks that a folder is new or belongs to this experiment; changes nothing.
 
+    The experiment may be longer than the run in the folder (`train.steps`, `train.epochs`).
+
     Returns:
-      Whether the run in it is finished.
+      Whether the run in it is finished, and no longer one is asked for.
 
     Raises:
       WorkdirError: it holds another experiment (listing the fields that differ) or no run.
@@ -164,13 +168,35 @@ def open_workdir(config: Config, folder: RunFolder) -> bool:
             )
         return False
     begun = from_json(folder.config.read_bytes(), folder.config)
-    if changed := differences(begun, config):
+    changed = differences(begun, config)
+    if changed and _goes_on(begun, config, folder):
+        return False
+    if changed:
         raise WorkdirError(
             f"{path} is the run of another experiment ({'; '.join(changed)}); give another "
             "--workdir, or the same configuration to go on, as "
             f"{' '.join(overrides(begun, config))}"
         )
     return folder.finished
+
+
+def _goes_on(begun: Config, config: Config, folder: RunFolder) -> bool:
+    """Whether an experiment is that of a run but for its length, and is not over before it.
+
+    Raises:
+      WorkdirError: the training is planned for its length.
+    """
+    if differences(begun, config, besides=length.FIELDS):
+        return False
+    if length.has_own_length(begun):
+        raise WorkdirError(
+            f"{folder.path} is of {'; '.join(differences(begun, config))}, and "
+            "its learning rate falls, or its validation chose, for that length; give another "
+            "--workdir, and to begin there with these weights, --config.train.init="
+            f"{folder.path}"
+        )
+    slices = json.loads(folder.data.read_bytes())["train"]["slices"]
+    return length.total_steps(config, slices) >= length.total_steps(begun, slices)
 
 
 def read_run(path: Path) -> Config:

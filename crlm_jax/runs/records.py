@@ -16,10 +16,29 @@ from crlm_jax.system.files import write_whole
 from crlm_jax.system.parallel import chosen_numbers
 
 
+def check_records(folder: RunFolder, data: Mapping[str, Mapping[str, Any]], digest: str) -> None:
+    """Checks that a run goes on with the data that it was started with; changes nothing.
+
+    Args:
+      folder: of the run.
+      data: patients and slices by split.
+      digest: of the images and masks.
+
+    Raises:
+      WorkdirError: the slices are others.
+    """
+    allowed = _data_json(digest, data), _before(digest, data)
+    if folder.data.exists() and folder.data.read_text(encoding="utf-8") not in allowed:
+        raise WorkdirError(
+            f"{folder.data}: the cohort's images, masks or split have changed since this run was "
+            "started; give another --workdir"
+        )
+
+
 def keep_records(
     config: Config, folder: RunFolder, data: Mapping[str, Mapping[str, Any]], digest: str
 ) -> None:
-    """Writes `config.json` and `data.json`, or checks that a run goes on with the same data.
+    """Writes `config.json` and `data.json`.
 
     Args:
       config: the experiment.
@@ -31,15 +50,10 @@ def keep_records(
       WorkdirError: the slices are not those that the run was started with, or the processes do not
         share the folder.
     """
-    path, text = folder.data, _data_json(digest, data)
-    if path.exists() and path.read_text(encoding="utf-8") not in (text, _before(digest, data)):
-        raise WorkdirError(
-            f"{path}: the cohort's images, masks or split have changed since this run was started; "
-            "give another --workdir"
-        )
+    check_records(folder, data, digest)
     if parallel.is_main():
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        write_whole(folder.data, _data_json(digest, data))
         write_whole(folder.config, to_json(config))
     check_shared(folder.path, [folder.config.name])
 

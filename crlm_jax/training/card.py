@@ -118,6 +118,17 @@ def describe_choice(config: Config, log: Sequence[Mapping[str, Any]]) -> str:
     return f"the best on the validation patients: mean DSC of {LABELS[name]}"
 
 
+def describe_early_end(
+    config: Config, log: Sequence[Mapping[str, Any]], steps: int
+) -> list[tuple[str, str]]:
+    """Returns the card's line of a training that `train.patience` ended before its steps."""
+    last = max(line["step"] for line in log)
+    if last >= steps:
+        return []
+    text = f"at step {last:,} of {steps:,}: no better validation DSC in {config.train.patience}"
+    return [("ended early", f"{text} validations in a row")]
+
+
 def describe_small_lesions(config: Config, slices: Slices) -> list[tuple[str, str]]:
     """Returns the card's line about lesions that are smaller than a pixel; none if all are larger.
 

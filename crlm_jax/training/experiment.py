@@ -7,18 +7,20 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from crlm_jax.config.notices import is_phantom
-from crlm_jax.config.schema import Config, validate
+from crlm_jax.config.schema import Config, ConfigError, validate
 from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import SPLITS, read_cohort, with_validation_trained
 from crlm_jax.data.phantom.cohort import cached_phantom
 from crlm_jax.data.slices import Slices
 from crlm_jax.errors import UserError
 from crlm_jax.method.step import create_state
+from crlm_jax.runs.aside import set_aside
 from crlm_jax.runs.folder import RunFolder, open_workdir
 from crlm_jax.runs.lock import only_training
 from crlm_jax.runs.log import read_log
-from crlm_jax.runs.records import keep_records, with_own_precision, with_threads
+from crlm_jax.runs.records import check_records, keep_records, with_own_precision, with_threads
 from crlm_jax.runs.results import Summary
+from crlm_jax.runs.taught import doubts_of_test
 from crlm_jax.system import parallel
 from crlm_jax.system.console import console, print_stderr
 from crlm_jax.system.files import locate
@@ -26,6 +28,7 @@ from crlm_jax.system.parallel import chosen_numbers
 from crlm_jax.training.card import (
     describe_attributions,
     describe_choice,
+    describe_early_end,
     describe_run,
     describe_small_lesions,
     describe_split,
@@ -33,7 +36,7 @@ from crlm_jax.training.card import (
     show_card,
     show_results,
 )
-from crlm_jax.training.loop import Experiment, fit
+from crlm_jax.training.loop import Experiment, find_init, fit
 from crlm_jax.training.measuring import conclude, measure_best
 from crlm_jax.training.refit import lengths, read_refit
 
@@ -118,20 +121,33 @@ def _run(
     parallel.check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
     config = with_threads(config, folder, parallel.platform(mesh))
     refit = read_refit(config)
+    init = find_init(config) if config.train.init else None
     networks, state = create_state(config, mesh)
     prepared = prepare(config)
     data = describe_data(prepared)
     if refit is not None:
         refit.check_patients(data)
+    if config.train.patience and not refit and not data["validation"]["tumour_slices"]:
+        raise ConfigError(
+            f"train.patience = {config.train.patience}: no validation patient has a tumour slice "
+            "to improve on; set data.validation_fraction higher, or train.patience to 0"
+        )
+    doubts = doubts_of_test(init.path, data["test"]) if init else []
+    check_records(folder, data, prepared.digest)
+    if parallel.is_main() and (aside := set_aside(folder)):
+        console.print(f"what the run had found so far is kept in {aside}")
     keep_records(config, folder, data, prepared.digest)
     steps, _ = lengths(config, data["train"]["slices"], refit)
     card = describe_run(config, folder, data, state, steps)
     card.insert(3, ("patients", describe_split(prepared.cases, config)))
     card += describe_small_lesions(config, prepared)
+    card += [("doubt", doubt) for doubt in doubts]
     if source:
         card.insert(1, ("config file", source))
     if parallel.is_main():
         show_card(config, card)
+        for doubt in doubts:
+            print_stderr(f"warning: {doubt}")
     experiment = Experiment(config, prepared, folder, mesh, refit)
     fit(experiment, networks, state, profile)
     measured = measure_best(config, prepared, folder.checkpoints, folder, mesh)
@@ -140,6 +156,7 @@ def _run(
     log = read_log(folder.log)
     card += describe_terms(log)
     card.append(("checkpoint", f"step {measured.step}, {describe_choice(config, log)}"))
+    card += describe_early_end(config, log, steps)
     card += describe_attributions(measured.errors)
     summary = conclude(config, folder, measured.results, card)
     show_results(summary)

@@ -22,11 +22,12 @@ from crlm_jax.method.segment import TrainedSegmenter
 from crlm_jax.method.shares import Shares, make_shares
 from crlm_jax.method.step import TrainState, make_train_step
 from crlm_jax.runs.folder import RunFolder, read_run
-from crlm_jax.runs.log import TrainLog
+from crlm_jax.runs.log import TrainLog, read_log
 from crlm_jax.system import parallel
 from crlm_jax.system.files import locate
 from crlm_jax.system.preemption import Notice, Preempted
 from crlm_jax.system.profiling import Profiler
+from crlm_jax.training.patience import Patience
 from crlm_jax.training.refit import Refit, lengths
 
 
@@ -67,6 +68,21 @@ def with_parts(state: TrainState, parts: Mapping[str, Any]) -> TrainState:
     return dataclasses.replace(state, average=segmenter, **training)
 
 
+def find_init(config: Config) -> RunFolder:
+    """Returns the folder of the run `train.init`.
+
+    Raises:
+      ConfigError: no run is there.
+    """
+    source = RunFolder(locate(config.train.init))
+    if not source.begun:
+        raise ConfigError(
+            f"train.init = {config.train.init!r}: no run is there yet; train it first (in a study, "
+            "the run of that name)"
+        )
+    return source
+
+
 def take_over(config: Config, state: TrainState) -> tuple[int, TrainState]:
     """Returns the step and the state of the newest checkpoint of the run `train.init`.
 
@@ -76,12 +92,7 @@ def take_over(config: Config, state: TrainState) -> tuple[int, TrainState]:
       ConfigError: no run is there, or it has no checkpoint.
       CheckpointError: its checkpoint is of other networks or of another optimiser.
     """
-    source = RunFolder(locate(config.train.init))
-    if not source.begun:
-        raise ConfigError(
-            f"train.init = {config.train.init!r}: no run is there yet; train it first (in a study, "
-            "the run of that name)"
-        )
+    source = find_init(config)
     averaged = bool(read_run(source.path).train.ema)
     like = dataclasses.replace(state, average=state.weights if averaged else None)
     with Checkpoints(source.checkpoints, config.train.keep, saves=False) as saved:
@@ -128,9 +139,13 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
         profiler = stack.enter_context(Profiler(folder.profile, profile, start))
         batches = _batches(config, slices, start)
         log = TrainLog(folder.log, start if found else -1, config, _name_record(slices))
+        patience = Patience(config.train.patience, _validations(folder, config, start))
         bar = tqdm(range(start + 1, steps + 1), "train", steps, initial=start, unit="step",
                    disable=not parallel.is_main())  # fmt: skip
         for step in bar:
+            if patience.over:
+                bar.set_description("stopped early")
+                break
             with profiler.step(step):
                 batch = next(batches)
                 records = batch.pop("record")
@@ -149,8 +164,16 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
             if save:
                 dsc = _validate(experiment, networks, state, step)
                 log.validation(step, dsc)
+                if dsc is not None:
+                    patience.add(dsc)
                 _log_shares(log, step, shares(state, placed))
                 checkpoints.save(step, checkpoint_parts(state), dsc, metric_name(config))
+
+
+def _validations(folder: RunFolder, config: Config, start: int) -> list[float]:
+    """Returns the DSCs that a run reached until a step, in their order."""
+    name = metric_name(config)
+    return [line[name] for line in read_log(folder.log) if name in line and line["step"] <= start]
 
 
 def _log_shares(log: TrainLog, step: int, shares: Shares) -> None:

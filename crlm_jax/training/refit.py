@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from crlm_jax.config.length import total_steps
 from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.config.storage import differences
 from crlm_jax.method.checkpoint import Checkpoints
-from crlm_jax.method.step import total_steps
 from crlm_jax.runs.finished import read_finished
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system.files import locate

@@ -26,6 +26,7 @@ YOUNGER = {
     "train.select": "paper",
     "train.refit": "",
     "train.ema": 0.0,
+    "train.patience": 0,
     "system.threads": 0,
 }
 EXPERIMENTS = sorted(

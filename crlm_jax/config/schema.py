@@ -190,6 +190,7 @@ class Train:
     # float32 on CPUs; the run keeps what that was.
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     log_every: int = 10  # steps
+    tensorboard: bool = False  # write the log for TensorBoard too
     checkpoint_every: int = 200  # steps; the validation patients are measured at the same steps
     keep: int = 2  # latest checkpoints kept, besides the best
 

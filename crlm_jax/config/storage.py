@@ -12,6 +12,7 @@ from crlm_jax.config.schema import Config, ConfigError, flatten, validate
 # Fields that say how a run is carried out, not what it computes.
 _NOT_THE_EXPERIMENT = (
     "name", "data.cache", "data.cache_shared", "data.workers", "train.log_every", "train.keep",
+    "train.tensorboard",
     "system.threads",
 )  # fmt: skip
 
@@ -32,6 +33,7 @@ _BEFORE = {
     "train.refit": "",
     "train.ema": 0.0,
     "train.patience": 0,
+    "train.tensorboard": False,
 }
 
 

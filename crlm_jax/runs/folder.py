@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "train.jsonl"
 
     @property
+    def board(self) -> Path:
+        """Folder of TensorBoard's files; absent without `train.tensorboard`."""
+        return self.path / "tensorboard"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints, named by their steps."""
         return self.path / "checkpoints"

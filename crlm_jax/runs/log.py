@@ -21,6 +21,8 @@ if sys.platform != "win32":
     import resource
 
 
+Listener = Callable[[dict[str, Any]], None]  # takes a line of the log
+
 SHARES = ("loss_shares", "gradient_shares")  # of a line
 
 
@@ -38,12 +40,18 @@ class TrainLog:
       start: the step of the run's own checkpoint that training goes on from; −1: it has none.
       config: the experiment.
       name_record: names a training record for the error of a non-finite loss, as `p1/ct z=3`.
+      listener: takes each line too, in the main process.
     """
 
     def __init__(
-        self, path: Path, start: int, config: Config, name_record: Callable[[int], str]
+        self,
+        path: Path,
+        start: int,
+        config: Config,
+        name_record: Callable[[int], str],
+        listener: Listener | None = None,
     ) -> None:
-        self._path, self._name_record = path, name_record
+        self._path, self._name_record, self._listener = path, name_record, listener
         self._batch_size = config.train.batch_size
         self._metric = metric_name(config)
         self._data = "phantom" if is_phantom(config) else "cohort"
@@ -93,6 +101,8 @@ class TrainLog:
     def _write(self, line: dict[str, Any]) -> None:
         if parallel.is_main():
             append(self._path, json.dumps(line) + "\n")
+            if self._listener is not None:
+                self._listener(line)
 
     def _describe(self, step: int, terms: dict[str, float], rows: np.ndarray) -> str:
         names = sorted({self._name_record(row) for row in rows.tolist()})

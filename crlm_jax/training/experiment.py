@@ -21,6 +21,7 @@ from crlm_jax.runs.log import read_log
 from crlm_jax.runs.records import check_records, keep_records, with_own_precision, with_threads
 from crlm_jax.runs.results import Summary
 from crlm_jax.runs.taught import doubts_of_test
+from crlm_jax.runs.tensorboard import check_board
 from crlm_jax.system import parallel
 from crlm_jax.system.console import console, print_stderr
 from crlm_jax.system.files import locate
@@ -120,6 +121,7 @@ def _run(
     parallel.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
     parallel.check_batch_size(config.evaluation.batch_size, mesh, "evaluation.batch_size")
     config = with_threads(config, folder, parallel.platform(mesh))
+    check_board(config, folder)
     refit = read_refit(config)
     init = find_init(config) if config.train.init else None
     networks, state = create_state(config, mesh)

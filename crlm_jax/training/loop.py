@@ -23,6 +23,7 @@ from crlm_jax.method.shares import Shares, make_shares
 from crlm_jax.method.step import TrainState, make_train_step
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.runs.log import TrainLog, read_log
+from crlm_jax.runs.tensorboard import open_board
 from crlm_jax.system import parallel
 from crlm_jax.system.files import locate
 from crlm_jax.system.preemption import Notice, Preempted
@@ -138,7 +139,8 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
         shares = make_shares(config, networks, experiment.mesh)
         profiler = stack.enter_context(Profiler(folder.profile, profile, start))
         batches = _batches(config, slices, start)
-        log = TrainLog(folder.log, start if found else -1, config, _name_record(slices))
+        board = stack.enter_context(open_board(config, folder, start))
+        log = TrainLog(folder.log, start if found else -1, config, _name_record(slices), board)
         patience = Patience(config.train.patience, _validations(folder, config, start))
         bar = tqdm(range(start + 1, steps + 1), "train", steps, initial=start, unit="step",
                    disable=not parallel.is_main())  # fmt: skip

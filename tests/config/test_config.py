@@ -27,6 +27,7 @@ YOUNGER = {
     "train.refit": "",
     "train.ema": 0.0,
     "train.patience": 0,
+    "train.tensorboard": False,
     "system.threads": 0,
 }
 EXPERIMENTS = sorted(

@@ -22,7 +22,6 @@ from crlm_jax.runs.evaluation import Evaluation, write_evaluation
 from crlm_jax.runs.finished import FinishedRun
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.results import Card, Summary, results_json
-from crlm_jax.runs.rows import write_cases
 from crlm_jax.system.files import in_bucket, write_whole
 from crlm_jax.system.text import to_csv
 
@@ -58,7 +57,8 @@ def write_pooled(folds: Sequence[FinishedRun], folder: RunFolder) -> Summary:
     write_evaluation(folder.evaluation, evaluation)  # first: the folder is not that of a run
     write_whole(folder.config, to_json(config))
     write_whole(folder.data, _data_json(folds))
-    write_cases(folder.cases, [row for row, _ in cases])
+    # The cells stay as the folds have them: a count is no number with decimals.
+    _join([fold.folder.cases for fold in folds], folder.cases, ("patient", "condition"))
     _join([fold.folder.lesions for fold in folds], folder.lesions, ("patient", "condition"))
     _join([fold.folder.responses for fold in folds], folder.responses, ("sequence", "patient"))
     write_whole(folder.results, results_json(summary, _card(folds)))

@@ -46,6 +46,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--run",
         nargs="+",
+        action="extend",
         required=True,
         help="folder of the run, such as runs/ct; several, or a folder that holds runs, such as "
         "that of a cross-validation: the mean of their probabilities",

@@ -62,11 +62,11 @@ def write_pooled(folds: Sequence[FinishedRun], folder: RunFolder) -> Summary:
     _join([fold.folder.lesions for fold in folds], folder.lesions, ("patient", "condition"))
     _join([fold.folder.responses for fold in folds], folder.responses, ("sequence", "patient"))
     write_whole(folder.results, results_json(summary, _card(folds)))
-    if any(files for _, files in cases):
+    if all(files for _, files in cases):  # the viewer shows all cases, or none
         folder.views.mkdir(exist_ok=True)
-    for number, (_, files) in enumerate(cases):
-        for image, file in enumerate(files):
-            _same_file(file, folder.view(number, image))
+        for number, (_, files) in enumerate(cases):
+            for image, file in enumerate(files):
+                _same_file(file, folder.view(number, image))
     page.write_report([folder.path], folder.report)
     return summary
 

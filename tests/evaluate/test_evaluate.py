@@ -145,7 +145,9 @@ def test_the_mean_of_several_runs_is_measured_as_predict_computes_it(
     assert all(0 < float(row["dsc"]) < 1 for row in found)
 
 
-def test_an_ensemble_has_learned_from_the_patients_of_every_member(pair, run, cohort, evaluate):
+def test_an_ensemble_has_learned_from_the_patients_of_every_member(
+    pair, run, cohort, evaluate, capsys
+):
     code, _ = evaluate("--run", pair, "--cohort", cohort)
     assert code == 1
     taught = json.loads((pair / "a" / "data.json").read_text())
@@ -153,6 +155,8 @@ def test_an_ensemble_has_learned_from_the_patients_of_every_member(pair, run, co
     taught["train"]["patients"], taught["test"]["patients"] = data(run, "test"), data(run, "train")
     (pair / "a" / "data.json").write_text(json.dumps(taught))
     both = read_taught(pair)
+    assert evaluate("--run", pair, "--cohort", cohort, "--split", "test")[0] == 1
+    assert "no patient is tested by all runs of" in capsys.readouterr().err
     (pair / "a" / "data.json").write_text(before)
     assert both.training >= {*data(run, "train"), *data(run, "test")}
     assert both.test == frozenset()

@@ -135,6 +135,14 @@ def test_runs_that_cannot_be_averaged_are_refused_before_any_is_loaded(folds, tm
     assert not (tmp_path / "mask.nii.gz").exists()
 
 
+def test_the_option_may_be_given_several_times(folds, tmp_path, capsys):
+    image = tmp_path / "scan.nii.gz"
+    sitk.WriteImage(ball()[0], str(image))
+    named = ("--run", folds / "seed0", "--run", folds / "seed1", folds / "seed2")
+    assert call(*named, "--image", image, "--out", tmp_path / "mask.nii.gz") == 0
+    assert "ensemble of 3" in capsys.readouterr().out
+
+
 def test_one_network_under_two_names_is_refused(folds, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()

@@ -131,6 +131,7 @@ def test_the_report_shows_all_patients_and_what_the_intervals_mean(crossed):
     assert "out of fold" not in plain
 
 
+@pytest.mark.slow
 def test_a_fold_is_the_run_of_that_fold(crossed, config, place, one_device):
     folder, _, _ = crossed
     alone = dataclasses.replace(config, data=dataclasses.replace(config.data, fold="2/2"))
@@ -139,6 +140,7 @@ def test_a_fold_is_the_run_of_that_fold(crossed, config, place, one_device):
         assert (place / "alone" / name).read_bytes() == (folder / "fold2of2" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_it_goes_on_and_then_is_finished(crossed, config, capsys, one_device):
     folder, _, _ = crossed
     before = contents(folder)

@@ -2,6 +2,7 @@
 
     python -m crlm_jax.main --config configs/cross_pre.py
     python -m crlm_jax.main --config configs/ct.py:scale=paper --config.data.cohort=cohort.csv
+    python -m crlm_jax.main --config configs/ct.py --config.data.cohort=cohort.csv --folds 5
 
 Flags and exit codes only: `training/experiment.py` does the work.
 """
@@ -15,10 +16,17 @@ from crlm_jax.config.flags import config_file, flagged_config, parse_flags
 from crlm_jax.system import console, parallel, preemption
 from crlm_jax.system.console import UsageError
 from crlm_jax.training.experiment import run
+from crlm_jax.training.folds import run_folds
 
 flags.declare_key_flag("config")  # so that --help lists it, though config.flags defines it
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run, also at gs://; runs/<config.name> by default."
+    "workdir",
+    None,
+    "Folder of the run, also at gs://; runs/<config.name> by default, with --folds 5 "
+    "runs/<config.name>_5folds.",
+)
+_FOLDS = flags.DEFINE_integer(
+    "folds", 0, "Cross-validate: a run for each of so many folds of the patients; 0: one run.", 0
 )
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes of one run.")
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0; empty: found.")
@@ -44,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None and len(argv) > 1:
         raise UsageError(f"{argv[1]!r} is not a flag; fields are set as --config.field=value")
+    if _FOLDS.value == 1:
+        raise UsageError("--folds 1: two folds or more; leave the flag out for one run")
     config = flagged_config()
     parallel.use_threads(config.system.threads)
     preemption.exit_when_told()
@@ -53,8 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if _DISTRIBUTED.value:
         parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _LOST_AFTER.value)
     parallel.use_compile_cache(config.data.cache)
-    workdir = _WORKDIR.value or f"runs/{config.name}"
-    run(config, workdir, _PROFILE.value, source=str(config_file()))
+    folds, source = _FOLDS.value, str(config_file())
+    if folds:
+        workdir = _WORKDIR.value or f"runs/{config.name}_{folds}folds"
+        run_folds(config, workdir, folds, _PROFILE.value, source)
+    else:
+        run(config, _WORKDIR.value or f"runs/{config.name}", _PROFILE.value, source)
     return 0
 
 

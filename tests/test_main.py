@@ -163,6 +163,8 @@ def test_a_non_finite_loss_stops_with_step_terms_and_cases(cohort, cache, tmp_pa
         (["--config.loss.stages=x"], "loss.stages = ('x',): must be a list of int"),
         (["--config.data.cohort=nowhere/cohort.csv"], "nowhere/cohort.csv"),
         (["extra"], "'extra' is not a flag"),
+        (["--folds=1"], "two folds or more; leave the flag out"),
+        (["--folds=2", "--config.data.fold=1/2"], "--folds 2 and data.fold = '1/2': give one"),
         (["--processes=2"], "--processes requires --distributed"),
         (["--distributed"], "give --coordinator=HOST:PORT, --processes=N and --process=I"),
         (["--config.data.cache=gs://bucket/cache"], "data.cache = 'gs://bucket/cache': mount"),

@@ -55,7 +55,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--run", dest="systems", action="append", type=_run, metavar="RUN",
-        help="folder of a run, such as runs/ct")  # fmt: skip
+        help="folder of a run, such as runs/ct, or of runs whose mean is evaluated")  # fmt: skip
     add(
         "--masks",
         dest="systems",
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     check_out(args.out)
     told: list[Told] = args.systems
-    configs = {text: check_run(locate(text)) for kind, _, text in told if kind == "run"}
+    configs = {text: check_run(locate(text))[0] for kind, _, text in told if kind == "run"}
     label = _label(args.label, [text for kind, _, text in told if kind == "masks"])
     first = next(iter(configs.values()), None)
     _use_threads(list(configs.values()))

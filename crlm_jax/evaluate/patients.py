@@ -185,6 +185,12 @@ def check_images(cohort: TestCohort, slices: Slices, wish: Wish, taught: Taught)
 def _own_test(
     cohort: TestCohort, cases: tuple[Case, ...], taught: Taught
 ) -> tuple[tuple[Case, ...], list[str]]:
+    if not taught.test:
+        raise UserError(
+            f"--split test: no patient is tested by all runs of {taught.run}, as of folds, whose "
+            "out-of-fold results are in its own report; leave the option out, and name a cohort "
+            "that is new to all of them"
+        )
     own = tuple(case for case in cases if case.patient in taught.test)
     if not own:
         raise UserError(

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import jax
 
 from crlm_jax import __version__
 from crlm_jax.config.notices import is_phantom
-from crlm_jax.config.schema import Config, ConfigError, Data
+from crlm_jax.config.schema import Config, Data
 from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import Case
 from crlm_jax.data.slices import Slices
@@ -30,8 +30,9 @@ from crlm_jax.measures.case import CaseResult
 from crlm_jax.measures.predicted import drawn_images
 from crlm_jax.predict.scans import Scan, unknown_conditions
 from crlm_jax.runs.evaluation import Evaluation
-from crlm_jax.runs.folder import RunFolder, read_run
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.log import read_log
+from crlm_jax.runs.members import check_alike, find_members
 from crlm_jax.runs.results import Card
 from crlm_jax.runs.taught import read_taught
 from crlm_jax.system import parallel
@@ -40,7 +41,7 @@ from crlm_jax.training.card import (
     describe_choice,
     describe_small_lesions,
 )
-from crlm_jax.training.measuring import measure_best
+from crlm_jax.training.measuring import measure_best, measure_mean
 
 
 @dataclass(frozen=True)
@@ -82,33 +83,29 @@ class Options:
     register: bool = False
 
 
-def check_run(run: Path) -> Config:
-    """Returns the configuration of a run that can be evaluated.
+def check_run(run: Path) -> list[Config]:
+    """Returns the configuration of a run that can be evaluated, or of all members of an ensemble.
 
     Raises:
-      ConfigError: the folder holds no run, or an evaluation.
-      FileNotFoundError: the run has no checkpoint.
+      ConfigError: the folder holds no run, or an evaluation, or runs that cannot be averaged.
+      FileNotFoundError: a run has no checkpoint.
     """
-    config, folder = read_run(run), RunFolder(run)
-    if folder.evaluation.exists():
-        raise ConfigError(
-            f"{run}: holds an evaluation, not a run; name the run's own folder, or compare the "
-            "evaluation with others by python -m crlm_jax.report"
-        )
-    if not folder.checkpoints.is_dir():
-        raise FileNotFoundError(
-            f"{folder.checkpoints}: no complete checkpoint; train the run first"
-        )
-    return config
+    members = find_members([run])
+    for member in map(RunFolder, members):
+        if not member.checkpoints.is_dir():
+            raise FileNotFoundError(
+                f"{member.checkpoints}: no complete checkpoint; train the run first"
+            )
+    return check_alike(members)
 
 
 def of_run(
     run: Path, name: str, cohort: TestCohort, wish: Wish, options: Options | None = None
 ) -> System:
-    """Makes a system of a run.
+    """Makes a system of a run, or of the mean of several.
 
     Args:
-      run: its folder.
+      run: its folder, or a folder that holds the runs of an ensemble.
       name: of the system.
       cohort: to evaluate on.
       wish: whom to evaluate.
@@ -118,7 +115,8 @@ def of_run(
       UserError: the run cannot be evaluated on the cohort.
     """
     options = options or Options()
-    trained = check_run(run)
+    every = check_run(run)
+    trained = every[0]
     conditions, notes = choose_conditions(cohort, wish.conditions, trained, run)
     taught = read_taught(run)
     cases, of_patients = choose_cases(cohort, conditions, wish, taught)
@@ -126,34 +124,53 @@ def of_run(
     notes += of_patients + _unlike(conditions, trained.data.conditions)
     slices = slice_cache.prepare(cases, config.data)
     notes += check_images(cohort, slices, wish, taught)
-    folder = RunFolder(run)
+    members = list(zip(every, map(RunFolder, find_members([run])), strict=True))
 
     def measure(into: RunFolder) -> tuple[list[CaseResult], Card]:
-        mesh = parallel.make_mesh()
-        if config.evaluation.batch_size % mesh.size:
-            mesh = parallel.make_mesh(1)
-        measured = measure_best(config, slices, folder.checkpoints, into, mesh)
-        chosen = describe_choice(trained, read_log(folder.log))
-        card = [("checkpoint", f"step {measured.step}, {chosen}")]
-        return measured.results, card + describe_attributions(measured.errors)
+        return _measure(config, slices, members, into)
 
-    about = f"{trained.method}, {trained.scale} scale"
-    if is_phantom(trained) and cohort.name != PHANTOM:
+    about = f"{'+'.join(_unlike_ones(c.method for c in every))}, {trained.scale} scale"
+    seeds = ", ".join(_unlike_ones(str(c.train.seed) for c in every))
+    what = "run" if len(every) == 1 else f"mean of {len(every)} runs in"
+    about += f", ensemble of {len(every)}" * (len(every) > 1)
+    digital = any(map(is_phantom, every))
+    if digital and cohort.name != PHANTOM:
         notes.append(
             f"PHANTOM: the network was trained on digital images (version "
             f"{trained.phantom.version} of the phantom), not on patients."
         )
     evaluation = _record("run", run, name, about, cohort, wish, notes)
-    evaluation = dataclasses.replace(evaluation, phantom=evaluation.phantom or is_phantom(trained))
+    evaluation = dataclasses.replace(evaluation, phantom=evaluation.phantom or digital)
     card = [
-        ("evaluated", f"the run {run}: {about}, seed {trained.train.seed}, crlm_jax {__version__}"),
-        ("trained on", f"{trained.data.cohort}: {', '.join(trained.data.conditions)}; "
+        ("evaluated", f"the {what} {run}: {about}, seed {seeds}, crlm_jax {__version__}"),
+        ("trained on", f"{', '.join(_unlike_ones(c.data.cohort for c in every))}: "
+                       f"{', '.join(trained.data.conditions)}; "
                        f"{len(taught.training)} patients with those who validated"),
         *_about_data(cohort, config, cases, slices, wish),
         ("devices", f"{len(jax.devices())} × {jax.devices()[0].device_kind}, "
                     f"{parallel.threads()} threads, {config.train.precision}"),
     ]  # fmt: skip
     return System(name, config, slices, evaluation, card, measure)
+
+
+def _measure(
+    config: Config, slices: Slices, members: Sequence[tuple[Config, RunFolder]], into: RunFolder
+) -> tuple[list[CaseResult], Card]:
+    """Measures one run, or the mean of several."""
+    mesh = parallel.make_mesh()
+    if config.evaluation.batch_size % mesh.size:
+        mesh = parallel.make_mesh(1)
+    if len(members) > 1:
+        saved = [(own, folder.checkpoints) for own, folder in members]
+        mean = measure_mean(config, slices, saved, into, mesh)
+        steps = zip(members, mean.steps, strict=True)
+        text = ", ".join(f"{folder.name} step {step}" for (_, folder), step in steps)
+        return mean.results, [("checkpoints", text), ("attribution", "none of an ensemble")]
+    ((trained, folder),) = members
+    measured = measure_best(config, slices, folder.checkpoints, into, mesh)
+    chosen = describe_choice(trained, read_log(folder.log))
+    card = [("checkpoint", f"step {measured.step}, {chosen}")]
+    return measured.results, card + describe_attributions(measured.errors)
 
 
 def of_masks(
@@ -227,6 +244,10 @@ def _measured_with(
     )
     phantom = cohort.made or config.phantom
     return dataclasses.replace(config, data=data, phantom=phantom, evaluation=evaluation)
+
+
+def _unlike_ones(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
 
 
 def _unlike(conditions: Sequence[str], trained: Sequence[str]) -> list[str]:

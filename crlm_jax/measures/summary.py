@@ -1,7 +1,6 @@
 """The test cases of a run together: `cases.csv`, `lesions.csv`, `responses.csv`, `results.json`."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.schema import Config
@@ -18,7 +17,7 @@ from crlm_jax.runs.results import (
     Summary,
     results_json,
 )
-from crlm_jax.runs.rows import ResponseRow, write_cases, write_lesions, write_responses
+from crlm_jax.runs.rows import CaseRow, ResponseRow, write_cases, write_lesions, write_responses
 from crlm_jax.stats import agreement, comparison
 from crlm_jax.system.files import write_whole
 
@@ -57,29 +56,51 @@ def summarise(
 
 def _summarise_condition(config: Config, results: Sequence[CaseResult]) -> ConditionSummary:
     rows = [r.row for r in results]
+    empty = [(r.empty_prediction, r.empty_reference) for r in results]
+    counts = {
+        "cases": len(results),
+        "empty_prediction": sum(p and not r for p, r in empty),
+        "empty_reference": sum(r and not p for p, r in empty),
+        "both_empty": sum(p and r for p, r in empty),
+        "without_tumour_slices": sum(row.tumour_slices == 0 for row in rows),
+    }
+    sizes = {
+        name: {who: [size(result, who) for result in results] for who in READERS}
+        for name, size in (("sum_of_diameters", _diameters), ("volume", _volume))
+    }
+    return condition_summary(rows, sizes, counts, config.evaluation.resamples)
+
+
+def condition_summary(
+    rows: Sequence[CaseRow],
+    sizes: Mapping[str, Mapping[str, list[float]]],
+    counts: Mapping[str, int],
+    resamples: int,
+) -> ConditionSummary:
+    """Summarises the cases of one condition.
+
+    Args:
+      rows: a case each.
+      sizes: `sum_of_diameters` (mm) and `volume` (mm³) of each case, by reader.
+      counts: of `ConditionSummary`: `cases`, `empty_prediction` and so on.
+      resamples: of the bootstrap.
+    """
     columns = {
         measure.name: [v for row in rows if (v := row.measures[measure.name]) is not None]
         for measure in MEASURES
     }
-    empty = [(r.empty_prediction, r.empty_reference) for r in results]
     return ConditionSummary(
         means={
-            measure.name: comparison.bootstrap_mean(
-                columns[measure.name], config.evaluation.resamples
-            )
+            measure.name: comparison.bootstrap_mean(columns[measure.name], resamples)
             for measure in MEASURES
             if measure.averaged
         },
         sums={m.name: int(sum(columns[m.name])) for m in MEASURES if m.summed},
         agreement={
-            "sum_of_diameters": _bland_altman(results, _diameters),
-            "volume": _bland_altman(results, _volume),
+            name: agreement.bland_altman(by["prediction"], by["reference"]) | dict(by)
+            for name, by in sizes.items()
         },
-        cases=len(results),
-        empty_prediction=sum(p and not r for p, r in empty),
-        empty_reference=sum(r and not p for p, r in empty),
-        both_empty=sum(p and r for p, r in empty),
-        without_tumour_slices=sum(row.tumour_slices == 0 for row in rows),
+        **counts,
     )
 
 
@@ -91,23 +112,30 @@ def _volume(result: CaseResult, who: str) -> float:
     return sum(point.patient_volume for point in result.points[who])
 
 
-def _bland_altman(
-    results: Sequence[CaseResult], size: Callable[[CaseResult, str], float]
-) -> dict[str, Any]:
-    """Returns the agreement of prediction with reference, and the values of each patient."""
-    reference, prediction = ([size(result, who) for result in results] for who in READERS)
-    return agreement.bland_altman(prediction, reference) | {
-        "reference": reference,
-        "prediction": prediction,
-    }
-
-
 def _agreement(
     config: Config, patients: dict[str, dict[str, PatientResponse]]
 ) -> ResponseAgreement:
     readers = [[pair[who] for who in READERS] for pair in patients.values()]
-    both = [(ours.response.category, theirs.response.category) for ours, theirs in readers]
     how = [ours.response.paired for ours, _ in readers]
+    return response_agreement(
+        [(ours.response.category, theirs.response.category) for ours, theirs in readers],
+        {name: how.count(name) for name in rules.PAIRED},
+        sum(bool(ours.doubts) for ours, _ in readers),
+        config.evaluation.resamples,
+    )
+
+
+def response_agreement(
+    both: Sequence[tuple[str, str]], paired: dict[str, int], doubtful: int, resamples: int
+) -> ResponseAgreement:
+    """Compares the categories of response of one sequence.
+
+    Args:
+      both: of every patient, that of the reference and that of the prediction.
+      paired: patients by how their lesions were paired.
+      doubtful: patients whose scans were registered in vain.
+      resamples: of the bootstrap.
+    """
     rated = [(a, b) for a, b in both if rules.NOT_EVALUABLE not in (a, b)]
     reference, prediction = zip(*rated, strict=True) if rated else ((), ())
     # A category of lesions that are not measurable is a step on κ's scale only if a patient has it:
@@ -120,12 +148,10 @@ def _agreement(
     return ResponseAgreement(
         patients=len(both),
         not_evaluable=len(both) - len(rated),
-        kappa=agreement.cohen_kappa(
-            prediction, reference, scale, "linear", config.evaluation.resamples
-        ),
+        kappa=agreement.cohen_kappa(prediction, reference, scale, "linear", resamples),
         categories=list(rules.CATEGORIES),
-        paired={name: how.count(name) for name in rules.PAIRED},
-        doubtful=sum(bool(ours.doubts) for ours, _ in readers),
+        paired=paired,
+        doubtful=doubtful,
         table=[[both.count((a, b)) for b in rules.CATEGORIES] for a in rules.CATEGORIES],
     )
 

@@ -24,7 +24,7 @@ _MASK_WORDS = {
     "contours", "delineation", "groundtruth", "truth",
 }  # fmt: skip
 _MASK_ENDS = ("mask", "maske", "masks", "seg", "segmentation", "label", "labels", "labelmap", "roi")
-_MAP_WORDS = ("prob", "probs", "probability", "probabilities", "softmax", "heatmap")
+_MAP_WORDS = ("prob", "probs", "probability", "probabilities", "softmax", "heatmap", "uncertainty")
 _FEW = 16  # labels of a mask; a scan has many more grey values
 _SAMPLE = 200_000  # voxels that tell a mask from a scan at a glance
 _TWO_LEVELS = 0.98  # of the pixels of a mask that was saved as JPEG are nearly black or white

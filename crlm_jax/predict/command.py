@@ -8,14 +8,20 @@ python -m crlm_jax.predict --run runs/ct --image cohort.csv --out 'masks/{name}.
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import get_args
 
 from crlm_jax import predict
-from crlm_jax.config.notices import is_phantom
+from crlm_jax.config.schema import ConfigError
 from crlm_jax.imaging.dicom.files import is_directory_file
 from crlm_jax.predict.engine.choice import Asked
-from crlm_jax.predict.outputs import Outputs, lesions_path, plan_jobs, write_lesions
+from crlm_jax.predict.ensemble import EnsembleSegmenter, load
+from crlm_jax.predict.outputs import (
+    Outputs,
+    ensemble_path,
+    lesions_path,
+    plan_jobs,
+    write_lesions,
+)
 from crlm_jax.predict.scans import (
     Scan,
     add_scan_arguments,
@@ -24,9 +30,10 @@ from crlm_jax.predict.scans import (
     list_scans,
     unknown_conditions,
 )
-from crlm_jax.predict.segmenter import load, use_compile_cache
+from crlm_jax.predict.segmenter import use_compile_cache
 from crlm_jax.predict.stream import predict_scans
 from crlm_jax.system.console import local_path, print_error, print_stderr
+from crlm_jax.system.files import write_whole
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -36,7 +43,14 @@ def _make_parser() -> argparse.ArgumentParser:
         "origin and direction.",
     )
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="folder of the run, such as runs/ct")
+    add(
+        "--run",
+        nargs="+",
+        action="extend",
+        required=True,
+        help="folder of the run, such as runs/ct; several, or a folder that holds runs, such as "
+        "that of a cross-validation: the mean of their probabilities",
+    )
     add(
         "--image",
         type=local_path,
@@ -52,6 +66,12 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add_scan_arguments(parser, "scans")
     add("--probability", type=local_path, metavar="FILE", help="also write the probability map")
+    add(
+        "--uncertainty",
+        type=local_path,
+        metavar="FILE",
+        help="of several runs: also write the standard deviation of their probabilities",
+    )
     add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
     add("--threshold", type=float, help="probability of tumour (default: that of the run)")
     add("--min-lesion-mm3", type=float, default=0.0, metavar="V", help="drop smaller lesions")
@@ -96,13 +116,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join([f"{args.image}: {len(scans)} scan(s) to segment:", *list_scans(scans)]))
     if args.condition:
         scans = [dataclasses.replace(scan, condition=args.condition) for scan in scans]
-    outputs = Outputs(args.out, args.probability, args.overlay, args.lesions, args.one_segment)
+    outputs = Outputs(
+        args.out, args.probability, args.overlay, args.lesions, args.one_segment, args.uncertainty
+    )
     jobs = plan_jobs(scans, outputs)
     segmenter = load(
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,
         device=predict.engine.xla.find_device(args.device) if args.device else None,
         engine=args.engine,
     )  # fmt: skip
+    ensemble = segmenter if isinstance(segmenter, EnsembleSegmenter) else None
+    if args.uncertainty and ensemble is None:
+        raise ConfigError(
+            f"--uncertainty: {segmenter.name} is one run, which can disagree with nobody; give "
+            "several to --run, or leave the option out"
+        )
     if segmenter.engine.name == "XLA":
         use_compile_cache()
     if segmenter.engine.note:
@@ -111,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         segmenter.windowed_as(scan.condition)  # raises before the first scan is predicted
     for warning in unknown_conditions(scans, segmenter.config.data.conditions):
         _warn(warning)
-    if is_phantom(segmenter.config):
+    if segmenter.marks:
         print_stderr(
             "warning: PHANTOM: the run was trained on digital images; its masks are no finding"
         )
@@ -122,6 +150,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = lesions_path(outputs, jobs)
         write_lesions(path, found)
         print(f"{where}: {done} mask(s), {len(found)} lesion(s), listed in {path}")
+        if ensemble:
+            path = ensemble_path(jobs)
+            write_whole(path, ensemble.record())
+            print(f"ensemble of {ensemble.networks}, whose members are in {path}")
         print(f"computed by {segmenter.engine}")
     _print_failures(failed, len(jobs))
     return 1 if failed else 0

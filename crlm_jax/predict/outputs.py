@@ -27,6 +27,7 @@ class Outputs:
     overlay: Path | None = None  # a folder
     lesions: Path | None = None  # None: beside the masks
     one_segment: bool = False  # in a DICOM-SEG: all lesions together
+    uncertainty: Path | None = None  # a file, or a folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Job:
     probability: Path | None = None
     overlay: Path | None = None  # a folder
     one_segment: bool = False  # in a DICOM-SEG: all lesions together
+    uncertainty: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +77,27 @@ def plan_jobs(scans: Sequence[Scan], outputs: Outputs) -> list[Job]:
         own = ending(scan.path)
         own = _WRITTEN_AS.get(own, own)
         mask = _place(outputs.mask, scan, len(scans), own, _MASKS)
-        probability = None
-        if outputs.probability:
-            suffix = own if own in _MAPS else ".nii.gz"
-            probability = _place(outputs.probability, scan, len(scans), suffix, _MAPS)
-        for option, path in (("--out", mask), ("--probability", probability)):
+        suffix = own if own in _MAPS else ".nii.gz"
+        probability, uncertainty = (
+            path and _place(path, scan, len(scans), suffix, _MAPS)
+            for path in (outputs.probability, outputs.uncertainty)
+        )
+        written: dict[Path, str] = {}
+        for option, path in (
+            ("--out", mask), ("--probability", probability), ("--uncertainty", uncertainty),
+        ):  # fmt: skip
             # Never over any scan of the list, and never into the folder of a DICOM series.
             if path and inputs & {path.resolve(), path.resolve().parent}:
                 raise VolumeError(f"{path}: {option} would write over the scan; name another place")
-        jobs.append(Job(scan, mask, probability, outputs.overlay, outputs.one_segment))
-    folders = {path.parent for job in jobs for path in (job.mask, job.probability) if path}
+            if path and (other := written.setdefault(path.resolve(), option)) != option:
+                raise VolumeError(
+                    f"{path}: {other} and {option} would write the same file; name another place "
+                    "for one of them"
+                )
+        jobs.append(Job(scan, mask, probability, outputs.overlay, outputs.one_segment, uncertainty))
+    folders = {
+        path.parent for job in jobs for path in (job.mask, job.probability, job.uncertainty) if path
+    }
     for folder in folders | ({outputs.overlay} if outputs.overlay else set()):
         _check_writable(folder)
     return jobs
@@ -123,12 +136,19 @@ def lesions_path(outputs: Outputs, jobs: Sequence[Job]) -> Path:
     By default that is `lesions.csv` in the folder of the masks, or a file named after a single
     mask.
     """
-    if outputs.lesions:
-        return outputs.lesions
+    return outputs.lesions or _beside(jobs, "lesions.csv")
+
+
+def ensemble_path(jobs: Sequence[Job]) -> Path:
+    """Returns where the members of an ensemble are written down: as the list of lesions."""
+    return _beside(jobs, "ensemble.json")
+
+
+def _beside(jobs: Sequence[Job], name: str) -> Path:
     first = jobs[0].mask
     if len(jobs) == 1:
-        return first.with_name(first.name.removesuffix(ending(first)) + "_lesions.csv")
-    return first.parent / "lesions.csv"
+        return first.with_name(f"{first.name.removesuffix(ending(first))}_{name}")
+    return first.parent / name
 
 
 def write_lesions(path: Path, rows: Sequence[LesionRow]) -> None:

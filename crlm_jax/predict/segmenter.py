@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from crlm_jax import method, predict, system
+from crlm_jax.config.notices import marks
 from crlm_jax.config.schema import Config, ConfigError, Data
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
@@ -49,6 +50,21 @@ class ScanSegmenter:
     batch: int  # slices in one call of the network
     network: Callable[[np.ndarray], np.ndarray]  # (batch, S, S, 1) uint8 -> (batch, S, S) float32
     engine: Engine = XLA  # what computes the network
+
+    @property
+    def networks(self) -> int:
+        """How many networks each slice goes through."""
+        return 1
+
+    @property
+    def marks(self) -> list[str]:
+        """The words that stand on every picture of a prediction."""
+        return marks(self.config)
+
+    @property
+    def algorithm(self) -> str:
+        """What a DICOM-SEG calls the segmenter."""
+        return f"crlm_jax {self.config.method}"
 
     def __call__(self, image: sitk.Image, condition: str | None = None) -> sitk.Image:
         """Segments one scan.
@@ -108,6 +124,12 @@ class ScanSegmenter:
             out[start : start + len(batch)] = self._averaged(full)[: len(batch)]
             progress(len(batch))
         return out
+
+    def each(
+        self, slices: np.ndarray, progress: Callable[[int], object] = lambda done: None
+    ) -> list[np.ndarray]:
+        """Returns the probability by every network, as `probability` does that of all together."""
+        return [self.probability(slices, progress)]
 
     def _averaged(self, batch: np.ndarray) -> np.ndarray:
         if not self.tta:

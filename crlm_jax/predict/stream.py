@@ -9,7 +9,6 @@ import numpy as np
 from tqdm import tqdm
 
 from crlm_jax import __version__, imaging
-from crlm_jax.config.notices import marks
 from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
@@ -19,6 +18,7 @@ from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import image_doubts
 from crlm_jax.imaging.resize import at_own_size
 from crlm_jax.predict.beside import looks_like_a_mask
+from crlm_jax.predict.ensemble import average, spread
 from crlm_jax.predict.outputs import Job, LesionRow
 from crlm_jax.predict.scans import Scan
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter
@@ -87,12 +87,16 @@ def predict_scans(
                 continue
             for doubt in ready.doubts:
                 warn(f"{job.scan.path}: {doubt}")
-            bar.total = (bar.total or 0) + len(ready.slices)
+            bar.total = (bar.total or 0) + len(ready.slices) * segmenter.networks
             bar.set_postfix_str(f"{i + 1}/{len(jobs)} scans")
-            probability = segmenter.probability(ready.slices, bar.update)
+            if job.uncertainty:
+                each = segmenter.each(ready.slices, bar.update)
+                probability = average(each)
+            else:
+                each, probability = [], segmenter.probability(ready.slices, bar.update)
             if written:
                 collect(*written)
-            written = job, writing.submit(_write, segmenter, job, ready, probability)
+            written = job, writing.submit(_write, segmenter, job, ready, probability, each)
         if written:
             collect(*written)
     return found, failed
@@ -128,15 +132,25 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
 
 
 def _write(
-    segmenter: ScanSegmenter, job: Job, ready: _Ready, probability: np.ndarray
+    segmenter: ScanSegmenter,
+    job: Job,
+    ready: _Ready,
+    probability: np.ndarray,
+    each: Sequence[np.ndarray],
 ) -> list[LesionRow]:
-    """Writes the files of a scan, the mask last; returns its lesions."""
+    """Writes the files of a scan, the mask last; returns its lesions.
+
+    `probability` is (Z, S, S), and `each` that of every member, where its spread is wanted.
+    """
     geometry = ready.volume.geometry
     padding = ready.volume.padding
     prediction = segmenter.finish(probability, geometry, padding)
     if job.probability:
         own = at_own_size(probability, geometry.axial_size[1:], padding)
         volumes.write_image(volumes.to_original_grid(own, geometry), job.probability)
+    if job.uncertainty:
+        own = spread(each, geometry.axial_size[1:], padding)
+        volumes.write_image(volumes.to_original_grid(own, geometry), job.uncertainty)
     _draw_overlays(segmenter, job, ready, prediction)
     _write_mask(segmenter, job, ready.volume, prediction)
     return [
@@ -156,7 +170,7 @@ def _write_mask(
         voxels = prediction.mask if job.one_segment else prediction.labels
         segmentation.write_segmentation(
             job.mask, volume.geometry.from_axial(voxels), volume.series,
-            algorithm=f"crlm_jax {segmenter.config.method}", version=__version__,
+            algorithm=segmenter.algorithm, version=__version__,
             fingerprint=segmenter.fingerprint,
         )  # fmt: skip
         return
@@ -175,6 +189,6 @@ def _draw_overlays(
         title = f"{job.scan.name} · {ready.condition} · slice {z + 1} of {len(ready.grey)}"
         picture = imaging.overlay.draw_slice(
             ready.grey[z], prediction.mask[z], ready.volume.spacing[1:],
-            " · ".join([*marks(segmenter.config), title]),
+            " · ".join([*segmenter.marks, title]),
         )  # fmt: skip
         write_whole(job.overlay / f"{job.scan.name}_z{z:03d}.png", imaging.overlay.to_png(picture))

@@ -115,6 +115,7 @@ class _RunSection:
     agreement: dict[str, str]  # Bland-Altman plots by condition
     curves: str  # empty: nothing was trained in the folder
     overlays: list["_Overlay"]
+    folds: bool  # whether the patients were tested by the networks of several folds
     fields: dict[str, Any]  # the whole configuration; of masks, what counts for them
 
 
@@ -145,6 +146,7 @@ def _describe(run: FinishedRun, keep: Path | None) -> _RunSection:
         if run.evaluation
         else embed(figures.training(run.log, mark), keep and keep / "training.png"),
         overlays=_overlays(run, keep),
+        folds=run.evaluation is not None and run.evaluation.of == "folds",
         fields=_fields(run),
     )
 
@@ -152,7 +154,7 @@ def _describe(run: FinishedRun, keep: Path | None) -> _RunSection:
 def _fields(run: FinishedRun) -> dict[str, Any]:
     """Returns the configuration's fields; those of a training mean nothing for masks."""
     fields = flatten(run.config)
-    if run.evaluation is None or run.evaluation.of == "run":
+    if run.evaluation is None or run.evaluation.of != "masks":
         return fields
     return {name: fields[name] for name in _OF_MASKS}
 

@@ -15,8 +15,8 @@ class Evaluation:
     """Whose predictions were measured, and on whom.
 
     Args:
-      of: a network, or masks that were there.
-      source: folder of the run, or pattern of the masks.
+      of: a network, masks that were there, or the folds of a cross-validation together.
+      source: folder of the run, pattern of the masks, or folders of the folds.
       title: of the report, such as `ct on other.csv`.
       about: what stands beside the title.
       cohort: the cohort file, or `phantom`.
@@ -26,7 +26,7 @@ class Evaluation:
       notes: what a reader must know before any number.
     """
 
-    of: Literal["run", "masks"]
+    of: Literal["run", "masks", "folds"]
     source: str
     title: str
     about: str

@@ -172,6 +172,11 @@ def open_workdir(config: Config, folder: RunFolder) -> bool:
                 f"{path} exists and holds no run (no {folder.config.name}); give another --workdir"
             )
         return False
+    if folder.evaluation.exists():
+        raise WorkdirError(
+            f"{path} holds an evaluation, or the folds of a cross-validation (which --folds goes "
+            "on with); give another --workdir"
+        )
     begun = from_json(folder.config.read_bytes(), folder.config)
     changed = differences(begun, config)
     if changed and _goes_on(begun, config, folder):

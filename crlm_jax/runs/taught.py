@@ -8,6 +8,7 @@ from typing import Any
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.runs.finished import read_splits
 from crlm_jax.runs.folder import RunFolder, read_run
+from crlm_jax.runs.members import find_members
 from crlm_jax.system.files import locate
 
 _NAMED = 40  # patients that a message names
@@ -25,7 +26,19 @@ class Taught:
 
 
 def read_taught(run: Path) -> Taught:
-    """Returns the patients of a run.
+    """Returns the patients of a run, or of an ensemble: whom any has learned from, and all test."""
+    every = [_taught(member) for member in find_members([run])]
+    return Taught(
+        run,
+        frozenset().union(*(each.training for each in every)),
+        frozenset.intersection(*(each.test for each in every)),
+        frozenset().union(*(each.prints for each in every)),
+        tuple(dict.fromkeys(doubt for each in every for doubt in each.doubts)),
+    )
+
+
+def _taught(run: Path) -> Taught:
+    """Returns the patients of one run.
 
     A run that began with the weights of another one (`train.init`) has learned from that one's
     patients too.

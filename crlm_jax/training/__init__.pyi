@@ -1,4 +1,5 @@
 from .experiment import run as run
+from .folds import run_folds as run_folds
 from .loop import Experiment as Experiment
 from .loop import fit as fit
 from .measuring import conclude as conclude

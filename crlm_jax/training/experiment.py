@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.schema import Config, ConfigError, validate
 from crlm_jax.data import slice_cache
-from crlm_jax.data.cohort.cases import SPLITS, read_cohort, with_validation_trained
+from crlm_jax.data.cohort.cases import SPLITS, Case, read_cohort, with_validation_trained
 from crlm_jax.data.phantom.cohort import cached_phantom
 from crlm_jax.data.slices import Slices
 from crlm_jax.errors import UserError
@@ -56,26 +56,10 @@ def prepare(config: Config) -> Slices:
     wait = config.data.cache_shared
     if wait and not parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
-    if is_phantom(config):
-        phantom = config.phantom
-        cohort = cached_phantom(config.data.cache, phantom.patients, phantom.seed, phantom.version)
-    else:
-        cohort = Path(config.data.cohort).expanduser()
     doubts: list[str] = []
-    cases = read_cohort(
-        cohort,
-        conditions=config.data.conditions,
-        test_fraction=config.data.test_fraction,
-        test_patients=config.data.test_patients,
-        fold=config.data.fold,
-        validation_fraction=config.data.validation_fraction,
-        seed=config.data.split_seed,
-        doubts=doubts,
-    )
+    cases = read_cases(config, doubts)
     for doubt in doubts if parallel.is_main() else ():
         print_stderr(f"warning: {doubt}")
-    if config.train.refit:
-        cases = with_validation_trained(cases)
     prepared = slice_cache.prepare(cases, config.data)
     if wait and parallel.is_main():
         multihost_utils.sync_global_devices("prepared")
@@ -86,6 +70,34 @@ def prepare(config: Config) -> Slices:
             "other images or masks there than process 0; copy the cohort again"
         )
     return prepared
+
+
+def read_cases(config: Config, doubts: list[str]) -> tuple[Case, ...]:
+    """Reads the cohort, or makes the phantom, and splits its patients.
+
+    Args:
+      config: the experiment.
+      doubts: receives what the user should know of the file, a line each.
+
+    Raises:
+      CohortError: listing all that is wrong with the file.
+    """
+    if is_phantom(config):
+        phantom = config.phantom
+        cohort = cached_phantom(config.data.cache, phantom.patients, phantom.seed, phantom.version)
+    else:
+        cohort = Path(config.data.cohort).expanduser()
+    cases = read_cohort(
+        cohort,
+        conditions=config.data.conditions,
+        test_fraction=config.data.test_fraction,
+        test_patients=config.data.test_patients,
+        fold=config.data.fold,
+        validation_fraction=config.data.validation_fraction,
+        seed=config.data.split_seed,
+        doubts=doubts,
+    )
+    return with_validation_trained(cases) if config.train.refit else cases
 
 
 def run(config: Config, workdir: str | Path, profile: int = 0, source: str = "") -> Summary | None:

@@ -20,6 +20,8 @@ from crlm_jax.measures.response import find_responses
 from crlm_jax.measures.summary import summarise, write_results
 from crlm_jax.method import attribution
 from crlm_jax.method.segment import load_best
+from crlm_jax.predict.engine import xla
+from crlm_jax.predict.ensemble import average
 from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.records import check_shared
@@ -63,6 +65,44 @@ def measure_best(
     check_shared(folder.views, [folder.view(*image).name for image in images_of(slices)])
     every_error = [error for each in parallel.gather(errors) for error in each]
     return Measured(results, trained.step, every_error)
+
+
+@dataclass(frozen=True)
+class MeasuredMean:
+    """What the mean of several networks reached."""
+
+    results: list[CaseResult]  # of the test cases
+    steps: list[int]  # of the checkpoints that were measured, in the order that was given
+
+
+def measure_mean(
+    config: Config,
+    slices: Slices,
+    members: Sequence[tuple[Config, Path]],
+    folder: RunFolder,
+    mesh: Mesh,
+) -> MeasuredMean:
+    """Measures the test cases with the mean of the probabilities of several runs.
+
+    The members are added up as `predict` adds them, so that their order does not matter. The viewer
+    shows no attribution.
+
+    Args:
+      config: how the mean is measured.
+      slices: of the cohort.
+      members: configuration and folder of checkpoints of each run.
+      folder: where the viewer's files are written.
+      mesh: the devices of all processes.
+    """
+    trained = [load_best(own, checkpoints, mesh).on_own_devices() for own, checkpoints in members]
+    ordered = sorted(trained, key=lambda each: xla.fingerprint(each.config, each.variables))
+
+    def segment(batch: np.ndarray) -> np.ndarray:
+        return average(np.asarray(each.probability(batch)) for each in ordered)
+
+    results = evaluate.evaluate_cases(config, slices, segment, folder=folder)
+    check_shared(folder.views, [folder.view(*image).name for image in images_of(slices)])
+    return MeasuredMean(results, [each.step for each in trained])
 
 
 def conclude(

@@ -9,13 +9,20 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from crlm_jax.config.storage import to_json
 from crlm_jax.evaluate import command
+from crlm_jax.evaluate.patients import read_taught
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
+from crlm_jax.method.checkpoint import Checkpoints
+from crlm_jax.method.step import create_state
 from crlm_jax.predict import command as predict_command
 from crlm_jax.runs.finished import read_finished
+from crlm_jax.runs.folder import read_run
+from crlm_jax.system import parallel
 from crlm_jax.system.console import exit_code
 from crlm_jax.training import experiment
+from crlm_jax.training.loop import segmenter_part
 from tests.cohorts import make_cohort, tiny_config
 from tests.imaging.dicom import dicoms
 
@@ -86,6 +93,73 @@ def renamed(cohort: Path, out: Path, names: dict[str, str] | None = None, keep=l
             row |= {key: str(cohort.parent / row[key]) for key in ("image", "mask")}
             writer.writerow(row | {"patient": (names or {}).get(patient, patient)})
     return out
+
+
+# An ensemble
+
+
+@pytest.fixture(scope="module")
+def pair(place, run, one_device) -> Path:
+    """A folder with the run, and with another that has the same patients and its own weights.
+
+    By their threshold, the mean has tumour where neither alone has the same.
+    """
+    folder, config = place / "pair", read_run(run)
+    config.evaluation.threshold = 0.465
+    for seed, name in ((1, "a"), (0, "b")):
+        config.train.seed = seed
+        (folder / name).mkdir(parents=True)
+        for file in ("data.json", "report.html"):
+            shutil.copy(run / file, folder / name)
+        (folder / name / "config.json").write_text(to_json(config))
+    (folder / "b" / "checkpoints").symlink_to(run / "checkpoints", target_is_directory=True)
+    config.train.seed = 1
+    _, state = create_state(config, parallel.make_mesh(1))
+    other = folder / "a"
+    with Checkpoints(other / "checkpoints") as checkpoints:
+        checkpoints.save(3, segmenter_part(state), None)
+    return folder
+
+
+def test_the_mean_of_several_runs_is_measured_as_predict_computes_it(
+    pair, run, cohort, evaluate, place
+):
+    words = ("--run", pair, "--image", cohort, "--engine", "xla", "--out", place / "of_pair")
+    assert exit_code(predict_command.main, list(map(str, words))) == 0
+    code, out = evaluate("--run", pair, "--cohort", cohort, "--split", "test")
+    assert code == 0
+    found = rows(out / "cases.csv")
+    assert {row["patient"] for row in found} == set(data(run, "test"))
+    card = dict(json.loads((out / "results.json").read_text())["card"])
+    assert card["evaluated"].startswith(f"the mean of 2 runs in {pair}")
+    assert "a step 3, b step" in card["checkpoints"]
+    shutil.rmtree(out)
+    pattern = f"{place / 'of_pair'}/{{name}}.nii.gz"
+    code, out = evaluate("--masks", pattern, "--cohort", cohort)
+    assert code == 0
+    by_masks = {(row["patient"], row["condition"]): row for row in rows(out / "cases.csv")}
+    for row in found:
+        same = by_masks[row["patient"], row["condition"]]
+        for name in ("dsc", "precision", "hd95", "lesions_predicted", "volume_predicted"):
+            assert row[name] == same[name]
+    assert all(0 < float(row["dsc"]) < 1 for row in found)
+
+
+def test_an_ensemble_has_learned_from_the_patients_of_every_member(
+    pair, run, cohort, evaluate, capsys
+):
+    code, _ = evaluate("--run", pair, "--cohort", cohort)
+    assert code == 1
+    taught = json.loads((pair / "a" / "data.json").read_text())
+    before = json.dumps(taught)
+    taught["train"]["patients"], taught["test"]["patients"] = data(run, "test"), data(run, "train")
+    (pair / "a" / "data.json").write_text(json.dumps(taught))
+    both = read_taught(pair)
+    assert evaluate("--run", pair, "--cohort", cohort, "--split", "test")[0] == 1
+    assert "no patient is tested by all runs of" in capsys.readouterr().err
+    (pair / "a" / "data.json").write_text(before)
+    assert both.training >= {*data(run, "train"), *data(run, "test")}
+    assert both.test == frozenset()
 
 
 # A run

@@ -60,7 +60,8 @@ class TestWish:
         if self.fold:
             raise CohortError(
                 f"{path}, column 'split': the file says who is tested, and data.fold = "
-                f"{self.fold!r} deals the patients anew; empty the column, or leave out data.fold"
+                f"{self.fold!r} deals the patients anew; empty the column, or leave out data.fold "
+                "(or --folds)"
             )
         tested = [patient for patient, split in given.items() if split == "test"]
         if self.patients not in (0, len(tested)):

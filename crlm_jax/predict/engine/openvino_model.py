@@ -19,7 +19,8 @@ from crlm_jax import __version__
 from crlm_jax.errors import UserError
 from crlm_jax.predict import engine
 from crlm_jax.predict.engine.choice import Engine, EngineError
-from crlm_jax.predict.engine.parts import Network, compile_exactly, compile_in_bfloat16
+from crlm_jax.predict.engine.doubt import Network
+from crlm_jax.predict.engine.parts import compile_exactly, compile_in_bfloat16
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system.files import clear_partial, whole_folder
 
@@ -74,7 +75,7 @@ def load_translated(
                 f"{folder.parent} ({reason}); let that folder be written to"
             )
     if chosen.precision == "bfloat16":
-        network = compile_in_bfloat16(model, threshold)
+        network: Network = compile_in_bfloat16(model, threshold)
     else:
         network = compile_exactly(model)
     return Translated(network, about["step"], about["fingerprint"], note)

@@ -8,19 +8,16 @@ in float32, so that none appears or vanishes.
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import openvino
 from openvino import Node
 from openvino import opset13 as ops
-from scipy import ndimage
+
+from crlm_jax.predict.engine.doubt import Network, Rounded
 
 FIRST = 0.2  # most of the multiplications that stay in float32
-MARGIN = 0.04  # of a probability; the largest error that was measured is 0.036
-
-Network = Callable[[np.ndarray], np.ndarray]  # (1, S, S, 1) uint8 -> (1, S, S) float32
-
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 _PRODUCTS = ("Convolution", "MatMul")
 
@@ -31,7 +28,7 @@ def compile_exactly(model: openvino.Model) -> Network:
     return lambda slices: run(slices)[0]
 
 
-def compile_in_bfloat16(model: openvino.Model, threshold: float) -> Network:
+def compile_in_bfloat16(model: openvino.Model, threshold: float) -> Rounded:
     """Compiles a model in bfloat16, but for what decides its mask.
 
     Args:
@@ -44,25 +41,12 @@ def compile_in_bfloat16(model: openvino.Model, threshold: float) -> Network:
     wanted = [names.index(p.get_friendly_name()) for p in rest.get_parameters()]
     run_first, run_rest = _compile(first, "float32"), _compile(rest, "bfloat16")
 
-    def network(slices: np.ndarray) -> np.ndarray:
+    def fast(slices: np.ndarray) -> np.ndarray:
         between = run_first(slices, share_inputs=True)
         found: np.ndarray = run_rest([between[i] for i in wanted], share_inputs=True)[0]
-        return exactly()(slices) if in_doubt(found[0], threshold) else found
+        return found
 
-    return network
-
-
-def in_doubt(probability: np.ndarray, threshold: float) -> bool:
-    """Whether a lesion of a slice (S, S) might come, go or merge if the threshold were a bit other.
-
-    A lesion without a square of 2 × 2 pixels is in doubt too: between pixels, where the mask of a
-    scan is cut, its probability is lower.
-    """
-    eight = np.ones((3, 3))
-    low, count = ndimage.label(probability > threshold - MARGIN, eight)
-    high, least = ndimage.label(probability > threshold + MARGIN, eight)
-    sure = np.unique(low[ndimage.binary_erosion(high > 0, np.ones((2, 2)))])
-    return count != least or len(sure) != count  # each of the lower ones holds one of the higher
+    return Rounded(fast, lambda slices: exactly()(slices), threshold)
 
 
 def _compile(model: openvino.Model, precision: str) -> openvino.CompiledModel:

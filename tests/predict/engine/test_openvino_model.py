@@ -17,7 +17,7 @@ from tests.predict.test_segmenter import ball, tiny_run
 
 __all__ = ["tiny_run"]  # a fixture
 openvino = pytest.importorskip("openvino", reason="the extra `engine` is not installed")
-from crlm_jax.predict.engine import openvino_model, parts  # noqa: E402
+from crlm_jax.predict.engine import doubt, openvino_model  # noqa: E402
 
 UNITS = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
@@ -65,7 +65,7 @@ def test_bfloat16_is_close_and_its_doubtful_slices_are_exact(tiny_run, cache):
     expected = theirs.probability(slices())
     assert str(ours.engine) == "OpenVINO in bfloat16"
     # Random weights leave every probability near the threshold, or all beyond it.
-    exact = [parts.in_doubt(p, ours.threshold) for p in expected]
+    exact = [doubt.in_doubt(p, ours.threshold) for p in expected]
     difference = np.abs(ours.probability(slices()) - expected).max((1, 2))
     assert (difference < np.where(exact, 1e-5, 0.02)).all()
 
@@ -165,7 +165,7 @@ def test_a_slice_is_in_doubt_where_a_lesion_hangs_on_the_threshold(values, expec
     probability = np.full((16, 16), 0.01, np.float32)
     for rows, columns, value in values:
         probability[rows, columns] = value
-    assert parts.in_doubt(probability, 0.5) is expected
+    assert doubt.in_doubt(probability, 0.5) is expected
 
 
 def test_an_engine_is_two_words():

@@ -21,7 +21,6 @@ from crlm_jax.measures.summary import summarise, write_results
 from crlm_jax.method import attribution
 from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state
-from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder, open_workdir
 from crlm_jax.runs.lock import only_training
 from crlm_jax.runs.log import read_log
@@ -177,6 +176,8 @@ def _run(
     responses = find_responses(measured)
     summary = summarise(config, measured, responses)
     write_results(folder, measured, responses, summary, card)
+    from crlm_jax.report import page  # here: matplotlib takes a second
+
     path = page.write_report([folder.path], folder.report)
     show_results(summary)
     console.print(f"report: {path}")

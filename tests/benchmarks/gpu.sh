@@ -22,7 +22,8 @@ run)
     version=$("$python" -c 'import sys; print("{}.{}".format(*sys.version_info))')
     target=${SITE:-build/gpu/site-$version}
     "$python" tests/benchmarks/gpu_kit/wheels.py install "$wheels" "$target"
-    export PYTHONPATH="$PWD:$(realpath "$target")${PYTHONPATH:+:$PYTHONPATH}"
+    target=$(realpath "$target")
+    export PYTHONPATH="$PWD:$target${PYTHONPATH:+:$PYTHONPATH}"
     exec "$python" -m tests.benchmarks.gpu "$@"
     ;;
 *)

@@ -30,9 +30,9 @@ class Variant:
 
 VARIANTS = {
     "eager, TF32": Variant("float32", tf32=True),
+    "eager, float32": Variant("float32", tf32=False),
     "compiled, bfloat16": Variant("bfloat16", tf32=True, compiled=True),
     "compiled, critic float32": Variant("bfloat16", False, compiled=True, exact_critic=True),
-    "eager, float32": Variant("float32", tf32=False),
 }
 
 

@@ -23,8 +23,8 @@ from tests.benchmarks.gpu_kit import steps
 from tests.benchmarks.gpu_kit.options import Part
 
 # Products in float32 but for the order of sums: terms differ in the last digits. The gradient is
-# one of ReLUs, of maxima and of absolute differences: where a value lies within rounding of a kink
-# it falls to the other side, which moves a layer's gradient by up to 1 % (`tests.benchmarks.parity`).
+# one of ReLUs, of maxima and of absolute differences: a value within rounding of a kink falls to
+# the other side, which moves a layer's gradient by up to 1 % (`tests.benchmarks.parity`).
 # TF32 rounds factors to 11 bits, 2^-12 each, where float32 has 2^-25: more values change sides.
 TOLERANCES = {"highest": (1e-4, 2e-2), "default": (1e-2, 2e-1)}  # of the terms, of the gradient
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The GPU kit: measures crlm_jax on a bare machine with one NVIDIA GPU, JAX, and no network.
 #
-#   bash tests/benchmarks/gpu.sh prepare [PYTHON_VERSION]    where there is a network (default 3.12)
+#   bash tests/benchmarks/gpu.sh prepare [PYTHON_VERSION]    where there is a network (default 3.12);
+#       with --without NAME … it leaves out packages that the machine has
 #   bash tests/benchmarks/gpu.sh run --out FOLDER [options]  on the machine with the GPU
 #
 # `prepare` fetches the wheels that such a machine lacks into gpu-wheels/ (WHEELS names another
@@ -16,7 +17,7 @@ action=${1:-}
 
 case "$action" in
 prepare)
-    exec "$python" tests/benchmarks/gpu_kit/wheels.py fetch "$wheels" --python "${1:-3.12}"
+    exec "$python" tests/benchmarks/gpu_kit/wheels.py fetch "$wheels" --python "${1:-3.12}" "${@:2}"
     ;;
 run)
     version=$("$python" -c 'import sys; print("{}.{}".format(*sys.version_info))')
@@ -27,7 +28,7 @@ run)
     exec "$python" -m tests.benchmarks.gpu "$@"
     ;;
 *)
-    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

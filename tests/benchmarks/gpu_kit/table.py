@@ -167,7 +167,9 @@ def _training(parts: dict[str, Any]) -> Iterator[str]:
         if "error" in row or "slices_per_second" not in row:
             yield str(row.get("error") or row.get("ended") or "no step was done")
             continue
-        word = "finished" if row["finished"] else "stopped; the same command goes on"
+        word = "stopped; the same command goes on"
+        if row["steps"] == row["of_steps"]:
+            word = "all, and the report" if row["finished"] else "all, without the report"
         yield (
             f"{row['precision']}, critic's weights {row['weights']}: step {row['steps']} of "
             f"{row['of_steps']} ({word}), loss {row['loss']:.4f}, {row['slices_per_second']:.1f} "

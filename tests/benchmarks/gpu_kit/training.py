@@ -7,6 +7,7 @@ of whom 45 are tested. What it reaches says nothing about patients; this is abou
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,6 +129,7 @@ def _failure(code: int, workdir: Path, output: Path) -> dict[str, Any]:
     """The words of a training that failed; one that was told to stop ends with 75."""
     if code in (0, 75):
         return {}
-    last = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
-    why = last[-1][:300] if last else "no output"
+    lines = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(error|Error|Exception)\b", line)]
+    why = (errors or lines or ["no output"])[-1][:300]
     return {"ended": f"exit code {code}: {why}", "run": workdir.name}

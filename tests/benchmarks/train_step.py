@@ -157,6 +157,10 @@ class TorchContestant:
         gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
         self.device = torch.device(device or ("cuda" if gpu else "cpu"))
         self.exact_critic, self.layout = exact_critic, layout or torch.contiguous_format
+        black = torch.zeros(1, 3, 1, 1)
+        if config.loss.mask_applied == "before_normalisation":
+            black = torch.from_numpy(-inputs.IMAGENET_MEAN / inputs.IMAGENET_STD).view(1, 3, 1, 1)
+        self.black = black.float().to(self.device)
         self.segmenter, self.critic = TorchUNetPlusPlus(config.segmenter.widths), None
         if self.stages:
             critic = TorchResNet50(max(self.stages), config.critic.width)
@@ -202,6 +206,10 @@ class TorchContestant:
         self.optimizer.step()
         return norm
 
+    def masked(self, image, shown):
+        """What the critic sees: by the paper, black where nothing is shown."""
+        return (image - self.black) * shown + self.black
+
     def loss_terms(self, image, mask):
         """The method as the paper has it."""
         logits = self.forward(self.segmenter, image)
@@ -209,8 +217,8 @@ class TorchContestant:
         terms = {"bce": bce, "dice": dice(logits, mask)}
         if self.stages:
             with torch.no_grad():
-                r = self.forward(self.critic, image * mask)
-            f = self.forward(self.critic, image * logits.sigmoid())
+                r = self.forward(self.critic, self.masked(image, mask))
+            f = self.forward(self.critic, self.masked(image, logits.sigmoid()))
             terms["feature"] = sum(F.l1_loss(f[s - 1], r[s - 1]) for s in self.stages)
         return terms | {"loss": sum(terms.values())}
 

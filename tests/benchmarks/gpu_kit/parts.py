@@ -59,6 +59,7 @@ def _step(part: Part, batch: int, precision: str) -> dict[str, Any]:
 
     config = steps.configure(part.sizes, batch, precision)
     built = steps.build(config)
+    first = float(built.run()["loss"])
     found = steps.time_steps(built.run, part.sizes, jax.block_until_ready)
     memory, seconds = steps.peak_bytes(), found["median_seconds"]
     terms = {name: float(value) for name, value in built.run().items()}
@@ -70,6 +71,7 @@ def _step(part: Part, batch: int, precision: str) -> dict[str, Any]:
         "compile_seconds": built.compile_seconds,
         "program_bytes": built.program_bytes(),
         "peak_bytes": memory,
+        "first_loss": first,  # of the weights and slices that PyTorch begins with too
         "loss": terms["loss"],
         **steps.shares(config, seconds, _flops(part, batch)),
         **steps.bandwidth(seconds, steps.count_bytes(built.compiled)),

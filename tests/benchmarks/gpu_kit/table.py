@@ -95,7 +95,7 @@ def _steps(parts: dict[str, Any]) -> Iterator[str]:
 
 def _ratios(parts: dict[str, Any]) -> Iterator[str]:
     ours = {
-        (row["batch"], row["precision"]): row["median_seconds"]
+        (row["batch"], row["precision"]): row
         for row in _rows(parts, "step")
         if "median_seconds" in row
     }
@@ -104,8 +104,11 @@ def _ratios(parts: dict[str, Any]) -> Iterator[str]:
             continue
         beside = "float32" if row["variant"].startswith("eager") else "auto"
         if mine := ours.get((row["batch"], beside)):
-            ratio = row["median_seconds"] / mine
-            yield f"batch {row['batch']}, {row['variant']}: {ratio:.2f} of {beside}'s"
+            ratio = row["median_seconds"] / mine["median_seconds"]
+            yield (
+                f"batch {row['batch']}, {row['variant']}: {ratio:.2f} of {beside}'s; first losses "
+                f"{row['first_loss']:.5f} and {mine['first_loss']:.5f}"
+            )
 
 
 def _largest(parts: dict[str, Any]) -> Iterator[str]:

@@ -55,6 +55,8 @@ def _train(part: Part, table: Path) -> dict[str, Any]:
                 training.kill()
                 code = training.wait()
     elapsed = time.monotonic() - start
+    if not (workdir / "data.json").exists():  # which is there once the data are prepared
+        return {"ended": "stopped before its data were ready"} | _failure(code, workdir, output)
     return _outcome(workdir, begun, code, elapsed) | _failure(code, workdir, output)
 
 

@@ -22,7 +22,6 @@ from crlm_jax.method import attribution
 from crlm_jax.method.segment import load_best
 from crlm_jax.predict.engine import xla
 from crlm_jax.predict.ensemble import average
-from crlm_jax.report import page
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.records import check_shared
 from crlm_jax.runs.results import Card, Summary
@@ -125,5 +124,7 @@ def conclude(
     responses = find_responses(results)
     summary = summarise(config, results, responses, phantom=phantom)
     write_results(folder, results, responses, summary, card)
+    from crlm_jax.report import page  # here: a training needs no matplotlib until its end
+
     page.write_report([folder.path], folder.report)
     return summary

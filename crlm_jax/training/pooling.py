@@ -17,7 +17,6 @@ from crlm_jax import __version__
 from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.storage import to_json
 from crlm_jax.measures.pooled import check_tested_once, pool_cases, pool_summary
-from crlm_jax.report import page
 from crlm_jax.runs.evaluation import Evaluation, write_evaluation
 from crlm_jax.runs.finished import FinishedRun
 from crlm_jax.runs.folder import RunFolder
@@ -67,6 +66,8 @@ def write_pooled(folds: Sequence[FinishedRun], folder: RunFolder) -> Summary:
         for number, (_, files) in enumerate(cases):
             for image, file in enumerate(files):
                 _same_file(file, folder.view(number, image))
+    from crlm_jax.report import page  # here: a training needs no matplotlib until its end
+
     page.write_report([folder.path], folder.report)
     return summary
 

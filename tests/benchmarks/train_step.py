@@ -73,8 +73,9 @@ class TorchUNetPlusPlus(nn.Module):
         super().__init__()
         for i, (before, width) in enumerate(zip((3, *widths), widths, strict=False)):
             setattr(self, f"conv{i}_0", TorchBlock(before, width))
-        for j in range(1, 5):
-            for i in range(5 - j):
+        self.levels = len(widths)
+        for j in range(1, self.levels):
+            for i in range(self.levels - j):
                 block = TorchBlock(j * widths[i] + widths[i + 1], widths[i])
                 setattr(self, f"conv{i}_{j}", block)
         self.final = nn.Conv2d(widths[0], 1, 1)
@@ -82,10 +83,10 @@ class TorchUNetPlusPlus(nn.Module):
 
     def forward(self, image):
         levels = [[self.conv0_0(image)]]
-        for i in range(1, 5):
+        for i in range(1, self.levels):
             levels.append([getattr(self, f"conv{i}_0")(F.max_pool2d(levels[-1][0], 2))])
-        for j in range(1, 5):
-            for i in range(5 - j):
+        for j in range(1, self.levels):
+            for i in range(self.levels - j):
                 x = torch.cat((*levels[i], self.up(levels[i + 1][j - 1])), 1)
                 levels[i].append(getattr(self, f"conv{i}_{j}")(x))
         return self.final(levels[0][-1])
@@ -113,12 +114,12 @@ class TorchBottleneck(nn.Module):
 class TorchResNet50(nn.Module):
     """ResNet-50 without classifier; gives the outputs of stages 1 to `last_stage`."""
 
-    def __init__(self, last_stage: int):
+    def __init__(self, last_stage: int, stem: int = 64):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1, before = nn.BatchNorm2d(64), 64
+        self.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False)
+        self.bn1, before = nn.BatchNorm2d(stem), stem
         for stage, blocks in enumerate((3, 4, 6, 3)[:last_stage], 1):
-            layer, width = nn.Sequential(), 32 * 2**stage
+            layer, width = nn.Sequential(), stem * 2 ** (stage - 1)
             for block in range(blocks):
                 layer.append(TorchBottleneck(before, width, 2 if stage > 1 and block == 0 else 1))
                 before = 4 * width
@@ -138,15 +139,32 @@ def dice(logits, mask):
 
 
 class TorchContestant:
-    """Networks with the JAX side's first weights, and the two PyTorch steps."""
+    """Networks with the JAX side's first weights, and the two PyTorch steps.
 
-    def __init__(self, config: Config, modules: dict[str, nnx.Module]):
+    They run on the device that JAX has by default, or on `device`. `exact_critic` leaves the critic
+    out of bfloat16, as this project does; `layout` is the order in which maps lie in memory.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        modules: dict[str, nnx.Module],
+        device: str = "",
+        exact_critic: bool = False,
+        layout: object = None,
+    ):
         self.stages, self.bfloat16 = config.loss.stages, config.train.precision == "bfloat16"
         gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
-        self.device = torch.device("cuda" if gpu else "cpu")
-        self.segmenter, self.critic = TorchUNetPlusPlus(), None
+        self.device = torch.device(device or ("cuda" if gpu else "cpu"))
+        self.exact_critic, self.layout = exact_critic, layout or torch.contiguous_format
+        black = torch.zeros(1, 3, 1, 1)
+        if config.loss.mask_applied == "before_normalisation":
+            black = torch.from_numpy(-inputs.IMAGENET_MEAN / inputs.IMAGENET_STD).view(1, 3, 1, 1)
+        self.black = black.float().to(self.device)
+        self.segmenter, self.critic = TorchUNetPlusPlus(config.segmenter.widths), None
         if self.stages:
-            self.critic = TorchResNet50(max(self.stages)).eval().requires_grad_(False)
+            critic = TorchResNet50(max(self.stages), config.critic.width)
+            self.critic = critic.eval().requires_grad_(False)
         for name, module in modules.items():
             own = getattr(self, name).to(self.device)
             tensors = {
@@ -154,22 +172,30 @@ class TorchContestant:
             }
             own.load_state_dict(own.state_dict() | tensors)  # its own only for the step counters
             assert count(module) == sum(p.numel() for p in own.parameters())
+            own.to(memory_format=self.layout)
         options = config.optimizer
         self.optimizer = torch.optim.SGD(
             self.segmenter.parameters(), options.learning_rate, options.momentum, 0.0,
             options.weight_decay,
         )  # fmt: skip
 
-    def load(self, batch: Batch):
+    def place(self, batch: Batch):
+        """Image and mask as they are, uint8, on the device."""
+        return tuple(torch.from_numpy(batch[k]).to(self.device) for k in ("image", "mask"))
+
+    def normalise(self, image, mask):
         """Three z-scored channels and the mask; the batch's photometric change is none."""
-        image, mask = (torch.from_numpy(batch[k]).to(self.device) for k in ("image", "mask"))
         zscore = (inputs.IMAGENET_MEAN, inputs.IMAGENET_STD)
         mean, std = (torch.from_numpy(value).to(self.device) for value in zscore)
-        image = ((image.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-        return image, mask.permute(0, 3, 1, 2).float()
+        image = ((image.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+        return image.contiguous(memory_format=self.layout), mask.permute(0, 3, 1, 2).float()
+
+    def load(self, batch: Batch):
+        return self.normalise(*self.place(batch))
 
     def forward(self, network, x):
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        rounded = self.bfloat16 and not (self.exact_critic and network is self.critic)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
             y = network(x)
         return [f.float() for f in y] if isinstance(y, list) else y.float()
 
@@ -180,20 +206,30 @@ class TorchContestant:
         self.optimizer.step()
         return norm
 
-    def same_work(self, batch: Batch) -> dict[str, float]:
-        """B: the method as the paper has it."""
-        image, mask = self.load(batch)
+    def masked(self, image, shown):
+        """What the critic sees: by the paper, black where nothing is shown."""
+        return (image - self.black) * shown + self.black
+
+    def loss_terms(self, image, mask):
+        """The method as the paper has it."""
         logits = self.forward(self.segmenter, image)
         bce = F.binary_cross_entropy_with_logits(logits, mask)
         terms = {"bce": bce, "dice": dice(logits, mask)}
         if self.stages:
             with torch.no_grad():
-                r = self.forward(self.critic, image * mask)
-            f = self.forward(self.critic, image * logits.sigmoid())
+                r = self.forward(self.critic, self.masked(image, mask))
+            f = self.forward(self.critic, self.masked(image, logits.sigmoid()))
             terms["feature"] = sum(F.l1_loss(f[s - 1], r[s - 1]) for s in self.stages)
-        terms["loss"] = sum(terms.values())
-        terms["grad_norm"] = self.update(terms["loss"])
-        return {k: v.item() for k, v in terms.items()}
+        return terms | {"loss": sum(terms.values())}
+
+    def same_step(self, image, mask):
+        """B: a step from tensors of `normalise`; waits for no device."""
+        terms = self.loss_terms(image, mask)
+        return terms | {"grad_norm": self.update(terms["loss"])}
+
+    def same_work(self, batch: Batch) -> dict[str, float]:
+        """B: a step from a batch, done when this returns."""
+        return {k: v.item() for k, v in self.same_step(*self.load(batch)).items()}
 
     def released_work(self, batch: Batch) -> dict[str, float]:
         """C: what the released code computes in one iteration of its loop."""

@@ -19,6 +19,7 @@ from crlm_jax.runs.lock import only_training
 from crlm_jax.runs.log import read_log
 from crlm_jax.runs.records import keep_records, with_own_precision, with_threads
 from crlm_jax.runs.results import Summary
+from crlm_jax.runs.threshold import with_threshold
 from crlm_jax.system import parallel
 from crlm_jax.system.console import console, print_stderr
 from crlm_jax.system.files import locate
@@ -36,6 +37,7 @@ from crlm_jax.training.card import (
 from crlm_jax.training.loop import Experiment, fit
 from crlm_jax.training.measuring import conclude, measure_best
 from crlm_jax.training.refit import lengths, read_refit
+from crlm_jax.training.threshold import check_validation, describe_threshold, settle_threshold
 
 
 def prepare(config: Config) -> Slices:
@@ -120,6 +122,7 @@ def _run(
     refit = read_refit(config)
     networks, state = create_state(config, mesh)
     prepared = prepare(config)
+    check_validation(config, prepared)
     data = describe_data(prepared)
     if refit is not None:
         refit.check_patients(data)
@@ -134,6 +137,10 @@ def _run(
         show_card(config, card)
     experiment = Experiment(config, prepared, folder, mesh, refit)
     fit(experiment, networks, state, profile)
+    chosen = settle_threshold(config, prepared, folder, mesh, refit)
+    card += describe_threshold(chosen, config.evaluation.threshold)
+    if chosen is not None:
+        config = with_threshold(config, chosen.threshold)
     measured = measure_best(config, prepared, folder.checkpoints, folder, mesh)
     if not parallel.is_main():
         return None

@@ -31,6 +31,7 @@ from tests.processes import (
 
 FILES = {
     "config.json", "data.json", "train.jsonl", "checkpoints", "cases.csv", "lesions.csv",
+    "calibration.csv", "froc.csv",
     "results.json", "views", "figures", "report.html",
 }  # fmt: skip
 

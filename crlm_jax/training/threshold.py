@@ -73,11 +73,13 @@ def describe_threshold(chosen: ChosenThreshold | None, configured: float | None 
         return []
     if not chosen.cases:
         return [("threshold", f"{chosen.threshold:g}, as the run that is done again chose it")]
-    text = (
-        f"{chosen.threshold:g}, chosen on the {chosen.cases} validation cases: mean clinical DSC "
-        f"{chosen.dsc[f'{chosen.threshold:g}']:.3f}"
-    )
-    before = chosen.dsc.get(f"{configured:g}") if configured is not None else None
-    if before is not None and configured != chosen.threshold:
-        text += f", and {before:.3f} at {configured:g}"
+    text = f"{chosen.threshold:g}, chosen on the {chosen.cases} validation cases"
+    told = (chosen.threshold, configured) if configured != chosen.threshold else (configured,)
+    scores = [
+        f"{dsc:.3f} at {each:g}"
+        for each in told
+        if each is not None and (dsc := chosen.dsc.get(f"{each:g}")) is not None
+    ]
+    if scores:
+        text += f": mean clinical DSC {', '.join(scores)}"
     return [("threshold", text)]

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 
 from crlm_jax.config.selection import LABELS
 from crlm_jax.imaging import overlay
+from crlm_jax.measures.calibration import BINS
 from crlm_jax.measures.froc import FrocPoint
 from crlm_jax.measures.table import BY_NAME
 from crlm_jax.measures.view import CaseView
@@ -156,7 +157,8 @@ def _draw_reliability(
     axes.plot(mean, share, "o-", color=_COLOURS[0], markersize=4)
     axes.set(ylabel="share that is tumour", title="reliability", xlim=(0, 1), ylim=(-0.03, 1.03))
     axes.tick_params(labelbottom=False)
-    counts.bar(mean, voxels, width=0.04, color=_COLOURS[0])
+    middle = (np.ceil(mean * BINS).clip(1) - 0.5) / BINS
+    counts.bar(middle, voxels, width=0.9 / BINS, color=_COLOURS[0])
     counts.set(xlabel="mean probability of the bin", ylabel="voxels", yscale="log")
     for each in (axes, counts):
         _plain(each)
@@ -173,12 +175,13 @@ def _draw_froc(axes: Axes, points: Sequence[FrocPoint], threshold: float) -> Non
         x, y, at = map(np.array, zip(*known, strict=True))
         axes.plot(x, y, "o-", color=_COLOURS[1], markersize=4)
         axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlim(0, max(1.0, 1.2 * x.max()))
         chosen = int(np.abs(at - threshold).argmin())
         axes.plot(x[chosen], y[chosen], "o", markersize=11, markerfacecolor="none", color="black")
         for i in sorted({0, chosen, len(at) - 1}):
             axes.annotate(
-                f"{at[i]:g}", (x[i], y[i]), xytext=(7, -12), textcoords="offset points", fontsize=8
+                f"{at[i]:g}", (x[i], y[i]), xytext=(8, 6), textcoords="offset points", fontsize=8
             )
     else:
         axes.text(0.5, 0.5, "no lesion in the reference", ha="center", va="center")

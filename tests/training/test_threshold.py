@@ -31,13 +31,13 @@ def made(one_device, tmp_path_factory):
     folder = tmp_path_factory.mktemp("threshold")
     config = tiny_config(make_cohort(folder / "cohort"), folder / "cache")
     config.evaluation.threshold, config.evaluation.choose_threshold = CONFIGURED, True
-    config.evaluation.attribution_steps = 0
+    config.evaluation.attribution_steps, config.train.epochs = 0, 3
     experiment.run(config, folder / "run")
     return config, RunFolder(folder / "run")
 
 
 def test_the_choice_is_recorded_and_its_results_are_by_it(made):
-    config, folder = made
+    _, folder = made
     chosen = read_threshold(folder.threshold)
     assert chosen.threshold != CONFIGURED
     assert chosen.dsc[f"{chosen.threshold:g}"] == max(chosen.dsc.values())
@@ -55,7 +55,7 @@ def test_the_choice_is_recorded_and_its_results_are_by_it(made):
 
 
 def test_prediction_and_export_take_it(made):
-    config, folder = made
+    _, folder = made
     chosen = read_threshold(folder.threshold).threshold
     assert predict.load(folder.path).threshold == chosen
     assert predict.load(folder.path, threshold=0.25).threshold == 0.25
@@ -76,7 +76,7 @@ def test_an_evaluation_of_the_run_has_its_numbers(made, tmp_path):
     assert dict(again.card)["threshold"].startswith(f"{again.config.evaluation.threshold:g}, ")
 
 
-def test_a_run_that_goes_on_keeps_its_choice_for_the_same_checkpoint(made, monkeypatch, capsys):
+def test_a_run_that_goes_on_keeps_its_choice_for_the_same_checkpoint(made):
     config, folder = made
     before = folder.threshold.read_bytes()
     kept = dataclasses.replace(read_threshold(folder.threshold), threshold=0.15)

@@ -23,6 +23,10 @@ THRESHOLDS = (
     0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99,
 )  # fmt: skip
 
+_PART = 5000  # voxels that are labelled in the time that a part takes besides
+
+Part = tuple[np.ndarray, np.ndarray]  # probability, and the reference's lesions by number
+
 
 @dataclass
 class Sweep:
@@ -45,19 +49,11 @@ class Sweep:
         """
         sizes = np.bincount(reference[reference > 0], minlength=lesions + 1)
         self.reference += lesions
-        voxels, counted = -1, (0, 0)
+        parts = [(probability, reference)]
         for each in sorted({*THRESHOLDS, threshold}):
-            mask = probability > each
-            if (count := int(np.count_nonzero(mask))) != voxels:  # else it is the same mask
-                voxels, counted = count, (0, 0)
-                if boxes := ndimage.find_objects(mask.view(np.uint8)):
-                    # A mask lies within those of lower thresholds.
-                    probability, reference, mask = (
-                        array[boxes[0]] for array in (probability, reference, mask)
-                    )
-                    counted = _count(mask, reference, sizes)
-            self.predicted[each] = self.predicted.get(each, 0) + counted[0]
-            self.found[each] = self.found.get(each, 0) + counted[1]
+            predicted, pairs, parts = _count(parts, each, sizes)
+            self.predicted[each] = self.predicted.get(each, 0) + predicted
+            self.found[each] = self.found.get(each, 0) + pairs
 
     def rows(self, patient: str, condition: str) -> list[FrocRow]:
         """Returns a row a threshold, from the lowest on."""
@@ -74,10 +70,43 @@ class Sweep:
         ]
 
 
-def _count(mask: np.ndarray, reference: np.ndarray, sizes: np.ndarray) -> tuple[int, int]:
-    """Returns how many lesions a mask has, and how many of the reference's they find."""
-    labels, predicted = label_lesions(mask)
-    return predicted, len(match(labels[mask], reference[mask], sizes))
+def _count(parts: list[Part], threshold: float, sizes: np.ndarray) -> tuple[int, int, list[Part]]:
+    """Counts the lesions of a mask, and how many of the reference's they find.
+
+    Args:
+      parts: of an image, between which no two voxels of the mask touch.
+      threshold: of the mask.
+      sizes: (R + 1,) the voxels of the reference's lesions in the whole image.
+
+    Returns:
+      Both numbers, and the parts that a mask of a higher threshold has.
+    """
+    labels, theirs, predicted = [np.zeros(0, int)], [np.zeros(0, int)], 0
+    remaining: list[Part] = []
+    for probability, reference in parts:
+        mask = probability > threshold
+        found, count = label_lesions(mask)
+        labels.append(found[mask] + predicted)
+        theirs.append(reference[mask])
+        predicted += count
+        remaining += _split(probability, reference, found, count)
+    return predicted, len(match(np.concatenate(labels), np.concatenate(theirs), sizes)), remaining
+
+
+def _split(
+    probability: np.ndarray, reference: np.ndarray, labels: np.ndarray, count: int
+) -> list[Part]:
+    """Returns the lesions of a mask each in its box, where that is less work than all at once.
+
+    A mask of a higher threshold lies within them, and most of an image is far from any.
+    """
+    boxes = ndimage.find_objects(labels)
+    if sum(labels[box].size + _PART for box in boxes) >= labels.size:
+        return [(probability, reference)] if count else []
+    return [
+        (np.where(labels[box] == number, probability[box], 0), reference[box])
+        for number, box in enumerate(boxes, start=1)
+    ]
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,7 @@ from crlm_jax.measures.detection import match
 from crlm_jax.runs.rows import FrocRow
 
 # Closer at the ends, near which a network that was trained with a Dice loss has its probabilities.
-THRESHOLDS = (
-    0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99,
-)  # fmt: skip
-
+THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _PART = 5000  # voxels that are labelled in the time that a part takes besides
 
 Part = tuple[np.ndarray, np.ndarray]  # probability, and the reference's lesions by number
@@ -100,9 +97,11 @@ def _split(
 
     A mask of a higher threshold lies within them, and most of an image is far from any.
     """
-    boxes = ndimage.find_objects(labels)
-    if sum(labels[box].size + _PART for box in boxes) >= labels.size:
-        return [(probability, reference)] if count else []
+    if not count:
+        return []
+    boxes = ndimage.find_objects(labels) if labels.size > 2 * _PART else []
+    if not boxes or sum(labels[box].size + _PART for box in boxes) >= labels.size:
+        return [(probability, reference)]
     return [
         (np.where(labels[box] == number, probability[box], 0), reference[box])
         for number, box in enumerate(boxes, start=1)

@@ -36,10 +36,8 @@ def sections(run: FinishedRun, keep: Path | None) -> list[ProbabilitySection]:
 
 
 def _sections(run: FinishedRun, keep: Path | None) -> Iterator[ProbabilitySection]:
-    every_bin, every_threshold = (
-        read_calibration(run.folder.calibration),
-        read_froc(run.folder.froc),
-    )
+    every_bin = read_calibration(run.folder.calibration)
+    every_threshold = read_froc(run.folder.froc)
     own, mark = run.config.evaluation.threshold, " ".join(run.marks)
     conditions = list(run.summary.conditions)
     for name, condition in zip(
@@ -64,15 +62,15 @@ def _calibration_text(run: FinishedRun, pooled: Reliability, rows: Sequence[Cali
 
     text = f"expected calibration error {number(pooled.error())} over all voxels"
     if pooled.error_beyond() is None:
-        return f"{text}; no voxel is above a probability of {FAINT:.0%}."
+        return f"{text}; no voxel is above a probability of {100 * FAINT:g} %."
     mean = comparison.bootstrap_mean(errors_by_case(rows), run.config.evaluation.resamples)
     text += (
-        f", {number(pooled.error_beyond())} over those above a probability of {FAINT:.0%} (mean "
-        f"of the cases’ own: {format_mean(mean)})."
+        f", {number(pooled.error_beyond())} over those above a probability of {100 * FAINT:g} % "
+        f"(mean of the cases’ own: {format_mean(mean)})."
     )
     unseen = pooled.unseen()
     if unseen is not None:
-        text += f" {unseen:.1%} of the tumour’s voxels lie at {FAINT:.0%} or below."
+        text += f" {100 * unseen:.1f} % of the tumour’s voxels lie at {100 * FAINT:g} % or below."
     return text
 
 

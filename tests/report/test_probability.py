@@ -32,8 +32,8 @@ def test_every_condition_has_its_figure_and_numbers(run, tmp_path):
     pooled = Reliability.pooled(rows)
     assert 0.45 <= pooled.unseen() <= 0.5
     assert f"calibration error {pooled.error():.2g} over all voxels, " in text
-    assert f", {pooled.error_beyond():.2g} over those above a probability of 1% (mean" in text
-    assert f" {pooled.unseen():.1%} of the tumour’s voxels lie at 1% or below" in text
+    assert f", {pooled.error_beyond():.2g} over those above a probability of 1 % (mean" in text
+    assert f" {100 * pooled.unseen():.1f} % of the tumour’s voxels lie at 1 % or below" in text
     assert text.endswith("At the run’s threshold, 0.5: 2 of 2 lesions found, 0.0 false a case.")
     assert all(each.image.startswith("data:image/png;base64,") for each in shown)
 
@@ -69,7 +69,7 @@ def test_images_without_tumour_and_without_a_doubt(run):
     write_calibration(run / "calibration.csv", empty.rows("a", "pre_dwi"))
     write_froc(run / "froc.csv", sweep.rows("a", "pre_dwi"))
     (shown,) = sections(read_finished(run), None)
-    assert "no voxel is above a probability of 1%" in shown.text
+    assert "no voxel is above a probability of 1 %" in shown.text
     assert "0 of 0 lesions found" in shown.text
 
 

@@ -38,7 +38,9 @@ def read_threshold(path: Path) -> ChosenThreshold | None:
         chosen = ChosenThreshold(**json.loads(path.read_text(encoding="utf-8")))
         if not 0 < chosen.threshold < 1:
             raise ValueError(f"threshold = {chosen.threshold}: must be in (0, 1)")
-    except (ValueError, TypeError) as error:
+        scores = {str(name): float(value) for name, value in dict(chosen.dsc).items()}
+        chosen = dataclasses.replace(chosen, dsc=scores)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             f"{path}: damaged ({reason}); delete it and report.html in the run, and start the run "

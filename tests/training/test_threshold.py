@@ -107,7 +107,13 @@ def test_a_run_that_has_not_chosen_yet_is_a_warning(made, capsys):
         for _ in range(2):
             assert read_run(folder.path).evaluation.threshold == CONFIGURED
         assert capsys.readouterr().err.count("has not chosen its threshold yet") == 1
-        for damage in (b"{}", b"{", text.replace(b'"threshold": 0', b'"threshold": 7')):
+        for damage in (
+            b"{}",
+            b"{",
+            b"[" * 10**5,
+            text.replace(b": {", b': 5, "x": {'),
+            text.replace(b'"threshold": 0', b'"threshold": 7'),
+        ):
             folder.threshold.write_bytes(damage)
             with pytest.raises(ConfigError, match=r"threshold\.json: damaged .*report\.html"):
                 read_run(folder.path)

@@ -15,7 +15,7 @@ from crlm_jax.config import Config, flatten
 from crlm_jax.measures.table import MEASURES
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.results import ConditionSummary
-from crlm_jax.runs.rows import CaseRow, LesionRow, ResponseRow
+from crlm_jax.runs.rows import CalibrationRow, CaseRow, FrocRow, LesionRow, ResponseRow
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -24,7 +24,7 @@ PAGES = sorted(
     key=lambda path: str(path),
 )
 PAGES = [page for page in PAGES if "_build" not in page.parts]
-ROWS = (CaseRow, LesionRow, ResponseRow)
+ROWS = (CaseRow, LesionRow, ResponseRow, CalibrationRow, FrocRow)
 sys.path.insert(0, str(DOCS))
 
 import generate  # noqa: E402, it lies beside the documents

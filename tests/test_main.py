@@ -31,6 +31,7 @@ from tests.processes import (
 
 FILES = {
     "config.json", "data.json", "train.jsonl", "checkpoints", "cases.csv", "lesions.csv",
+    "calibration.csv", "froc.csv",
     "results.json", "views", "figures", "report.html",
 }  # fmt: skip
 
@@ -107,8 +108,8 @@ def test_the_report_is_one_file_with_its_warnings_and_overlays(finished):
     assert "RANDOM CRITIC" in html
     assert "PHANTOM" not in html
     assert not re.search("https?:", html)
-    # Training, distribution, agreement of two conditions, three cases of each.
-    assert html.count("data:image/png;base64,") == 2 + 2 + 2 * 3
+    # Training, distribution, agreement and probability of two conditions, three cases of each.
+    assert html.count("data:image/png;base64,") == 2 + 2 + 2 + 2 * 3
     assert f"{summary.conditions['pre_dwi'].means['dsc']['mean']:.2f}" in html
     assert len(list((workdir / "figures").glob("pre_dwi_*.png"))) == 3
 

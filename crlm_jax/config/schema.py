@@ -201,6 +201,10 @@ class Evaluation:
 
     batch_size: int = 16  # slices, over all devices together
     threshold: float = 0.5  # probability above which a voxel is tumour
+    # At the end of the training, choose the threshold of the highest mean clinical DSC of the
+    # validation patients, which the run is then tested and used with. While training, and where the
+    # choice is equal, `threshold` counts.
+    choose_threshold: bool = False
     mirror: bool = False  # average over mirror images; prediction does the same
     resamples: int = 9999  # of the bootstrap over patients
     register: bool = False  # align pre_ and post_ images, so that responses pair lesions

@@ -28,6 +28,7 @@ _BEFORE = {
     "loss.feature_weight": 1.0,
     "loss.mask_applied": "after_normalisation",
     "evaluation.register": False,
+    "evaluation.choose_threshold": False,
     "train.init": "",
     "train.select": "paper",
     "train.refit": "",

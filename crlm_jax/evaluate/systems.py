@@ -35,6 +35,7 @@ from crlm_jax.runs.log import read_log
 from crlm_jax.runs.members import check_alike, find_members
 from crlm_jax.runs.results import Card
 from crlm_jax.runs.taught import read_taught
+from crlm_jax.runs.threshold import read_threshold
 from crlm_jax.system import parallel
 from crlm_jax.training.card import (
     describe_attributions,
@@ -42,6 +43,7 @@ from crlm_jax.training.card import (
     describe_small_lesions,
 )
 from crlm_jax.training.measuring import measure_best, measure_mean
+from crlm_jax.training.threshold import describe_threshold
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def _measure(
     measured = measure_best(config, slices, folder.checkpoints, into, mesh)
     chosen = describe_choice(trained, read_log(folder.log))
     card = [("checkpoint", f"step {measured.step}, {chosen}")]
+    card += describe_threshold(read_threshold(folder.threshold))
     return measured.results, card + describe_attributions(measured.errors)
 
 
@@ -240,7 +243,9 @@ def _measured_with(
         resample_masks=config.data.resample_masks or options.resample_masks,
     )
     evaluation = dataclasses.replace(
-        config.evaluation, register=config.evaluation.register or options.register
+        config.evaluation,
+        register=config.evaluation.register or options.register,
+        choose_threshold=False,  # that of the run is in `threshold` here
     )
     phantom = cohort.made or config.phantom
     return dataclasses.replace(config, data=data, phantom=phantom, evaluation=evaluation)

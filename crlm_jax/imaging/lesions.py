@@ -42,10 +42,11 @@ def label_lesions(mask: np.ndarray) -> tuple[np.ndarray, int]:
       and n.
     """
     labels = np.zeros(mask.shape, np.int32)
-    boxes = ndimage.find_objects(mask.view(np.uint8))
-    if not boxes:
+    places = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if not len(places[0]):
         return labels, 0
-    count = ndimage.label(mask[boxes[0]], np.ones((3, 3, 3)), output=labels[boxes[0]])
+    box = tuple(slice(place[0], place[-1] + 1) for place in places)
+    count = ndimage.label(mask[box], np.ones((3, 3, 3)), output=labels[box])
     return labels, count
 
 

@@ -15,8 +15,10 @@ from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
 from crlm_jax.imaging.masks import LesionMask
 from crlm_jax.imaging.regions import measure_regions
 from crlm_jax.imaging.volumes import Volume
+from crlm_jax.measures.calibration import Reliability
 from crlm_jax.measures.case_view import MeasuredImage, SliceAttribution, show_image
 from crlm_jax.measures.detection import LesionScores
+from crlm_jax.measures.froc import Sweep
 from crlm_jax.measures.overlap import Counts, Volumes, overlap
 from crlm_jax.measures.predicted import PredictedImage
 from crlm_jax.measures.surfaces import Surfaces
@@ -26,7 +28,7 @@ from crlm_jax.recist.places import LesionPlaces
 from crlm_jax.recist.registration import Registration
 from crlm_jax.recist.rules import TimePoint
 from crlm_jax.recist.thickness import frame_of_reference, slice_thickness
-from crlm_jax.runs.rows import CaseRow, LesionRow
+from crlm_jax.runs.rows import CalibrationRow, CaseRow, FrocRow, LesionRow
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class CaseResult:
     places: dict[str, LesionPlaces] = field(default_factory=dict)
     frame: str | None = None
     registration: Registration | None = None  # of a follow-up, with its baseline
+    calibration: list[CalibrationRow] = field(default_factory=list)  # empty: no probability
+    froc: list[FrocRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Returns values that JSON can hold, for another process.
@@ -62,6 +66,8 @@ class CaseResult:
             empty_reference=values["empty_reference"],
             places={who: LesionPlaces.from_json(each) for who, each in values["places"].items()},
             frame=values["frame"],
+            calibration=[CalibrationRow(**each) for each in values["calibration"]],
+            froc=[FrocRow(**each) for each in values["froc"]],
         )
 
 
@@ -96,6 +102,8 @@ class Measurement:
     lesions: list[LesionRow] = field(default_factory=list)
     places: dict[str, LesionPlaces] = field(default_factory=dict)
     frame: str | None = None
+    reliability: Reliability = field(default_factory=Reliability)
+    sweep: Sweep = field(default_factory=Sweep)
 
     def add_slice(self, prediction: np.ndarray, reference: np.ndarray, *, tumour: bool) -> None:
         """Counts a slice, by the paper's protocol if it has tumour; masks (S, S) bool."""
@@ -140,6 +148,11 @@ class Measurement:
                 self._lesion_row(image, who, number, lesion, measured.partners[who].get(number))
                 for number, lesion in enumerate(found, start=1)
             ]
+        if own.probability is not None:
+            self.reliability.add(own.probability, drawn.voxels, volume.padding)
+            self.sweep.add(
+                own.probability, drawn.lesions, len(drawn.regions), config.evaluation.threshold
+            )
         if len(self.case.images) == 1:
             self.frame = frame_of_reference(volume)
         if view is not None:
@@ -229,4 +242,6 @@ class Measurement:
             empty_reference=self.clinical.empty_reference,
             places=self.places,
             frame=self.frame,
+            calibration=self.reliability.rows(self.case.patient, self.case.condition),
+            froc=self.sweep.rows(self.case.patient, self.case.condition),
         )

@@ -87,18 +87,26 @@ class LesionScores:
         return dict(zip(LESION, values, strict=True))
 
 
-def match(prediction_labels: np.ndarray, reference_labels: np.ndarray) -> list[tuple[int, int]]:
+def match(
+    prediction_labels: np.ndarray,
+    reference_labels: np.ndarray,
+    reference_sizes: np.ndarray | None = None,
+) -> list[tuple[int, int]]:
     """Pairs predicted with reference lesions one to one; see `LesionScores`.
 
     Args:
       prediction_labels: (Z, H, W) int, 0 for background and 1 … P.
       reference_labels: (Z, H, W) int, 0 for background and 1 … R.
+      reference_sizes: (R + 1,) int, the voxels of each reference lesion by its number, where the
+        labels are only those of some voxels, the predicted ones among them; None: of all.
 
     Returns:
       The pairs (number of the predicted lesion, number of the reference lesion), from 1.
     """
     predicted = np.bincount(prediction_labels.ravel())
-    reference = np.bincount(reference_labels.ravel())
+    reference = reference_sizes
+    if reference is None:
+        reference = np.bincount(reference_labels.ravel())
     inside = (prediction_labels > 0) & (reference_labels > 0)
     code = prediction_labels[inside].astype(np.int64) * len(reference) + reference_labels[inside]
     code, shared = np.unique(code, return_counts=True)

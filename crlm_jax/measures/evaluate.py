@@ -10,7 +10,7 @@ so that every process holds those of all cases.
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 
 import numpy as np
@@ -71,13 +71,22 @@ def _paper_counts(config: Config, slices: Slices, segment: Segment) -> dict[int,
 def _clinical_counts(config: Config, slices: Slices, segment: Segment) -> dict[int, Counts]:
     """Pools the volumes of each of this process's validation cases, at their own resolution."""
     counts: dict[int, Counts] = {}
+    for case, probability, mask in validation_images(config, slices, segment):
+        counts.setdefault(case, Counts()).add(probability > config.evaluation.threshold, mask)
+    return counts
+
+
+def validation_images(
+    config: Config, slices: Slices, segment: Segment
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields the images of this process's validation cases at their own resolution.
+
+    These are the case's number, the probability (Z, H, W) float32 and the reference (Z, H, W) bool.
+    """
     for image in network_images(config, slices, "validation", segment):
         pair = slices.cases[image.case].images[image.image]
         mask, padding = _reference(pair, config.data.resample_masks)
-        probability = at_own_size(image.probability, mask.shape[1:], padding)
-        found = probability > config.evaluation.threshold
-        counts.setdefault(image.case, Counts()).add(found, mask)
-    return counts
+        yield image.case, at_own_size(image.probability, mask.shape[1:], padding), mask
 
 
 def _reference(pair: ImagePair, resample: bool) -> tuple[np.ndarray, np.ndarray | None]:

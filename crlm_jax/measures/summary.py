@@ -1,4 +1,4 @@
-"""The test cases of a run together: `cases.csv`, `lesions.csv`, `responses.csv`, `results.json`."""
+"""The test cases of a run together: its tables, such as `cases.csv`, and `results.json`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,15 @@ from crlm_jax.runs.results import (
     Summary,
     results_json,
 )
-from crlm_jax.runs.rows import CaseRow, ResponseRow, write_cases, write_lesions, write_responses
+from crlm_jax.runs.rows import (
+    CaseRow,
+    ResponseRow,
+    write_calibration,
+    write_cases,
+    write_froc,
+    write_lesions,
+    write_responses,
+)
 from crlm_jax.stats import agreement, comparison
 from crlm_jax.system.files import write_whole
 
@@ -163,7 +171,7 @@ def write_results(
     summary: Summary,
     card: Card,
 ) -> None:
-    """Writes the tables of cases, lesions and responses, and `results.json`.
+    """Writes the tables of cases, lesions, responses and thresholds, and `results.json`.
 
     `card` has the lines of the run card, which the report shows.
     """
@@ -190,4 +198,8 @@ def write_results(
     ]
     if rows:
         write_responses(folder.responses, rows)
+    if bins := [row for result in results for row in result.calibration]:
+        write_calibration(folder.calibration, bins)
+    if thresholds := [row for result in results for row in result.froc]:
+        write_froc(folder.froc, thresholds)
     write_whole(folder.results, results_json(summary, card))

@@ -11,6 +11,8 @@ from matplotlib.patches import Rectangle
 
 from crlm_jax.config.selection import LABELS
 from crlm_jax.imaging import overlay
+from crlm_jax.measures.calibration import BINS
+from crlm_jax.measures.froc import FrocPoint
 from crlm_jax.measures.table import BY_NAME
 from crlm_jax.measures.view import CaseView
 from crlm_jax.runs.rows import CaseRow
@@ -122,6 +124,68 @@ def bland_altman(agreement: Mapping[str, Mapping[str, Any]], mark: str = "") -> 
         _plain(axes)
     _mark(figure, mark)
     return figure
+
+
+def probability(
+    curve: tuple[np.ndarray, np.ndarray, np.ndarray],
+    points: Sequence[FrocPoint],
+    threshold: float,
+    mark: str = "",
+) -> Figure:
+    """Draws whether the probability holds, and lesions found over false positives.
+
+    Args:
+      curve: mean probability, share of tumour and voxels by bin (`Reliability.curve`).
+      points: of the free-response curve, from the lowest threshold on.
+      threshold: of the run, whose point is ringed.
+      mark: above the picture.
+    """
+    figure = Figure(figsize=(9.5, 4.4), layout="constrained")
+    grid = figure.add_gridspec(2, 2, height_ratios=(3, 1))
+    reliability = figure.add_subplot(grid[0, 0])
+    counts = figure.add_subplot(grid[1, 0], sharex=reliability)
+    _draw_reliability(reliability, counts, *curve)
+    _draw_froc(figure.add_subplot(grid[:, 1]), points, threshold)
+    _mark(figure, mark)
+    return figure
+
+
+def _draw_reliability(
+    axes: Axes, counts: Axes, mean: np.ndarray, share: np.ndarray, voxels: np.ndarray
+) -> None:
+    axes.plot((0, 1), (0, 1), "--", color="grey", linewidth=1)
+    axes.plot(mean, share, "o-", color=_COLOURS[0], markersize=4)
+    axes.set(ylabel="share that is tumour", title="reliability", xlim=(0, 1), ylim=(-0.03, 1.03))
+    axes.tick_params(labelbottom=False)
+    middle = (np.ceil(mean * BINS).clip(1) - 0.5) / BINS
+    counts.bar(middle, voxels, width=0.9 / BINS, color=_COLOURS[0])
+    counts.set(xlabel="mean probability of the bin", ylabel="voxels", yscale="log")
+    for each in (axes, counts):
+        _plain(each)
+
+
+def _draw_froc(axes: Axes, points: Sequence[FrocPoint], threshold: float) -> None:
+    known = [
+        (p.false_positives, p.sensitivity, p.threshold) for p in points if p.sensitivity is not None
+    ]
+    axes.set(
+        xlabel="false positives a case", ylabel="lesions found", title="FROC", ylim=(-0.03, 1.03)
+    )
+    if known:
+        x, y, at = map(np.array, zip(*known, strict=True))
+        axes.plot(x, y, "o-", color=_COLOURS[1], markersize=4)
+        axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(0, max(1.0, 1.2 * x.max()))
+        chosen = int(np.abs(at - threshold).argmin())
+        axes.plot(x[chosen], y[chosen], "o", markersize=11, markerfacecolor="none", color="black")
+        for i in sorted({0, chosen, len(at) - 1}):
+            axes.annotate(
+                f"{at[i]:g}", (x[i], y[i]), xytext=(8, 6), textcoords="offset points", fontsize=8
+            )
+    else:
+        axes.text(0.5, 0.5, "no lesion in the reference", ha="center", va="center")
+    _plain(axes)
 
 
 def key_slice(view: CaseView, title: str) -> Figure:

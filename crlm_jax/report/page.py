@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from crlm_jax.config.schema import Config, flatten
-from crlm_jax.measures import detection
+from crlm_jax.measures import calibration, detection
 from crlm_jax.measures.table import SHORT
 from crlm_jax.measures.view import CaseView
 from crlm_jax.recist import rules
 from crlm_jax.report import figures, tables
 from crlm_jax.report.html import embed, templates
+from crlm_jax.report.probability import ProbabilitySection, sections
 from crlm_jax.report.viewer import render
 from crlm_jax.runs.finished import FinishedRun, read_finished
 from crlm_jax.runs.results import Card, Summary
@@ -61,6 +62,7 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
         comparison=[] if alone else tables.comparison_rows(runs),
         small=comparison.SMALL,
         match_iou=detection.MATCH_IOU,
+        bins=calibration.BINS,
         distribution=_distribution(runs, keep),
         viewer=render(views),
         left_out=left_out,
@@ -112,6 +114,7 @@ class _RunSection:
     clinical: list[list[str]]
     sizes: list[list[str]]
     flow: dict[str, dict[str, Any]]  # patients and slices by split
+    probability: list[ProbabilitySection]  # by condition; empty: only masks are known
     agreement: dict[str, str]  # Bland-Altman plots by condition
     curves: str  # empty: nothing was trained in the folder
     overlays: list["_Overlay"]
@@ -141,6 +144,7 @@ def _describe(run: FinishedRun, keep: Path | None) -> _RunSection:
         clinical=tables.clinical_rows(run.summary),
         sizes=tables.size_rows(run.summary),
         flow=run.splits,
+        probability=sections(run, keep),
         agreement=_agreement(run, keep),
         curves=""
         if run.evaluation

@@ -19,7 +19,7 @@ def set_aside(folder: RunFolder) -> Path | None:
     aside.mkdir(exist_ok=True)
     for path in (
         folder.report, folder.results, folder.cases, folder.lesions, folder.responses,
-        folder.registrations, folder.figures,
+        folder.registrations, folder.figures, folder.calibration, folder.froc, folder.threshold,
     ):  # fmt: skip
         if path.is_dir():
             (aside / path.name).mkdir(exist_ok=True)

@@ -13,6 +13,7 @@ from crlm_jax.config import length
 from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.config.storage import differences, from_json, overrides
 from crlm_jax.errors import UserError
+from crlm_jax.runs.threshold import with_chosen_threshold
 
 _VIEW = re.compile(r"(\d+)_(\d+)\.npz")  # of `RunFolder.view`
 
@@ -81,6 +82,21 @@ class RunFolder:
         return self.path / "responses.csv"
 
     @property
+    def calibration(self) -> Path:
+        """Voxels of each test case by bins of probability; absent where masks were evaluated."""
+        return self.path / "calibration.csv"
+
+    @property
+    def froc(self) -> Path:
+        """Lesions of each test case by thresholds; absent where masks were evaluated."""
+        return self.path / "froc.csv"
+
+    @property
+    def threshold(self) -> Path:
+        """The threshold chosen on validation patients; absent unless that was asked for."""
+        return self.path / "threshold.json"
+
+    @property
     def registrations(self) -> Path:
         """Folder of a picture a registration; absent without `evaluation.register`."""
         return self.path / "registrations"
@@ -145,7 +161,7 @@ class RunFolder:
         """Returns the names of what every run leaves, in the order in which it is written."""
         paths = (
             self.config, self.data, self.log, self.checkpoints, self.cases, self.lesions,
-            self.results, self.views, self.figures, self.report,
+            self.calibration, self.froc, self.results, self.views, self.figures, self.report,
         )  # fmt: skip
         return ", ".join(path.name if path.suffix else f"{path.name}/" for path in paths)
 
@@ -210,10 +226,19 @@ def _goes_on(begun: Config, config: Config, folder: RunFolder) -> bool:
 
 
 def read_run(path: Path) -> Config:
-    """Returns the configuration of the run in a folder.
+    """Returns the configuration of the run in a folder, with the threshold that the run chose.
 
     Raises:
       ConfigError: the folder holds no run, or one of another version.
+    """
+    return with_chosen_threshold(read_begun(path), RunFolder(path).threshold)
+
+
+def read_begun(path: Path) -> Config:
+    """Returns the configuration that the run in a folder was begun with, as `config.json` has it.
+
+    Raises:
+      ConfigError: as of `read_run`.
     """
     file = RunFolder(path).config
     if not file.is_file():

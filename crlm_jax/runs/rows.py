@@ -1,4 +1,4 @@
-"""The rows of a run's tables: `cases.csv`, `lesions.csv` and `responses.csv`."""
+"""The rows of a run's tables, such as `cases.csv`: written, and read again for the report."""
 
 import csv
 import dataclasses
@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, get_type_hints
 
 from crlm_jax.errors import UserError
 from crlm_jax.system.files import write_whole
@@ -73,6 +74,34 @@ class ResponseRow:
     doubts: str  # why lesions were not paired though the scans were registered; empty: none
 
 
+@dataclass(frozen=True)
+class CalibrationRow:
+    """The voxels of a test case in a bin of probability; a row of `calibration.csv`."""
+
+    patient: str
+    condition: str
+    low: float  # the bin's edges; the upper one is in it
+    high: float
+    voxels: int
+    probability_sum: float  # of the voxels' probabilities
+    tumour_voxels: int  # of the reference
+
+
+@dataclass(frozen=True)
+class FrocRow:
+    """The lesions of a test case at a threshold of the mask; a row of `froc.csv`."""
+
+    patient: str
+    condition: str
+    threshold: float
+    lesions_reference: int
+    lesions_found: int
+    false_positives: int
+
+
+_Read = TypeVar("_Read", CalibrationRow, FrocRow)
+
+
 def write_cases(path: Path, rows: Sequence[CaseRow]) -> None:
     """Writes `cases.csv`: floats with six decimals, undefined measures as empty cells."""
     _write(path, rows[0].cells() if rows else [], (row.cells().values() for row in rows))
@@ -87,6 +116,20 @@ def write_responses(path: Path, rows: Sequence[ResponseRow]) -> None:
     """Writes `responses.csv`."""
     header = [f.name for f in dataclasses.fields(ResponseRow)]
     _write(path, header, (vars(row).values() for row in rows))
+
+
+def write_calibration(path: Path, rows: Sequence[CalibrationRow]) -> None:
+    """Writes `calibration.csv`."""
+    _write(path, [f.name for f in dataclasses.fields(CalibrationRow)], _values(rows))
+
+
+def write_froc(path: Path, rows: Sequence[FrocRow]) -> None:
+    """Writes `froc.csv`."""
+    _write(path, [f.name for f in dataclasses.fields(FrocRow)], _values(rows))
+
+
+def _values(rows: Sequence[CalibrationRow] | Sequence[FrocRow]) -> Iterable[Iterable[object]]:
+    return (vars(row).values() for row in rows)
 
 
 def _write(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
@@ -107,9 +150,45 @@ def read_cases(path: Path) -> list[CaseRow]:
             slices, tumour_slices = int(line.pop("slices")), int(line.pop("tumour_slices"))
             measures = {name: float(cell) if cell else None for name, cell in line.items()}
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}, row {len(rows) + 2}: not a case ({error}); delete report.html in the run "
-                "and start it again with the same command, and its cases are measured anew"
-            ) from error
+            raise _damaged(path, len(rows) + 2, "a case", error) from error
         rows.append(CaseRow(patient, condition, slices, tumour_slices, measures))
     return rows
+
+
+def read_calibration(path: Path) -> list[CalibrationRow]:
+    """Reads `calibration.csv`; an absent file is empty.
+
+    Raises:
+      UserError: naming the row that is no bin.
+    """
+    return _read(path, CalibrationRow, "a bin")
+
+
+def read_froc(path: Path) -> list[FrocRow]:
+    """Reads `froc.csv`; an absent file is empty.
+
+    Raises:
+      UserError: naming the row that is no threshold.
+    """
+    return _read(path, FrocRow, "a threshold")
+
+
+def _read(path: Path, kind: type[_Read], what: str) -> list[_Read]:
+    if not path.exists():
+        return []
+    columns: dict[str, type] = get_type_hints(kind)
+    rows: list[_Read] = []
+    for line in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+        try:
+            values = {name: of(line[name]) for name, of in columns.items()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, len(rows) + 2, what, error) from error
+        rows.append(kind(**values))
+    return rows
+
+
+def _damaged(path: Path, row: int, what: str, error: Exception) -> UserError:
+    return UserError(
+        f"{path}, row {row}: not {what} ({error}); delete report.html in the run and start it "
+        "again with the same command, and its cases are measured anew"
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.runs.finished import read_splits
-from crlm_jax.runs.folder import RunFolder, read_run
+from crlm_jax.runs.folder import RunFolder, read_begun
 from crlm_jax.runs.members import find_members
 from crlm_jax.system.files import locate
 
@@ -50,7 +50,7 @@ def _taught(run: Path) -> Taught:
     prints: set[str] = set()
     doubts: list[str] = []
     splits = read_splits(RunFolder(run))
-    config, seen, at = read_run(run), {str(run)}, splits
+    config, seen, at = read_begun(run), {str(run)}, splits
     while True:
         for split in ("train", "validation"):
             training |= set(at.get(split, {}).get("patients", ()))
@@ -60,7 +60,7 @@ def _taught(run: Path) -> Taught:
             break
         seen.add(source)
         try:
-            config, at = read_run(locate(source)), read_splits(RunFolder(locate(source)))
+            config, at = read_begun(locate(source)), read_splits(RunFolder(locate(source)))
         except (ConfigError, OSError):
             doubts.append(
                 f"{run.name} goes on from {source} (train.init), whose folder is not there, so "

@@ -22,6 +22,7 @@ from crlm_jax.runs.records import check_records, keep_records, with_own_precisio
 from crlm_jax.runs.results import Summary
 from crlm_jax.runs.taught import doubts_of_test
 from crlm_jax.runs.tensorboard import check_board
+from crlm_jax.runs.threshold import with_threshold
 from crlm_jax.system import parallel
 from crlm_jax.system.console import console, print_stderr
 from crlm_jax.system.files import locate
@@ -40,6 +41,7 @@ from crlm_jax.training.card import (
 from crlm_jax.training.loop import Experiment, find_init, fit
 from crlm_jax.training.measuring import conclude, measure_best
 from crlm_jax.training.refit import lengths, read_refit
+from crlm_jax.training.threshold import check_validation, describe_threshold, settle_threshold
 
 
 def prepare(config: Config) -> Slices:
@@ -138,6 +140,7 @@ def _run(
     init = find_init(config) if config.train.init else None
     networks, state = create_state(config, mesh)
     prepared = prepare(config)
+    check_validation(config, prepared)
     data = describe_data(prepared)
     if refit is not None:
         refit.check_patients(data)
@@ -164,6 +167,10 @@ def _run(
             print_stderr(f"warning: {doubt}")
     experiment = Experiment(config, prepared, folder, mesh, refit)
     fit(experiment, networks, state, profile)
+    chosen = settle_threshold(config, prepared, folder, mesh, refit)
+    card += describe_threshold(chosen, config.evaluation.threshold)
+    if chosen is not None:
+        config = with_threshold(config, chosen.threshold)
     measured = measure_best(config, prepared, folder.checkpoints, folder, mesh)
     if not parallel.is_main():
         return None

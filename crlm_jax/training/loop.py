@@ -21,7 +21,7 @@ from crlm_jax.method.networks import Networks
 from crlm_jax.method.segment import TrainedSegmenter
 from crlm_jax.method.shares import Shares, make_shares
 from crlm_jax.method.step import TrainState, make_train_step
-from crlm_jax.runs.folder import RunFolder, read_run
+from crlm_jax.runs.folder import RunFolder, read_begun
 from crlm_jax.runs.log import TrainLog, read_log
 from crlm_jax.runs.tensorboard import open_board
 from crlm_jax.system import parallel
@@ -94,7 +94,7 @@ def take_over(config: Config, state: TrainState) -> tuple[int, TrainState]:
       CheckpointError: its checkpoint is of other networks or of another optimiser.
     """
     source = find_init(config)
-    averaged = bool(read_run(source.path).train.ema)
+    averaged = bool(read_begun(source.path).train.ema)
     like = dataclasses.replace(state, average=state.weights if averaged else None)
     with Checkpoints(source.checkpoints, config.train.keep, saves=False) as saved:
         step = saved.latest

@@ -21,6 +21,7 @@ from crlm_jax.runs.evaluation import Evaluation, write_evaluation
 from crlm_jax.runs.finished import FinishedRun
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.results import Card, Summary, results_json
+from crlm_jax.runs.rows import read_froc, write_froc
 from crlm_jax.system.files import in_bucket, write_whole
 from crlm_jax.system.text import to_csv
 
@@ -60,6 +61,7 @@ def write_pooled(folds: Sequence[FinishedRun], folder: RunFolder) -> Summary:
     _join([fold.folder.cases for fold in folds], folder.cases, ("patient", "condition"))
     _join([fold.folder.lesions for fold in folds], folder.lesions, ("patient", "condition"))
     _join([fold.folder.responses for fold in folds], folder.responses, ("sequence", "patient"))
+    _join_probabilities(folds, folder)
     write_whole(folder.results, results_json(summary, _card(folds)))
     if all(files for _, files in cases):  # the viewer shows all cases, or none
         folder.views.mkdir(exist_ok=True)
@@ -117,6 +119,19 @@ def _join(tables: Sequence[Path], out: Path, by: Sequence[str]) -> None:
         places = [header.index(name) for name in by]
         rows.sort(key=lambda row: [row[place] for place in places])
         write_whole(out, to_csv([header, *rows]))
+
+
+def _join_probabilities(folds: Sequence[FinishedRun], folder: RunFolder) -> None:
+    """Joins what the folds counted by probability, if all did; folds of before did not.
+
+    Thresholds that only some folds have, each having chosen its own, are left out.
+    """
+    if not all(fold.folder.calibration.exists() and fold.folder.froc.exists() for fold in folds):
+        return
+    _join([fold.folder.calibration for fold in folds], folder.calibration, ("patient", "condition"))
+    counted = [read_froc(fold.folder.froc) for fold in folds]
+    shared = set.intersection(*({row.threshold for row in rows} for rows in counted))
+    write_froc(folder.froc, [row for rows in counted for row in rows if row.threshold in shared])
 
 
 def _same_file(source: Path, target: Path) -> None:

@@ -14,7 +14,7 @@ from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.config.storage import differences
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.runs.finished import read_finished
-from crlm_jax.runs.folder import RunFolder
+from crlm_jax.runs.folder import RunFolder, read_begun
 from crlm_jax.system.files import locate
 
 
@@ -25,6 +25,7 @@ class Refit:
     steps: int  # that validation chose there
     schedule: int  # updates of that run in all, by which the learning rate falls
     splits: Mapping[str, Mapping[str, Any]]  # patients and slices of that run by split
+    threshold: float  # of the mask, which that run may have chosen
 
     def check_patients(self, data: Mapping[str, Mapping[str, Any]]) -> None:
         """Checks that a refit has the patients of the run, described as in `data.json`.
@@ -62,7 +63,7 @@ def read_refit(config: Config) -> Refit | None:
     if run.config.train.refit:
         raise ConfigError(f"{named}: that run is a refit itself; name the run that it was made of")
     again = dataclasses.replace(config, train=dataclasses.replace(config.train, refit=""))
-    if changed := differences(run.config, again):
+    if changed := differences(read_begun(folder.path), again):
         raise ConfigError(
             f"{named}: that run is of another experiment ({'; '.join(changed)}); give the same "
             "configuration"
@@ -74,7 +75,12 @@ def read_refit(config: Config) -> Refit | None:
             f"{named}: that run had no validation patient with tumour, so its validation chose no "
             "number of steps; give it some by data.validation_fraction"
         )
-    return Refit(steps, total_steps(run.config, run.splits["train"]["slices"]), run.splits)
+    return Refit(
+        steps,
+        total_steps(run.config, run.splits["train"]["slices"]),
+        run.splits,
+        run.config.evaluation.threshold,
+    )
 
 
 def lengths(config: Config, slices: int, refit: Refit | None) -> tuple[int, int]:

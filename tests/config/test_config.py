@@ -22,6 +22,7 @@ YOUNGER = {
     "loss.feature_weight": 1.0,
     "loss.mask_applied": "after_normalisation",
     "evaluation.register": False,
+    "evaluation.choose_threshold": False,
     "train.init": "",
     "train.select": "paper",
     "train.refit": "",

@@ -168,7 +168,7 @@ def test_an_ensemble_has_learned_from_the_patients_of_every_member(
 def test_the_runs_own_test_patients_give_the_runs_own_numbers(run, cohort, evaluate):
     code, out = evaluate("--run", run, "--cohort", cohort, "--split", "test")
     assert code == 0
-    for name in ("cases.csv", "lesions.csv", "responses.csv"):
+    for name in ("cases.csv", "lesions.csv", "responses.csv", "calibration.csv", "froc.csv"):
         assert (out / name).read_bytes() == (run / name).read_bytes(), name
     assert results(out) == results(run)
     assert results(run)["responses"]["dwi"]["patients"] == 3
@@ -332,6 +332,8 @@ def test_masks_alone_need_no_run(cohort, evaluate, capsys):
     assert all(float(row["dsc"]) == float(row["dsc_paper"]) == 1 for row in rows(out / "cases.csv"))
     assert "12 of the 12 masks are the cohort's own" in capsys.readouterr().err
     assert results(out)["method"] == "masks"
+    assert not (out / "calibration.csv").exists()  # a mask says nothing of its doubts
+    assert not (out / "froc.csv").exists()
     assert "RANDOM CRITIC" not in (out / "report.html").read_text()
 
 

@@ -1,9 +1,14 @@
 """The tables of a run as files."""
 
+import pytest
+
+from crlm_jax.errors import UserError
 from crlm_jax.runs.rows import (
     CaseRow,
     LesionRow,
+    read_calibration,
     read_cases,
+    read_froc,
     write_cases,
     write_lesions,
 )
@@ -29,3 +34,20 @@ def test_a_table_without_a_lesion_has_its_header(tmp_path):
     assert path.read_text() == header + (
         "a,ct,0,reference,1,,8.000000,2.000000,1.000000,4,-1.000000,2.000000,3.500000\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("read", "header", "row", "said"),
+    [
+        (read_froc, "patient,condition,threshold,lesions_reference,lesions_found,false_positives",
+         "a,ct,0.5,1,one,0", r"froc\.csv, row 2: not a threshold .*'one'"),
+        (read_calibration, "patient,condition,low,high,voxels", "a,ct,0,0.01,9",
+         r"froc\.csv, row 2: not a bin .*probability_sum"),
+    ],
+)  # fmt: skip
+def test_a_damaged_table_of_the_probability_is_named(tmp_path, read, header, row, said):
+    path = tmp_path / "froc.csv"
+    path.write_text(f"{header}\n{row}\n")
+    with pytest.raises(UserError, match=said):
+        read(path)
+    assert read(tmp_path / "absent.csv") == []

@@ -18,6 +18,7 @@ from crlm_jax.predict import load
 from crlm_jax.runs.finished import read_finished
 from crlm_jax.runs.folder import WorkdirError
 from crlm_jax.runs.members import find_members
+from crlm_jax.runs.rows import read_calibration, read_froc
 from crlm_jax.training import experiment
 from crlm_jax.training.folds import run_folds
 from tests.cohorts import make_cohort, tiny_config
@@ -115,6 +116,16 @@ def test_lesions_and_responses_of_all_folds_are_in_one_table(crossed):
         assert [row["patient"] for row in whole] == sorted(row["patient"] for row in parts)
         assert sorted(map(str, whole)) == sorted(map(str, parts))
     assert summary.responses["dwi"].patients == 5
+
+
+def test_what_was_counted_by_probability_is_in_one_table_too(crossed):
+    folder, _, _ = crossed
+    for name, read in (("calibration.csv", read_calibration), ("froc.csv", read_froc)):
+        parts = [read(folder / fold / name) for fold in ("fold1of2", "fold2of2")]
+        joined = read(folder / name)
+        assert len(joined) == sum(map(len, parts)) > 0
+        assert {row.patient for row in joined} == {row.patient for rows in parts for row in rows}
+    assert "FROC" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_report_shows_all_patients_and_what_the_intervals_mean(crossed):

@@ -24,7 +24,8 @@ from crlm_jax.plan.rows import Memory, PlanRow, StepReport, Traffic
 from crlm_jax.plan.tpus import TPUS
 from tests.method.test_step import small_config
 
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "results" / "plan.json"
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+DOCUMENTED, DOCUMENTED_GPUS = RESULTS / "plan.json", RESULTS / "plan_gpus.json"
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="the TPU compiler (the extra `plan`) is not installed",
@@ -394,7 +395,7 @@ def test_the_files_say_that_they_are_estimates(tmp_path):
     assert saved["label"] == "compiler estimate"
     assert saved["rows"][0]["efficiency"] == 1
     assert 0.5 < saved["rows"][1]["efficiency"] < 1
-    documented = json.loads(DOCUMENTED.read_text(encoding="utf-8"))
+    documented = json.loads(DOCUMENTED_GPUS.read_text(encoding="utf-8"))
     assert list(saved) == list(documented)  # the format of earlier plans
     assert [list(row) for row in saved["rows"]] == [list(row) for row in documented["rows"][:2]]
     assert (tmp_path / "plan" / "plan.png").read_bytes().startswith(b"\x89PNG")
@@ -475,6 +476,20 @@ def test_the_command_plans_for_gpus_that_are_not_there(tmp_path):
     assert rows[0]["collectives"] == {}
     assert rows[0]["latency_seconds"] == 0
     assert rows[1]["collectives"]["all-reduce"]["bytes"] > 4 * 1000
+
+
+def test_the_documented_plan_of_gpus_is_on_its_page():
+    documented = json.loads(DOCUMENTED_GPUS.read_text(encoding="utf-8"))
+    text = DOCUMENTED.with_suffix(".md").read_text(encoding="utf-8")
+    assert documented["command"] in text
+    for row in documented["rows"]:
+        found = f"| {row['topology']} | {', '.join(row['scaling'])} | {row['batch']:,} |"
+        assert f"{found} {1e3 * row['compute_seconds']:.3g} |" in text
+        assert f"{found} {row['memory_bytes']['total'] / 2**20:,.0f} |" in text
+        # XLA's own count of the plain step, and the count of the kernels.
+        assert row["flops"] == pytest.approx(row["useful_flops"], rel=0.02)
+    one, eight = documented["rows"][:2]
+    assert eight["flops"] == pytest.approx(one["flops"], rel=0.01)
 
 
 @needs_libtpu

@@ -14,11 +14,11 @@ import SimpleITK as sitk
 from crlm_jax import predict
 from crlm_jax.config.schema import Config
 from crlm_jax.imaging import volumes
+from crlm_jax.measures.result_tables import result_rows
 from crlm_jax.measures.table import SHORT
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.step import create_state
 from crlm_jax.report.page import write_report
-from crlm_jax.report.tables import result_rows
 from crlm_jax.runs.finished import read_finished
 from crlm_jax.runs.folder import RunFolder, open_workdir, read_run
 from crlm_jax.system import parallel

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from crlm_jax.errors import UserError
 from crlm_jax.evaluate.systems import System
-from crlm_jax.report import page, tables
+from crlm_jax.measures import result_tables as tables
+from crlm_jax.report import page
 from crlm_jax.runs.evaluation import write_evaluation
 from crlm_jax.runs.finished import read_finished
 from crlm_jax.runs.folder import RunFolder

@@ -12,10 +12,11 @@ from typing import Any
 
 from crlm_jax.config.schema import Config, flatten
 from crlm_jax.measures import calibration, detection
+from crlm_jax.measures import result_tables as tables
 from crlm_jax.measures.table import SHORT
 from crlm_jax.measures.view import CaseView
 from crlm_jax.recist import rules
-from crlm_jax.report import figures, tables
+from crlm_jax.report import figures
 from crlm_jax.report.html import embed, templates
 from crlm_jax.report.probability import ProbabilitySection, sections
 from crlm_jax.report.viewer import render

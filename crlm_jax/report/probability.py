@@ -8,11 +8,11 @@ from crlm_jax.measures import froc
 from crlm_jax.measures.calibration import FAINT, Reliability, errors_by_case
 from crlm_jax.measures.froc import FrocPoint
 from crlm_jax.report import figures
-from crlm_jax.report.cells import format_mean
 from crlm_jax.report.html import embed
 from crlm_jax.runs.finished import FinishedRun
 from crlm_jax.runs.rows import CalibrationRow, FrocRow, read_calibration, read_froc
 from crlm_jax.stats import comparison
+from crlm_jax.stats.cells import format_mean
 from crlm_jax.system.files import own_names
 
 

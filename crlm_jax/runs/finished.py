@@ -131,7 +131,12 @@ def read_splits(folder: RunFolder) -> dict[str, dict[str, Any]]:
 
 
 def _splits(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {name: split for name, split in data.items() if name != "digest"}
+    return {name: split for name, split in data.items() if name not in ("digest", "names")}
+
+
+def names_are_withheld(folder: RunFolder) -> bool:
+    """Whether a run was shared with numbers in place of its patients' names."""
+    return "names" in _read_json(folder.data)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

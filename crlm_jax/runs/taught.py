@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crlm_jax.config.schema import ConfigError
-from crlm_jax.runs.finished import read_splits
+from crlm_jax.runs.finished import names_are_withheld, read_splits
 from crlm_jax.runs.folder import RunFolder, read_begun
 from crlm_jax.runs.members import find_members
 from crlm_jax.system.files import locate
@@ -50,6 +50,11 @@ def _taught(run: Path) -> Taught:
     prints: set[str] = set()
     doubts: list[str] = []
     splits = read_splits(RunFolder(run))
+    if names_are_withheld(RunFolder(run)):
+        doubts.append(
+            f"{run.name} was shared without its patients' names: only the same image shows "
+            "whether it has learned from a patient"
+        )
     config, seen, at = read_begun(run), {str(run)}, splits
     while True:
         for split in ("train", "validation"):

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from crlm_jax.measures.result_tables import OVERLAP_HEADER
 from crlm_jax.measures.table import OVERLAP_PAPER
-from crlm_jax.report.cells import format_mean
-from crlm_jax.report.tables import OVERLAP_HEADER
 from crlm_jax.stats import comparison
+from crlm_jax.stats.cells import format_mean
 from crlm_jax.stats.comparison import Numbers
 from crlm_jax.stats.crossed import crossed_difference
 from crlm_jax.study import paper_results

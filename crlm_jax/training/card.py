@@ -16,10 +16,10 @@ from crlm_jax.config.schema import Config
 from crlm_jax.config.selection import LABELS, metric_name
 from crlm_jax.data.cohort.cases import SPLITS, Case
 from crlm_jax.data.slices import Slices
+from crlm_jax.measures.result_tables import HEADER, result_rows
 from crlm_jax.measures.table import BY_NAME
 from crlm_jax.method.attribution import TOLERANCE, error_text
 from crlm_jax.method.step import TrainState
-from crlm_jax.report.tables import HEADER, result_rows
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.log import SHARES
 from crlm_jax.runs.results import Summary

@@ -2,6 +2,7 @@
 
 from crlm_jax.measures.detection import LesionScores
 from crlm_jax.measures.overlap import Counts, Volumes, overlap
+from crlm_jax.measures.result_tables import CLINICAL_HEADER, COMPARED
 from crlm_jax.measures.surfaces import Surfaces
 from crlm_jax.measures.table import (
     BY_NAME,
@@ -13,7 +14,6 @@ from crlm_jax.measures.table import (
     SURFACE,
     VOLUME,
 )
-from crlm_jax.report.tables import CLINICAL_HEADER, COMPARED
 
 
 def test_every_computed_value_has_its_line_in_order():

@@ -7,17 +7,17 @@ import pytest
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.config.storage import to_json
 from crlm_jax.errors import UserError
-from crlm_jax.report import command as report_command
-from crlm_jax.report import page
-from crlm_jax.report.cells import format_mean
-from crlm_jax.report.tables import (
+from crlm_jax.measures.result_tables import (
     CLINICAL_HEADER,
     clinical_rows,
     comparison_rows,
     result_rows,
     size_rows,
 )
+from crlm_jax.report import command as report_command
+from crlm_jax.report import page
 from crlm_jax.runs.finished import read_finished
+from crlm_jax.stats.cells import format_mean
 from tests.finished_runs import make_run
 
 HOSTILE = "../<script>alert(1)</script>"

@@ -1,13 +1,13 @@
-"""The rows of the report's tables, as text."""
+"""The rows of tables of results, as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crlm_jax.measures.table import BY_NAME, OVERLAP, SHORT, SIZES, SUFFIX
-from crlm_jax.report.cells import compared_rows, format_mean
 from crlm_jax.runs.finished import FinishedRun, values_by_patient
 from crlm_jax.runs.results import Summary
 from crlm_jax.stats import comparison
+from crlm_jax.stats.cells import compared_rows, format_mean
 from crlm_jax.stats.comparison import Numbers
 
 OVERLAP_HEADER = tuple(BY_NAME[name].header for name in OVERLAP)

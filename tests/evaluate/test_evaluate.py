@@ -11,7 +11,6 @@ import SimpleITK as sitk
 
 from crlm_jax.config.storage import to_json
 from crlm_jax.evaluate import command
-from crlm_jax.evaluate.patients import read_taught
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.method.checkpoint import Checkpoints
@@ -19,6 +18,7 @@ from crlm_jax.method.step import create_state
 from crlm_jax.predict import command as predict_command
 from crlm_jax.runs.finished import read_finished
 from crlm_jax.runs.folder import read_run
+from crlm_jax.runs.taught import read_taught
 from crlm_jax.system import parallel
 from crlm_jax.system.console import exit_code
 from crlm_jax.training import experiment

@@ -22,6 +22,7 @@ def source(one_device, tmp_path_factory):
     folder = tmp_path_factory.mktemp("longer")
     config = tiny_config(make_cohort(folder / "cohort"), folder / "cache")
     config.train.steps, config.train.checkpoint_every, config.train.log_every = 2, 1, 1
+    config.evaluation.attribution_steps = 0
     return config, folder
 
 

@@ -85,6 +85,35 @@ def test_what_cannot_be_written_is_said_before_the_training(tmp_path, monkeypatc
         tensorboard.check_board(asked(), RunFolder(locate(tmp_path)))
 
 
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+
+from crlm_jax.config.schema import Config
+from crlm_jax.runs import tensorboard
+from crlm_jax.runs.folder import RunFolder
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+config = Config()
+config.train.tensorboard = True
+try:
+    with tensorboard.open_board(config, RunFolder(Path(sys.argv[1])), 0) as board:
+        for step in range(1000):
+            board({"step": step, "loss": 1.0})
+except OSError as error:
+    print("said", error.errno)
+"""
+
+
+@needs_writer
+def test_a_full_disk_is_an_error_and_no_wait(tmp_path):
+    pytest.importorskip("resource", reason="this system has no limit on the size of files")
+    words = [sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("said "), done.stderr
+
+
 @needs_writer
 def test_no_tensorflow_comes_with_it():
     code = "import sys, tensorboardX; print({'tensorflow', 'torch'} & set(sys.modules))"

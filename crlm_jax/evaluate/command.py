@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     check_out(args.out)
     told: list[Told] = args.systems
-    configs = {text: check_run(locate(text))[0] for kind, _, text in told if kind == "run"}
+    configs = {text: check_run(locate(text))[0][0] for kind, _, text in told if kind == "run"}
     label = _label(args.label, [text for kind, _, text in told if kind == "masks"])
     first = next(iter(configs.values()), None)
     _use_threads(list(configs.values()))

@@ -22,6 +22,7 @@ from crlm_jax.errors import UserError
 from crlm_jax.runs.taught import Taught
 from crlm_jax.stats.patient_table import phantom_mark
 from crlm_jax.system.files import own_names
+from crlm_jax.system.text import listed
 
 PHANTOM = "phantom"
 _NAMED = 40  # patients that a message names
@@ -246,5 +247,4 @@ def _patients(names: Sequence[str]) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return listed(names, _NAMED)

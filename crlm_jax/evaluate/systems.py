@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import jax
 
@@ -85,20 +86,21 @@ class Options:
     register: bool = False
 
 
-def check_run(run: Path) -> list[Config]:
-    """Returns the configuration of a run that can be evaluated, or of all members of an ensemble.
+def check_run(run: Path) -> list[tuple[Config, RunFolder]]:
+    """Returns a run that can be evaluated, or all members of an ensemble, with configurations.
 
     Raises:
       ConfigError: the folder holds no run, or an evaluation, or runs that cannot be averaged.
       FileNotFoundError: a run has no checkpoint.
     """
-    members = find_members([run])
-    for member in map(RunFolder, members):
+    paths = find_members([run])
+    members = [RunFolder(path) for path in paths]
+    for member in members:
         if not member.checkpoints.is_dir():
             raise FileNotFoundError(
                 f"{member.checkpoints}: no complete checkpoint; train the run first"
             )
-    return check_alike(members)
+    return list(zip(check_alike(paths), members, strict=True))
 
 
 def of_run(
@@ -117,7 +119,8 @@ def of_run(
       UserError: the run cannot be evaluated on the cohort.
     """
     options = options or Options()
-    every = check_run(run)
+    members = check_run(run)
+    every = [config for config, _ in members]
     trained = every[0]
     conditions, notes = choose_conditions(cohort, wish.conditions, trained, run)
     taught = read_taught(run)
@@ -126,7 +129,6 @@ def of_run(
     notes += of_patients + _unlike(conditions, trained.data.conditions)
     slices = slice_cache.prepare(cases, config.data)
     notes += check_images(cohort, slices, wish, taught)
-    members = list(zip(every, map(RunFolder, find_members([run])), strict=True))
 
     def measure(into: RunFolder) -> tuple[list[CaseResult], Card]:
         return _measure(config, slices, members, into)
@@ -269,8 +271,8 @@ def _unlike(conditions: Sequence[str], trained: Sequence[str]) -> list[str]:
 
 
 def _record(
-    of: str, source: object, name: str, about: str, cohort: TestCohort, wish: Wish,
-    notes: Sequence[str],
+    of: Literal["run", "masks"], source: object, name: str, about: str, cohort: TestCohort,
+    wish: Wish, notes: Sequence[str],
 ) -> Evaluation:  # fmt: skip
     notes = list(notes)
     if cohort.phantom and cohort.name != PHANTOM:
@@ -279,7 +281,7 @@ def _record(
             "here holds for patients."
         )
     return Evaluation(
-        of="run" if of == "run" else "masks",
+        of=of,
         source=str(source),
         title=f"{name} on {'/'.join(Path(cohort.name).parts[-2:])}",
         about=about,

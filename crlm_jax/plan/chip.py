@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from crlm_jax.plan.hlo import Program
 
@@ -16,21 +17,10 @@ class Chip(ABC):
     hbm_bytes: int
     peak_flops: float  # bfloat16, 1/s
     hbm_bandwidth: float  # bytes/s
+    link_bandwidth: float  # bytes/s to other chips, both directions of all ports together
+    clock: float  # Hz
 
-    @property
-    @abstractmethod
-    def platform(self) -> str:
-        """JAX's name for the kind of device."""
-
-    @property
-    @abstractmethod
-    def clock(self) -> float:
-        """Cycles a second, Hz."""
-
-    @property
-    @abstractmethod
-    def link_bandwidth(self) -> float:
-        """Bytes/s to other chips, both directions of all ports together."""
+    platform: ClassVar[str]  # JAX's name for the kind of device
 
     @abstractmethod
     def compute_seconds(self, program: Program) -> float:

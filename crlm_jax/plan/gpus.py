@@ -5,6 +5,7 @@ Peaks (dense, without sparsity), memory and NVLink are those of NVIDIA's data sh
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from crlm_jax.errors import UserError
 from crlm_jax.plan.chip import GIB, Chip
@@ -18,32 +19,20 @@ MOST = 8  # GPUs that NVLink joins in a host
 
 @dataclass(frozen=True)
 class Gpu(Chip):
-    """One kind of GPU. Its tensor cores take bfloat16 and TF32, its other units float32."""
+    """One kind of GPU. Its tensor cores take bfloat16 and TF32, its other units float32.
+
+    `link_bandwidth` is that of NVLink, or of PCIe where a card has none; `clock` is at boost.
+    """
 
     tf32_flops: float  # 1/s; float32 at JAX's default precision
     float32_flops: float  # 1/s; float32 at the precision "highest"
-    nvlink_bandwidth: float  # bytes/s, both directions; of PCIe where a card has no NVLink
     capability: tuple[int, int]
     multiprocessors: int
     units: int  # for float32, of a multiprocessor
-    boost: float  # Hz
     l2_bytes: int
     shared_bytes: int  # of a multiprocessor
 
-    @property
-    def platform(self) -> str:
-        """JAX's name for the kind of device."""
-        return "gpu"
-
-    @property
-    def clock(self) -> float:
-        """Cycles a second at boost, Hz."""
-        return self.boost
-
-    @property
-    def link_bandwidth(self) -> float:
-        """Bytes/s to other GPUs of a host, both directions together."""
-        return self.nvlink_bandwidth
+    platform: ClassVar[str] = "gpu"
 
     def peak(self, precision: str) -> float:
         """FLOP/s of products in "bfloat16", "tf32" or "float32"."""
@@ -63,7 +52,7 @@ class Gpu(Chip):
 
     def send_bandwidth(self, shape: tuple[int, ...]) -> float:
         """Bytes/s that a GPU sends to the others of its host."""
-        return self.nvlink_bandwidth / 2
+        return self.link_bandwidth / 2
 
     def latency(self, shape: tuple[int, ...]) -> float:
         """Seconds of an exchange without length, one way; none if the GPU is alone."""
@@ -102,13 +91,13 @@ class Gpu(Chip):
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("a100", 80 * GIB, 312e12, 2039e9, 156e12, 19.5e12, 600e9, (8, 0), 108, 64, 1.41e9,
+        Gpu("a100", 80 * GIB, 312e12, 2039e9, 600e9, 1.41e9, 156e12, 19.5e12, (8, 0), 108, 64,
             40 * 2**20, 164 * 1024),
-        Gpu("h100", 80 * GIB, 989e12, 3350e9, 495e12, 67e12, 900e9, (9, 0), 132, 128, 1.98e9,
+        Gpu("h100", 80 * GIB, 989e12, 3350e9, 900e9, 1.98e9, 495e12, 67e12, (9, 0), 132, 128,
             50 * 2**20, 228 * 1024),
-        Gpu("h200", 141 * 10**9, 989e12, 4800e9, 495e12, 67e12, 900e9, (9, 0), 132, 128, 1.98e9,
+        Gpu("h200", 141 * 10**9, 989e12, 4800e9, 900e9, 1.98e9, 495e12, 67e12, (9, 0), 132, 128,
             50 * 2**20, 228 * 1024),
-        Gpu("l4", 24 * GIB, 121e12, 300e9, 60e12, 30.3e12, 64e9, (8, 9), 58, 128, 2.04e9,
+        Gpu("l4", 24 * GIB, 121e12, 300e9, 64e9, 2.04e9, 60e12, 30.3e12, (8, 9), 58, 128,
             48 * 2**20, 100 * 1024),
     )
 }  # fmt: skip

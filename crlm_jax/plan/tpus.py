@@ -6,6 +6,7 @@ Peaks, memory and interconnect are Google's (https://cloud.google.com/tpu/docs/v
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from crlm_jax.errors import UserError
 from crlm_jax.plan.chip import GIB, Chip
@@ -26,26 +27,12 @@ _CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 class Tpu(Chip):
     """One kind of TPU; all figures are of a whole chip, with all its cores."""
 
-    ici_bandwidth: float  # bytes/s, both directions of all ports together
     ici_ports: int
     axes: int  # of the slices: 2 or 3
     wraps: int  # an axis closes to a ring where its length is a multiple of this
     options: dict[str, str] = field(default_factory=dict)  # of the compiler's topology
 
-    @property
-    def platform(self) -> str:
-        """JAX's name for the kind of device."""
-        return "tpu"
-
-    @property
-    def clock(self) -> float:
-        """Cycles a second, Hz."""
-        return _CLOCKS[self.name]
-
-    @property
-    def link_bandwidth(self) -> float:
-        """Bytes/s to other chips, both directions of all ports together."""
-        return self.ici_bandwidth
+    platform: ClassVar[str] = "tpu"
 
     def compute_seconds(self, program: Program) -> float:
         """Returns the time of the cycles that the TPU compiler estimates."""
@@ -58,7 +45,7 @@ class Tpu(Chip):
     def send_bandwidth(self, shape: tuple[int, ...]) -> float:
         """Bytes/s that a chip of a slice sends: a ring takes two of its ports, a line one."""
         ports = sum(2 if self.closes(n) else 1 for n in shape if n > 1)
-        return ports * self.ici_bandwidth / self.ici_ports / 2
+        return ports * self.link_bandwidth / self.ici_ports / 2
 
     def latency(self, shape: tuple[int, ...]) -> float:
         """Seconds from a chip to the farthest one of a slice."""
@@ -74,12 +61,12 @@ TPUS = {
     for chip in (
         # Without megacore the compiler would plan each of the two cores separately.
         Tpu(
-            "v4", 32 * GIB, 275e12, 1200e9, 600e9, 6, axes=3, wraps=4,
+            "v4", 32 * GIB, 275e12, 1200e9, 600e9, _CLOCKS["v4"], 6, axes=3, wraps=4,
             options={"chip_config_name": "megacore"},
         ),
-        Tpu("v5e", 16 * GIB, 197e12, 819e9, 400e9, 4, axes=2, wraps=16),
-        Tpu("v5p", 95 * GIB, 459e12, 2765e9, 1200e9, 6, axes=3, wraps=4),
-        Tpu("v6e", 32 * GIB, 918e12, 1638e9, 800e9, 4, axes=2, wraps=16),
+        Tpu("v5e", 16 * GIB, 197e12, 819e9, 400e9, _CLOCKS["v5e"], 4, axes=2, wraps=16),
+        Tpu("v5p", 95 * GIB, 459e12, 2765e9, 1200e9, _CLOCKS["v5p"], 6, axes=3, wraps=4),
+        Tpu("v6e", 32 * GIB, 918e12, 1638e9, 800e9, _CLOCKS["v6e"], 4, axes=2, wraps=16),
     )
 }  # fmt: skip
 EXAMPLES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:4x4"}

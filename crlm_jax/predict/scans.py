@@ -26,6 +26,7 @@ from crlm_jax.imaging.dicom.listing import HOW_TO_CHOOSE
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.predict.beside import find_masks
 from crlm_jax.system.files import own_names
+from crlm_jax.system.text import listed
 
 _PICTURES = (".jpg", ".jpeg", ".bmp")
 _NAMED = 20  # files that a line names
@@ -191,8 +192,7 @@ def _of_one_folder(
         best = images.index(every) if every in images else 0
         whole[uid] = list(parents.values())[best]
         if images and images[best] != every:
-            more = f" and {len(names) - 8} more" * (len(names) > 8)
-            split.append(f"{uid} in {', '.join(names[:8])}{more}")
+            split.append(f"{uid} in {listed(names, 8)}")
         copies += [name for index, name in enumerate(names) if index != best]
     if split:
         raise VolumeError(

@@ -221,7 +221,14 @@ def _goes_on(begun: Config, config: Config, folder: RunFolder) -> bool:
             "--workdir, and to begin there with these weights, --config.train.init="
             f"{folder.path}"
         )
-    slices = json.loads(folder.data.read_bytes())["train"]["slices"]
+    try:
+        slices = int(json.loads(folder.data.read_bytes())["train"]["slices"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WorkdirError(
+            f"{folder.data}: cannot be read ({reason}), and a longer training needs it; restore "
+            "the file from a copy, or give another --workdir"
+        ) from error
     return length.total_steps(config, slices) >= length.total_steps(begun, slices)
 
 

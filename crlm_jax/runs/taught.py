@@ -10,6 +10,7 @@ from crlm_jax.runs.finished import names_are_withheld, read_splits
 from crlm_jax.runs.folder import RunFolder, read_begun
 from crlm_jax.runs.members import find_members
 from crlm_jax.system.files import locate
+from crlm_jax.system.text import listed
 
 _NAMED = 40  # patients that a message names
 
@@ -96,9 +97,8 @@ def doubts_of_test(source: Path, test: Mapping[str, Any]) -> list[str]:
     names = sorted(taught.training & set(test["patients"]))
     if not names:
         return list(taught.doubts)
-    shown = ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
     return [
         *taught.doubts,
         f"{source} has learned from patients with the names of {len(names)} that are tested here "
-        f"({shown}); if they are the same people, the results on them are too good",
+        f"({listed(names, _NAMED)}); if they are the same people, the results on them are too good",
     ]

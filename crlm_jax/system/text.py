@@ -1,8 +1,14 @@
-"""Tables as text: CSV and Markdown."""
+"""Tables and lists as text."""
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Returns names joined by commas; of more than `most`, the first and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def to_csv(rows: Iterable[Iterable[object]]) -> str:

@@ -1,5 +1,6 @@
 """One experiment: prepare the data, train, measure, report."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from crlm_jax.training.card import (
 from crlm_jax.training.loop import Experiment, find_init, fit
 from crlm_jax.training.measuring import conclude, measure_best
 from crlm_jax.training.refit import lengths, read_refit
-from crlm_jax.training.threshold import check_validation, describe_threshold, settle_threshold
+from crlm_jax.training.threshold import describe_threshold, settle_threshold
 
 
 def prepare(config: Config) -> Slices:
@@ -140,15 +141,11 @@ def _run(
     init = find_init(config) if config.train.init else None
     networks, state = create_state(config, mesh)
     prepared = prepare(config)
-    check_validation(config, prepared)
     data = describe_data(prepared)
+    if refit is None:
+        _check_validation(config, data)
     if refit is not None:
         refit.check_patients(data)
-    if config.train.patience and not refit and not data["validation"]["tumour_slices"]:
-        raise ConfigError(
-            f"train.patience = {config.train.patience}: no validation patient has a tumour slice "
-            "to improve on; set data.validation_fraction higher, or train.patience to 0"
-        )
     doubts = doubts_of_test(init.path, data["test"]) if init else []
     check_records(folder, data, prepared.digest)
     if parallel.is_main() and (aside := set_aside(folder)):
@@ -183,6 +180,26 @@ def _run(
     show_results(summary)
     console.print(f"report: {folder.report}")
     return summary
+
+
+def _check_validation(config: Config, data: Mapping[str, Mapping[str, Any]]) -> None:
+    """Checks, before the training, that what is decided on validation patients can be.
+
+    Raises:
+      ConfigError: no validation patient has tumour.
+    """
+    wanted = (
+        ("train.patience", config.train.patience, "when to end", 0),
+        ("evaluation.choose_threshold", config.evaluation.choose_threshold,
+         "which threshold is best", False),
+    )  # fmt: skip
+    for name, value, what, without in wanted:
+        if value and not data["validation"]["tumour_slices"]:
+            raise ConfigError(
+                f"{name} = {value}: no validation patient has tumour, so nothing says {what}; give "
+                "some by data.validation_fraction or the cohort's column split, or set "
+                f"--config.{name}={str(without).lower()}"
+            )
 
 
 def describe_data(prepared: Slices) -> dict[str, dict[str, Any]]:

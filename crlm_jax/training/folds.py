@@ -23,6 +23,7 @@ from crlm_jax.runs.taught import read_taught
 from crlm_jax.system import parallel
 from crlm_jax.system.console import console
 from crlm_jax.system.files import locate
+from crlm_jax.system.text import listed
 from crlm_jax.training import experiment
 from crlm_jax.training.card import show_results
 from crlm_jax.training.loop import find_init
@@ -179,5 +180,4 @@ def _without_tumour(cases: Sequence[Case], with_tumour: set[str]) -> list[tuple[
 
 
 def _named(patients: Sequence[str]) -> str:
-    more = f" and {len(patients) - _NAMED} more" if len(patients) > _NAMED else ""
-    return ", ".join(patients[:_NAMED]) + more
+    return listed(patients, _NAMED)

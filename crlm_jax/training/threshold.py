@@ -2,7 +2,7 @@
 
 from jax.sharding import Mesh
 
-from crlm_jax.config.schema import Config, ConfigError
+from crlm_jax.config.schema import Config
 from crlm_jax.data.slices import Slices
 from crlm_jax.measures.threshold import choose_threshold
 from crlm_jax.method.segment import load_best
@@ -11,22 +11,6 @@ from crlm_jax.runs.results import Card
 from crlm_jax.runs.threshold import ChosenThreshold, read_threshold, write_threshold
 from crlm_jax.system import parallel
 from crlm_jax.training.refit import Refit
-
-
-def check_validation(config: Config, slices: Slices) -> None:
-    """Checks, before the training, that somebody is there to choose a threshold on.
-
-    Raises:
-      ConfigError: no validation patient has tumour, and the run is no refit.
-    """
-    if not config.evaluation.choose_threshold or config.train.refit:
-        return
-    if not slices.index("validation")["tumour"].any():
-        raise ConfigError(
-            "evaluation.choose_threshold = True: no validation patient has tumour, so nothing says "
-            "which threshold is best; give some by data.validation_fraction or the cohort's column "
-            "split, or set --config.evaluation.choose_threshold=false"
-        )
 
 
 def settle_threshold(

@@ -75,6 +75,19 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         open_workdir(other, folder)
 
 
+@pytest.mark.parametrize("content", [None, "", "[]", '{"train": {}}', '{"train": {"slices": "x"}}'])
+def test_a_longer_run_whose_data_json_is_damaged_is_one_error(tmp_path, content):
+    folder, longer = RunFolder(tmp_path), Config()
+    folder.config.write_text(to_json(Config()))
+    if content is not None:
+        folder.data.write_text(content)
+    longer.train.epochs += 1
+    with pytest.raises(WorkdirError, match=r"data\.json: cannot be read \(.*restore the file"):
+        open_workdir(longer, folder)
+    folder.data.write_text('{"train": {"slices": 32}}')
+    assert not open_workdir(longer, folder)
+
+
 def test_a_finished_run_is_read_back(run):
     found = read_finished(run)
     assert (found.name, read_run(run)) == ("half", found.config)

@@ -33,6 +33,7 @@ COMMANDS = {
     "report": Command("report.command", "write the report of a run, or compare several"),
     "evaluate": Command("evaluate.command", "measure a run on another cohort, or any masks"),
     "predict": Command("predict.command", "segment scans with a trained run"),
+    "serve": Command("serve.command", "segment what a PACS sends, and send it back (DICOM)"),
     "explain": Command("explain.command", "map where a trained segmenter looks"),
     "recist": Command("recist.command", "compare two masks by RECIST 1.1"),
     "export": Command("export.command", "write a segmenter as StableHLO and ONNX"),

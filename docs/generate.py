@@ -28,6 +28,7 @@ WIDTH = "88"  # characters of a usage text
 COMMANDS: dict[str, tuple[str, ...]] = {
     "main": (),
     "predict": (),
+    "serve": (),
     "evaluate": (),
     "report": (),
     "explain": (),

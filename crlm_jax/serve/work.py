@@ -1,0 +1,67 @@
+"""What the node does with a complete series: the segmenter's answer, as DICOM objects to send."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from crlm_jax.errors import UserError
+from crlm_jax.predict.outputs import Job
+from crlm_jax.predict.scans import Scan
+from crlm_jax.predict.segmenter import ScanSegmenter
+from crlm_jax.predict.stream import predict_scans
+from crlm_jax.serve.rules import Rule
+
+
+class AnswerError(UserError):
+    """A series that cannot be segmented; the message says why, and what to do."""
+
+
+class Answer(Protocol):
+    """Segments the series in a folder and writes DICOM objects into another; says what it found.
+
+    Raises:
+      AnswerError: the series cannot be segmented.
+    """
+
+    def __call__(
+        self, images: Path, series: str, rule: Rule, out: Path, *, warn: Callable[[str], None]
+    ) -> str: ...
+
+
+def answer_with(segmenter: ScanSegmenter) -> Answer:
+    """Returns the answer of a trained segmenter: as `predict` gives it for the folder."""
+    clocked = _Clocked(segmenter)
+
+    def answer(
+        images: Path, series: str, rule: Rule, out: Path, *, warn: Callable[[str], None]
+    ) -> str:
+        start, clocked.seconds = time.perf_counter(), 0.0
+        scan = Scan(images, "series", "", rule.condition, series, rule.b_value)
+        job = Job(scan, out / "seg.dcm")
+        lesions, failed = predict_scans(cast(ScanSegmenter, clocked), [job], warn=warn)
+        if failed:
+            raise AnswerError(failed[0][1])
+        whole = time.perf_counter() - start
+        return f"{len(lesions)} lesion(s), {whole:.2f} s, network {clocked.seconds:.2f} s"
+
+    return answer
+
+
+class _Clocked:
+    """A segmenter that adds up the seconds of its network."""
+
+    def __init__(self, segmenter: ScanSegmenter):
+        self._segmenter, self.seconds = segmenter, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._segmenter, name)
+
+    def probability(self, slices: np.ndarray, *progress: Callable[[int], object]) -> np.ndarray:
+        start = time.perf_counter()
+        try:
+            return self._segmenter.probability(slices, *progress)
+        finally:
+            self.seconds += time.perf_counter() - start

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from crlm_jax import __version__, imaging
+from crlm_jax import imaging
 from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
@@ -170,8 +170,7 @@ def _write_mask(
         voxels = prediction.mask if job.one_segment else prediction.labels
         segmentation.write_segmentation(
             job.mask, volume.geometry.from_axial(voxels), volume.series,
-            algorithm=segmenter.algorithm, version=__version__,
-            fingerprint=segmenter.fingerprint,
+            algorithm=segmenter.made_by(one_segment=job.one_segment),
         )  # fmt: skip
         return
     high = np.uint8(255 if job.mask.suffix == ".png" else 1)  # 1 would look black in a picture

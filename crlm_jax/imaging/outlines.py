@@ -8,9 +8,13 @@ that joins the polygons of a slice and to one that takes a polygon within anothe
 """
 
 import itertools
+from typing import cast
 
 import contourpy
 import numpy as np
+
+# Of each part its lines, one after the other (N, 2), and where each begins.
+_Filled = tuple[list[np.ndarray], list[np.ndarray]]
 
 
 def trace_outlines(mask: np.ndarray) -> list[np.ndarray]:
@@ -28,7 +32,7 @@ def trace_outlines(mask: np.ndarray) -> list[np.ndarray]:
     generator = contourpy.contour_generator(
         z=np.pad(box, 1).astype(float), name="serial", fill_type="OuterOffset"
     )
-    parts, offsets = generator.filled(0.5, 2.0)
+    parts, offsets = cast(_Filled, generator.filled(0.5, 2.0))
     outlines = []
     for points, ends in zip(parts, offsets, strict=True):
         # contourpy repeats the first corner of each line.

@@ -205,7 +205,7 @@ def _trace(region: Region, series: Series) -> Iterator[Dataset]:
             contour.ContourGeometricType = "CLOSED_PLANAR"
             contour.NumberOfContourPoints = len(outline)
             contour.ContourNumber = count
-            contour.ContourData = _to_mm(outline + (column, row), header)
+            contour.ContourData = _to_mm(outline + np.array([column, row]), header)
             yield contour
 
 

@@ -31,7 +31,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m crlm_jax.serve",
         description="A DICOM node: takes series by C-STORE, segments them with a trained run, and "
-        "sends DICOM-SEG to an archive. Not a medical device.",
+        "sends DICOM-SEG and a structured report to an archive. Not a medical device.",
     )
     add = parser.add_argument
     add("--run", nargs="+", action="extend", required=True,
@@ -59,6 +59,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
     add("--threshold", type=float, help="probability of tumour (default: that of the run)")
     add("--min-lesion-mm3", type=float, default=0.0, metavar="V", help="drop smaller lesions")
+    add("--no-sr", action="store_true", help="send the DICOM-SEG alone, without a report")
     add("--device", help="cpu, gpu, tpu or one of several, such as gpu:1 (default: JAX's first)")
     add("--engine", choices=get_args(Asked), default="auto", help="what computes the network")
     return parser
@@ -136,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if args.host not in _LOOPBACK and not inward:
             print_stderr("warning: images of patients come unencrypted; give --tls-cert")
-        node.run(answer_with(segmenter), threading.Event().wait)
+        node.run(answer_with(segmenter, report=not args.no_sr), threading.Event().wait)
     finally:
         node.close()
     return 0

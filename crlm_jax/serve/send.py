@@ -84,9 +84,11 @@ def send(files: Sequence[Path], archive: Archive, title: str) -> None:
         for each in objects:
             try:
                 status = association.send_c_store(each).get("Status")
-            except (ValueError, RuntimeError) as error:
+            except ValueError as error:  # no presentation context
                 what = each.SOPClassUID.name
-                raise NotSent(f"{archive} takes no {what}, or broke off") from error
+                raise NotSent(f"{archive} takes no {what}; let it, or see --no-sr") from error
+            except RuntimeError as error:
+                raise NotSent(f"{archive} broke off") from error
             if status is None:
                 raise NotSent(f"{archive} gave no answer")
             # Bxxx: the object is there, with a remark.

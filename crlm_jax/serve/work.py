@@ -31,8 +31,11 @@ class Answer(Protocol):
     ) -> str: ...
 
 
-def answer_with(segmenter: ScanSegmenter) -> Answer:
-    """Returns the answer of a trained segmenter: as `predict` gives it for the folder."""
+def answer_with(segmenter: ScanSegmenter, *, report: bool = True) -> Answer:
+    """Returns the answer of a trained segmenter: what `predict` writes for the folder.
+
+    That is a DICOM-SEG, and with `report` a structured report, which refers to it.
+    """
     clocked = _Clocked(segmenter)
 
     def answer(
@@ -40,7 +43,8 @@ def answer_with(segmenter: ScanSegmenter) -> Answer:
     ) -> str:
         start, clocked.seconds = time.perf_counter(), 0.0
         scan = Scan(images, "series", "", rule.condition, series, rule.b_value)
-        job = Job(scan, out / "seg.dcm")
+        # The archive gets them in the order of their names.
+        job = Job(scan, out / "1_seg.dcm", report=out / "2_sr.dcm" if report else None)
         lesions, failed = predict_scans(cast(ScanSegmenter, clocked), [job], warn=warn)
         if failed:
             raise AnswerError(failed[0][1])

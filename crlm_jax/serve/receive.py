@@ -49,7 +49,7 @@ _VERIFICATION = "1.2.840.10008.1.1"
 _PDU = 256 << 10  # bytes of a PDU that the node asks for
 _LONGEST = 1 << 20  # bytes of a PDU that is still read, and of a command
 _SILENCE = 300  # seconds without a word, after which an association is released
-_HANDSHAKE = 20  # seconds for TLS and the request of an association
+_HANDSHAKE = 10  # seconds for TLS and the request of an association
 _EVERY = 10.0  # seconds between two lines about refused connections
 
 
@@ -202,7 +202,9 @@ class _Server(ThreadedAssociationServer):
     """pynetdicom's server, which silent peers cannot hold up, however many they are."""
 
     daemon_threads = True
+    request_queue_size = 64  # connections that wait to be accepted
     _refused, _last = 0, 0.0
+    _starting, _counting = 0, threading.Lock()  # connections whose association is not begun
 
     def shutdown(self) -> None:
         socketserver.BaseServer.shutdown(self)
@@ -220,8 +222,10 @@ class _Server(ThreadedAssociationServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is a thread for one more connection, be it to refuse an association."""
-        if len(self.active_associations) < 4 * self.ae.maximum_associations:
-            return True
+        with self._counting:
+            if self._starting + len(self.active_associations) < 4 * self.ae.maximum_associations:
+                self._starting += 1
+                return True
         self._refused += 1
         if time.monotonic() - self._last > _EVERY:
             say(f"refused: {self._refused} connection(s), since too many are open")
@@ -229,9 +233,13 @@ class _Server(ThreadedAssociationServer):
         return False
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        if self.ssl_context:
-            request.do_handshake()
-        super().finish_request(request, client_address)
+        try:
+            if self.ssl_context:
+                request.do_handshake()
+            super().finish_request(request, client_address)  # starts the association's thread
+        finally:
+            with self._counting:
+                self._starting -= 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         say(f"refused: a connection from {client_address[0]}, which failed before it began")

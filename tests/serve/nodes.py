@@ -1,6 +1,6 @@
 """Nodes, archives and senders for tests, all on loopback; run as a program, a node to be killed.
 
-    python -m tests.serve.nodes SPOOL PORT ARCHIVE QUIET
+python -m tests.serve.nodes SPOOL PORT ARCHIVE QUIET
 """
 
 import contextlib
@@ -92,7 +92,7 @@ def running(
 
 def associate(port: int, title: str = "PACS", called: str = "CRLM", **options):
     entity = pynetdicom.AE(title)
-    entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = 20
+    entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = 3
     for uid in (CT, MR, ECHO):
         entity.add_requested_context(uid)
     return entity.associate("127.0.0.1", port, ae_title=called, **options)
@@ -110,7 +110,8 @@ def send(port: int, files: Sequence[Path | pydicom.Dataset], *, release: bool = 
         except RuntimeError:  # the association was lost
             found.append(-1)
             break
-    association.release() if release else association.abort()
+    if association.is_established:
+        association.release() if release else association.abort()
     return found
 
 
@@ -122,7 +123,7 @@ def wait(true: Callable[[], object], seconds: float = PATIENCE) -> None:
 
 
 def main(spool: str, port: str, archive: str, quiet: str) -> None:
-    limits = Limits(quiet=float(quiet), interrupted=2 * float(quiet), room=0)
+    limits = Limits(quiet=float(quiet), interrupted=20 * float(quiet), room=0)
     node = Node(Spool(Path(spool), limits), Listening("CRLM", port=int(port)),
                 Archive("ARCHIVE", "127.0.0.1", int(archive)), [Rule("ct")])  # fmt: skip
     node.run(answer_with(threshold()), threading.Event().wait)

@@ -89,6 +89,7 @@ class Receiver:
     def __init__(self, listening: Listening, spool: Spool, modalities: Collection[str]):
         self._listening, self._spool, self._modalities = listening, spool, modalities
         self._peers: dict[Association, _Peer] = {}
+        self._told: set[str] = set()  # titles of peers that offered what is not taken
         self._lock = threading.Lock()
         entity = pynetdicom.AE(listening.title)
         entity.maximum_pdu_size = _PDU
@@ -150,8 +151,9 @@ class Receiver:
     def _on_begin(self, event: evt.Event) -> None:
         with self._lock:
             self._peers[event.assoc] = _Peer(self._spool.begin())
-        refused = event.assoc.rejected_contexts
-        if refused:
+        refused, title = event.assoc.rejected_contexts, event.assoc.requestor.ae_title
+        if refused and title not in self._told and len(self._told) < 100:  # said once a title
+            self._told.add(str(title)[:16])
             names = sorted({_name(context) for context in refused})
             more = f" and {len(names) - 3} more" * (len(names) > 3)
             say(f"not offered to {_who(event)}: {', '.join(names[:3])}{more}")

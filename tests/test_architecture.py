@@ -178,7 +178,16 @@ def test_a_circle_is_found(tmp_path):
         ("import crlm_jax.predict; crlm_jax.predict.load", ("tensorflow_datasets", "grain")),
         (
             "import crlm_jax.predict.command, crlm_jax.serve.command",
-            ("pynetdicom", "jax", "flax", "orbax", "matplotlib", "highdicom.seg", "tensorflow_datasets", "grain"),
+            (
+                "pynetdicom",
+                "jax",
+                "flax",
+                "orbax",
+                "matplotlib",
+                "highdicom.seg",
+                "tensorflow_datasets",
+                "grain",
+            ),
         ),
         ("import crlm_jax.method.step", ("orbax", "tensorflow_datasets", "SimpleITK")),
         ("import crlm_jax.__main__ as m; m.main([])", ("jax", "numpy")),

@@ -80,7 +80,7 @@ def _is_whole(image: pydicom.FileDataset, size: int) -> bool:
     """Whether the pixels are there, and as long as the header says."""
     if "PixelData" not in image:
         return False
-    pixels = image.get_item("PixelData")
+    pixels = image.get_item("PixelData", keep_deferred=True)
     if image.file_meta.TransferSyntaxUID.is_encapsulated:
         return True  # pydicom found the end of the last fragment
     length, start = getattr(pixels, "length", 0), getattr(pixels, "value_tell", 0)

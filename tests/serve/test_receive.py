@@ -17,12 +17,12 @@ from crlm_jax.serve.spool import Limits, Spool
 from tests.imaging.dicom import dicoms
 from tests.serve import nodes
 
-LARGEST = 20_000  # bytes of an object; a slice of the tests has 2 kB
+LARGEST = 20_000  # bytes of an object; a slice here has 9 kB, which the check does not read
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return dicoms.write_series(tmp_path_factory.mktemp("ct"), np.full((3, 32, 32), 924, np.int16))
+    return dicoms.write_series(tmp_path_factory.mktemp("ct"), np.full((3, 64, 64), 924, np.int16))
 
 
 @pytest.fixture

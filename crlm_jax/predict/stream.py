@@ -195,6 +195,7 @@ def _write_report(
         job.report, prediction.labels, prediction.lesions, volume.geometry, volume.series,
         algorithm=segmenter.made_by(one_segment=job.one_segment),
         segmented=job.mask.suffix == ".dcm" and not (job.contours or job.one_segment),
+        comments=segmenter.marks,
     )  # fmt: skip
 
 

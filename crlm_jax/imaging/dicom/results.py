@@ -122,6 +122,8 @@ def put_dates(
     for keyword in keywords:
         setattr(written, f"{keyword}Date", when.strftime("%Y%m%d"))
         setattr(written, f"{keyword}Time", when.strftime("%H%M%S"))
+    for item in written.get("ContributingEquipmentSequence") or ():  # highdicom names itself
+        item.ContributionDateTime = when.strftime("%Y%m%d%H%M%S")
 
 
 def plain(text: str) -> str:

@@ -65,10 +65,9 @@ def write_dicom_report(
     """
     scans = [baseline, *(scan for scan, _ in follow_ups)]
     prints = [_print(scan) for scan in scans]
-    pairing = "; ".join(f"paired {response.paired}" for _, response in follow_ups)
-    algorithm = Algorithm(
-        NAME, __version__, hashlib.sha256("".join(prints).encode()).hexdigest(), pairing
-    )
+    settings = [f"lesions SHA-256 {hashlib.sha256(''.join(prints).encode()).hexdigest()}"]
+    settings += [f"paired {response.paired}" for _, response in follow_ups]
+    algorithm = Algorithm(NAME, __version__, "", "; ".join(settings))
     reported = [_baseline(baseline, follow_ups[0][1], prints[0])]
     for number, (scan, response) in enumerate(follow_ups, start=1):
         reported.append(_follow_up(scan, response, prints, number))

@@ -195,7 +195,7 @@ def _encode(
         manufacturer=MANUFACTURER,
         manufacturer_model_name=algorithm.name[:LONG_STRING],
         software_versions=algorithm.version[:LONG_STRING],
-        device_serial_number=algorithm.fingerprint[:LONG_STRING],
+        device_serial_number=algorithm.fingerprint[:LONG_STRING] or None,
         series_description=f"{algorithm.name} measurements, no diagnosis"[:LONG_STRING],
         is_complete=True,
         coding_schemes=[_private_codes()] if len(scans) > 1 else None,
@@ -216,7 +216,7 @@ def _device(algorithm: Algorithm) -> "hd.sr.ObserverContext":
             name=algorithm.name,
             manufacturer_name=MANUFACTURER,
             model_name=f"{algorithm.name} {algorithm.version}",
-            serial_number=algorithm.fingerprint,
+            serial_number=algorithm.fingerprint or None,
         ),
     )
 

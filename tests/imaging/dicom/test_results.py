@@ -6,12 +6,14 @@ import datetime
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 
 from crlm_jax.imaging.dicom import results
 from crlm_jax.imaging.dicom.report import write_report
 from crlm_jax.imaging.dicom.rtstruct import write_rtstruct
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
-from crlm_jax.imaging.lesions import measure_lesions
+from crlm_jax.imaging.lesions import label_lesions, measure_lesions
+from crlm_jax.imaging.masks import read_lesions
 from crlm_jax.imaging.volumes import read_image
 from tests.imaging.dicom.dicoms import write_series
 from tests.imaging.dicom.results import ALGORITHM, check, lesions
@@ -26,11 +28,12 @@ def volume(tmp_path_factory):
     return read_image(folder)
 
 
-def write(folder, volume, **options):
+def write(folder, volume, mask=None, **options):
     """Writes one object of each kind; returns their content."""
     folder.mkdir()
     about = {"algorithm": ALGORITHM, "when": WHEN} | options
-    own, labels = lesions(), volume.geometry.to_axial(lesions())
+    own = lesions() if mask is None else mask
+    labels = volume.geometry.to_axial(own)
     write_segmentation(folder / "seg.dcm", own, volume.series, **about)
     write_rtstruct(folder / "rs.dcm", own, volume.series, **about)
     write_report(
@@ -58,6 +61,18 @@ def test_the_same_result_is_the_same_file(tmp_path, volume):
     assert uids(tmp_path / "now") == uids(tmp_path / "1")
     for name in first:
         check(tmp_path / "1" / name)
+
+
+def test_a_real_ct_with_its_real_mask(tmp_path, shared):
+    folder = shared / "data" / "dicom_seg"
+    volume = read_image(folder / "ct")
+    mask = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "liver_seg.nrrd"))) > 0
+    numbers, _ = label_lesions(mask)
+    for name in write(tmp_path / "out", volume, numbers):
+        check(tmp_path / "out" / name)
+    for name in ("seg", "rs"):
+        found = read_lesions(tmp_path / "out" / f"{name}.dcm", None, volume)
+        np.testing.assert_array_equal(volume.geometry.from_axial(found.lesions), numbers)
 
 
 def test_another_image_run_or_setting_is_another_result(volume):

@@ -16,6 +16,7 @@ from crlm_jax.errors import UserError
 from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.dicom.series import read_series
+from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.predict import command as predict_command
 from crlm_jax.predict import outputs, stream
@@ -110,13 +111,17 @@ def test_contours_and_a_report_of_every_series(tmp_path, run, capsys):
     assert pydicom.dcmread(tmp_path / "out" / "p2.dcm").Modality == "RTSTRUCT"
     report = hd.sr.srread(tmp_path / "out" / "p2_sr.dcm")
     assert report.content.get_volumetric_roi_measurement_groups() == []
-    assert run(*words) == 0  # the same once more, with a DICOM-SEG that the report refers to
+    assert run(*words) == 0  # once more, with a DICOM-SEG that the report refers to
     again = hd.sr.srread(tmp_path / "out" / "p2_sr.dcm")
-    assert again.SOPInstanceUID == report.SOPInstanceUID
+    assert again.SeriesInstanceUID == report.SeriesInstanceUID
+    assert again.SOPInstanceUID != report.SOPInstanceUID
     segmented = pydicom.dcmread(tmp_path / "out" / "p2.dcm")
     (group,) = again.content.get_volumetric_roi_measurement_groups()
     assert group.referenced_segment.referenced_sop_instance_uid == segmented.SOPInstanceUID
     assert "Musterfrau" not in "".join(capsys.readouterr())
+    scans = [Scan(tmp_path / "in" / f"p{number}", name) for number, name in ((1, "a"), (2, "a_sr"))]
+    with pytest.raises(VolumeError, match=r"a_sr\.dcm: --sr and --out would write the same file"):
+        outputs.plan_jobs(scans, outputs.Outputs(tmp_path / "out", report=tmp_path / "out"))
 
 
 def test_dicom_to_nifti_lies_on_the_series(tmp_path, run):

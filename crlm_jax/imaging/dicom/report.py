@@ -99,6 +99,8 @@ def write_report(
     )  # fmt: skip
     others = [_segmentation(series, algorithm)] if segmented and reported else []
     uids = series_uid(series, algorithm, "SR"), instance_uid(series, algorithm, "SR")
+    if not segmented:  # another content: it does not refer to segments
+        uids = uids[0], derive_from(series, algorithm, "instance", "SR", "of images")
     _write(path, [scan], algorithm, uids, others, when)
 
 

@@ -22,6 +22,8 @@ import SimpleITK as sitk
 
 from crlm_jax.data.phantom import make_phantom
 from crlm_jax.export import bundle
+from crlm_jax.imaging.dicom.results import Algorithm
+from crlm_jax.imaging.dicom.rtstruct import write_rtstruct
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.imaging.volumes import write_image
@@ -75,8 +77,9 @@ for ending in (".nii", ".nii.gz", ".nrrd", ".mha"):
     attempt(path.name, lambda: exported.write(sitk.GetImageFromArray(noise), path))
 attempt("slice.png", lambda: write_image(sitk.GetImageFromArray(noise[0]), out / "slice.png"))
 whole = np.ones((6, 12, 16), bool)
-about = {"algorithm": "a", "version": "1", "fingerprint": "f"}
+about = {"algorithm": Algorithm("a", "1", "f")}
 attempt("seg.dcm", lambda: write_segmentation(out / "seg.dcm", whole, series, **about))
+attempt("rs.dcm", lambda: write_rtstruct(out / "rs.dcm", whole, series, **about))
 attempt("text", lambda: write_whole(out / "text", "x" * 10_000))
 attempt("phantom", lambda: make_phantom(out / "phantom", patients=1, conditions=["ct"], workers=1))
 sys.stdout.write(json.dumps(said))
@@ -93,6 +96,6 @@ def test_no_writer_leaves_a_truncated_file(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert len(said) == 16 + 20
+    assert len(said) == 16 + 21
     assert "written" not in said.values(), said
     assert list(out.iterdir()) == []

@@ -83,15 +83,19 @@ class Geometry:
 
         A 2D image has no position in a patient: x and y lie in its own plane, and z is the slice.
         """
+        own = self.to_own(places)[:, ::-1]  # (i, j, k)
+        if len(self.size) == 2:
+            return own * (*self.spacing, 1.0) + (*self.origin, 0.0)
+        return own * self.spacing @ np.reshape(self.direction, (3, 3)).T + self.origin
+
+    def to_own(self, places: np.ndarray) -> np.ndarray:
+        """Maps points (N, 3), indices (z, y, x) into the axial slices, to the file's own order."""
         axes, flips = self.turn
         own = np.array(places, float)
         size = (1, *self.size[::-1])[-3:]
         for axis in flips:
             own[:, axis] = size[axes[axis]] - 1 - own[:, axis]
-        own = own[:, np.argsort(axes)][:, ::-1]  # (i, j, k)
-        if len(self.size) == 2:
-            return own * (*self.spacing, 1.0) + (*self.origin, 0.0)
-        return own * self.spacing @ np.reshape(self.direction, (3, 3)).T + self.origin
+        return own[:, np.argsort(axes)]
 
     def shows(self, points: np.ndarray) -> np.ndarray:
         """Returns which points (N, 3) in mm (L, P, S) lie in a 3D image, with half a voxel around.

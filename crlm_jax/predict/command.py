@@ -7,7 +7,7 @@ python -m crlm_jax.predict --run runs/ct --image cohort.csv --out 'masks/{name}.
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from crlm_jax import predict
@@ -57,13 +57,7 @@ def _make_parser() -> argparse.ArgumentParser:
         required=True,
         help="NIfTI, NRRD, MHA, PNG, a DICOM folder or file, a folder of many, or a cohort.csv",
     )
-    add(
-        "--out",
-        type=local_path,
-        required=True,
-        help="mask: .nii.gz, .nii, .nrrd, .mha, .png or .dcm (DICOM-SEG); for many scans a folder "
-        "or a path with {name}",
-    )
+    _add_out(add)
     add_scan_arguments(parser, "scans")
     add("--probability", type=local_path, metavar="FILE", help="also write the probability map")
     add(
@@ -85,7 +79,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--one-segment",
         action="store_true",
-        help="in a DICOM-SEG: one segment for all lesions, instead of one for each",
+        help="in a DICOM-SEG or RTSTRUCT: one segment for all lesions, instead of one for each",
     )
     add("--device", help="cpu, gpu, tpu or one of several, such as gpu:1 (default: JAX's first)")
     add(
@@ -96,6 +90,29 @@ def _make_parser() -> argparse.ArgumentParser:
         "it, where it is installed; otherwise XLA)",
     )
     return parser
+
+
+def _add_out(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--out",
+        type=local_path,
+        required=True,
+        help="mask: .nii.gz, .nii, .nrrd, .mha, .png or .dcm (DICOM-SEG); for many scans a folder "
+        "or a path with {name}",
+    )
+    add(
+        "--as",
+        dest="kind",
+        choices=("seg", "rtstruct"),
+        default="seg",
+        help="what a mask in DICOM is: DICOM-SEG, or the contours of an RTSTRUCT (default: seg)",
+    )
+    add(
+        "--sr",
+        type=local_path,
+        metavar="FILE",
+        help="of DICOM series: also write the lesions' measurements as a structured report (.dcm)",
+    )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -117,8 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.condition:
         scans = [dataclasses.replace(scan, condition=args.condition) for scan in scans]
     outputs = Outputs(
-        args.out, args.probability, args.overlay, args.lesions, args.one_segment, args.uncertainty
-    )
+        args.out, args.probability, args.overlay, args.lesions, args.one_segment, args.uncertainty,
+        args.sr, args.kind == "rtstruct",
+    )  # fmt: skip
     jobs = plan_jobs(scans, outputs)
     segmenter = load(
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,

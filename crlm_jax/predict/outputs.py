@@ -1,6 +1,7 @@
 """Where the results of every scan go, and the list of lesions."""
 
 import dataclasses
+import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from crlm_jax.system.text import to_csv
 
 _MAPS = (".nii.gz", ".nii", ".nrrd", ".mha")  # formats of a probability map
 _MASKS = (*_MAPS, ".png", ".dcm")
+_SR = "_sr.dcm"  # of a report in a folder, where a mask may be NAME.dcm
 # The format of a mask whose scan has a format that is read but not written.
 _WRITTEN_AS = {"": ".dcm", ".mhd": ".mha", ".jpg": ".png", ".jpeg": ".png", ".bmp": ".png"}
 
@@ -28,6 +30,8 @@ class Outputs:
     lesions: Path | None = None  # None: beside the masks
     one_segment: bool = False  # in a DICOM-SEG: all lesions together
     uncertainty: Path | None = None  # a file, or a folder
+    report: Path | None = None  # a file, or a folder
+    contours: bool = False  # a mask in DICOM is an RTSTRUCT, not a DICOM-SEG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,9 @@ class Job:
     overlay: Path | None = None  # a folder
     one_segment: bool = False  # in a DICOM-SEG: all lesions together
     uncertainty: Path | None = None
+    report: Path | None = None  # DICOM SR
+    contours: bool = False  # a mask in DICOM is an RTSTRUCT, not a DICOM-SEG
+    when: datetime.datetime | None = None  # that DICOM carries; None: when it is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,18 +80,25 @@ def plan_jobs(scans: Sequence[Scan], outputs: Outputs) -> list[Job]:
     """
     jobs = []
     inputs = {scan.path.resolve() for scan in scans}
+    written: dict[Path, str] = {}
     for scan in scans:
         own = ending(scan.path)
         own = _WRITTEN_AS.get(own, own)
         mask = _place(outputs.mask, scan, len(scans), own, _MASKS)
+        if outputs.contours and mask.suffix != ".dcm":
+            raise VolumeError(
+                f"{mask}: an RTSTRUCT is a DICOM file; choose the ending .dcm, or leave out "
+                "--as rtstruct"
+            )
         suffix = own if own in _MAPS else ".nii.gz"
         probability, uncertainty = (
             path and _place(path, scan, len(scans), suffix, _MAPS)
             for path in (outputs.probability, outputs.uncertainty)
         )
-        written: dict[Path, str] = {}
+        report = outputs.report and _place(outputs.report, scan, len(scans), _SR, (".dcm",))
         for option, path in (
             ("--out", mask), ("--probability", probability), ("--uncertainty", uncertainty),
+            ("--sr", report),
         ):  # fmt: skip
             # Never over any scan of the list, and never into the folder of a DICOM series.
             if path and inputs & {path.resolve(), path.resolve().parent}:
@@ -94,9 +108,15 @@ def plan_jobs(scans: Sequence[Scan], outputs: Outputs) -> list[Job]:
                     f"{path}: {other} and {option} would write the same file; name another place "
                     "for one of them"
                 )
-        jobs.append(Job(scan, mask, probability, outputs.overlay, outputs.one_segment, uncertainty))
+        jobs.append(
+            Job(scan, mask, probability, outputs.overlay, outputs.one_segment, uncertainty,
+                report, outputs.contours)
+        )  # fmt: skip
     folders = {
-        path.parent for job in jobs for path in (job.mask, job.probability, job.uncertainty) if path
+        path.parent
+        for job in jobs
+        for path in (job.mask, job.probability, job.uncertainty, job.report)
+        if path
     }
     for folder in folders | ({outputs.overlay} if outputs.overlay else set()):
         _check_writable(folder)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
-from crlm_jax import method, predict, system
+from crlm_jax import __version__, method, predict, system
 from crlm_jax.config.notices import marks
 from crlm_jax.config.schema import Config, ConfigError, Data
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
+from crlm_jax.imaging.dicom.results import Algorithm
 from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.imaging.lesions import Lesion, drop_small, label_lesions, measure_lesions
@@ -63,8 +64,19 @@ class ScanSegmenter:
 
     @property
     def algorithm(self) -> str:
-        """What a DICOM-SEG calls the segmenter."""
+        """What a DICOM object calls the segmenter."""
         return f"crlm_jax {self.config.method}"
+
+    def made_by(self, *, one_segment: bool = False) -> Algorithm:
+        """Returns what DICOM objects say of their origin, from which their UIDs are derived."""
+        settings = [
+            f"threshold {self.threshold:g}",
+            *(["8 flips and turns averaged"] if self.tta else []),
+            *([f"lesions from {self.min_lesion_mm3:g} mm3"] if self.min_lesion_mm3 else []),
+            *(["one segment"] if one_segment else []),
+            str(self.engine),
+        ]
+        return Algorithm(self.algorithm, __version__, self.fingerprint, "; ".join(settings))
 
     def __call__(self, image: sitk.Image, condition: str | None = None) -> sitk.Image:
         """Segments one scan.

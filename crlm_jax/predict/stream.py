@@ -8,11 +8,11 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from crlm_jax import __version__, imaging
+from crlm_jax import imaging
 from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
-from crlm_jax.imaging.dicom import segmentation
+from crlm_jax.imaging.dicom import report, rtstruct, segmentation
 from crlm_jax.imaging.dicom.sources import check_sources
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import image_doubts
@@ -110,12 +110,18 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
     """
     scan = job.scan
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
-    if job.mask.suffix == ".dcm":
-        if volume.series is None:
-            raise VolumeError(
-                f"{scan.path}: a DICOM-SEG can be written of a DICOM series only; choose another "
-                f"ending than {job.mask.name}'s, such as .nii.gz"
-            )
+    in_dicom = job.mask.suffix == ".dcm"
+    if in_dicom and volume.series is None:
+        raise VolumeError(
+            f"{scan.path}: {'an RTSTRUCT' if job.contours else 'a DICOM-SEG'} can be written of a "
+            f"DICOM series only; choose another ending than {job.mask.name}'s, such as .nii.gz"
+        )
+    if job.report and volume.series is None:
+        raise VolumeError(
+            f"{scan.path}: a structured report can be written of a DICOM series only; leave out "
+            "--sr, and take the list of lesions"
+        )
+    if volume.series is not None and (in_dicom or job.report):
         check_sources(volume.series)
     if job.mask.suffix == ".png" and len(volume.voxels) > 1:
         raise VolumeError(f"{scan.path}: a PNG holds one slice; choose the ending .nii.gz")
@@ -152,6 +158,7 @@ def _write(
         own = spread(each, geometry.axial_size[1:], padding)
         volumes.write_image(volumes.to_original_grid(own, geometry), job.uncertainty)
     _draw_overlays(segmenter, job, ready, prediction)
+    _write_report(segmenter, job, ready.volume, prediction)
     _write_mask(segmenter, job, ready.volume, prediction)
     return [
         LesionRow(
@@ -168,14 +175,28 @@ def _write_mask(
     """Writes the mask; its ending decides the format."""
     if job.mask.suffix == ".dcm" and volume.series is not None:
         voxels = prediction.mask if job.one_segment else prediction.labels
-        segmentation.write_segmentation(
+        write = rtstruct.write_rtstruct if job.contours else segmentation.write_segmentation
+        write(
             job.mask, volume.geometry.from_axial(voxels), volume.series,
-            algorithm=segmenter.algorithm, version=__version__,
-            fingerprint=segmenter.fingerprint,
+            algorithm=segmenter.made_by(one_segment=job.one_segment), when=job.when,
         )  # fmt: skip
         return
     high = np.uint8(255 if job.mask.suffix == ".png" else 1)  # 1 would look black in a picture
     volumes.write_image(volumes.to_original_grid(prediction.mask * high, volume.geometry), job.mask)
+
+
+def _write_report(
+    segmenter: ScanSegmenter, job: Job, volume: volumes.Volume, prediction: Prediction
+) -> None:
+    """Writes the structured report; it refers to the segments of a DICOM-SEG that is written."""
+    if job.report is None or volume.series is None:
+        return
+    report.write_report(
+        job.report, prediction.labels, prediction.lesions, volume.geometry, volume.series,
+        algorithm=segmenter.made_by(one_segment=job.one_segment),
+        segmented=job.mask.suffix == ".dcm" and not (job.contours or job.one_segment),
+        comments=segmenter.marks, when=job.when,
+    )  # fmt: skip
 
 
 def _draw_overlays(

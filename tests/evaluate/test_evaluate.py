@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from crlm_jax.config.storage import to_json
 from crlm_jax.evaluate import command
+from crlm_jax.imaging.dicom.results import Algorithm
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.method.checkpoint import Checkpoints
@@ -435,7 +436,7 @@ def test_dicom_series_and_segmentations(evaluate, tmp_path):
     dicoms.write_series(folder, array, axes=dicoms.rotation(20))
     _, _, series = read_series(folder)
     drawn = array > 1000
-    about = {"algorithm": "a tool", "version": "1", "fingerprint": "f"}
+    about = {"algorithm": Algorithm("a tool", "1", "f")}
     for name, rows_of in (("reference", slice(None)), ("p1", slice(8, 11))):
         mask = np.zeros_like(drawn)
         mask[:, rows_of] = drawn[:, rows_of]

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from crlm_jax.data.phantom import make_phantom
 from crlm_jax.errors import UserError
+from crlm_jax.imaging.dicom.results import Algorithm
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.recist import command as recist_command
@@ -19,7 +20,7 @@ from crlm_jax.recist.thickness import slice_thickness
 from tests.imaging.dicom.dicoms import uid, write_segments, write_series
 from tests.recist.scans import motion, move_file
 
-RUN = {"algorithm": "CRLM-GAN", "version": "1.2.3", "fingerprint": "0123abcd"}
+RUN = {"algorithm": Algorithm("CRLM-GAN", "1.2.3", "0123abcd")}
 
 
 def write(path, boxes, spacing=(1.0, 1.0, 5.0), values=None):

@@ -1,5 +1,9 @@
 from .files import find_series as find_series
 from .files import is_dicom as is_dicom
+from .report import write_report as write_report
+from .report import write_response_report as write_response_report
+from .results import Algorithm as Algorithm
+from .rtstruct import write_rtstruct as write_rtstruct
 from .segmentation import read_segmentation as read_segmentation
 from .segmentation import write_segmentation as write_segmentation
 from .series import Series as Series

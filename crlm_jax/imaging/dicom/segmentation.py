@@ -4,6 +4,7 @@ Codes are SNOMED CT, as DICOM PS3.16 lists them: the category is of CID 7150, th
 (lesions; 14799000 "Neoplasm, Secondary", which SNOMED calls "Neoplasm, metastatic").
 """
 
+import datetime
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,22 @@ import lazy_loader
 import numpy as np
 import pydicom
 from pydicom.sr.codedict import codes
-from pydicom.uid import generate_uid
 
+from crlm_jax.imaging.dicom.results import (
+    LONG_STRING,
+    MANUFACTURER,
+    SERIES_NUMBERS,
+    Algorithm,
+    derive_from,
+    frame_of_reference,
+    instance_uid,
+    name_lesion,
+    put_dates,
+    put_patient_and_study,
+    put_required,
+    series_uid,
+    tracking_uid,
+)
 from crlm_jax.imaging.dicom.segments import object_class, read_segments
 from crlm_jax.imaging.dicom.series import Series
 from crlm_jax.imaging.dicom.sources import as_source_images, put_frame_numbers
@@ -33,18 +48,6 @@ _PLACE = """
     ImagePositionPatient LossyImageCompression LossyImageCompressionRatio
     LossyImageCompressionMethod
 """
-# The elements that a segmentation copies from its source image.
-_PATIENT_AND_STUDY = """
-    SpecificCharacterSet PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex
-    PatientAge PatientSize PatientWeight PatientIdentityRemoved DeidentificationMethod StudyID
-    StudyDate StudyTime StudyDescription AccessionNumber ReferringPhysicianName
-"""
-# The elements that highdicom requires, even if empty.
-_REQUIRED = """
-    PatientName PatientID PatientBirthDate PatientSex StudyID StudyDate StudyTime AccessionNumber
-"""
-_LONG_STRING = 64  # characters of DICOM's type LO
-_SERIES_NUMBER = 1000  # above the numbers that scanners give, so that a list shows it last
 
 
 def is_segmentation(path: Path) -> bool:
@@ -64,7 +67,12 @@ def read_segmentation(
 
 
 def write_segmentation(
-    path: Path, mask: np.ndarray, series: Series, *, algorithm: str, version: str, fingerprint: str
+    path: Path,
+    mask: np.ndarray,
+    series: Series,
+    *,
+    algorithm: Algorithm,
+    when: datetime.datetime | None = None,
 ) -> None:
     """Writes a mask as a BINARY segmentation of a series: liver metastases found by an algorithm.
 
@@ -77,28 +85,18 @@ def write_segmentation(
         for one segment per lesion: 0 is background, 1 … n are lesions. Labels are Tumor_1 …
         Tumor_n.
       series: the images that the mask was drawn on, from `read_series`.
-      algorithm: name of the algorithm.
-      version: version of the algorithm.
-      fingerprint: of the run that trained the algorithm.
+      algorithm: what found them.
+      when: the date and time that the file carries; None: now.
 
     Raises:
       VolumeError: the headers of the series are too poor or invalid for a segmentation.
       ValueError: the shape of the mask is not that of the series, or its numbers are not 0 … n.
     """
-    header = series.headers[0]
-    shape = (len(series.headers), header.Rows, header.Columns)
-    numbers = np.unique(mask)
-    lesions = max(1, int(numbers.max()))
-    if mask.shape != shape:
-        raise ValueError(f"shape {mask.shape} is not the series' {shape}")
-    found = numbers[numbers != 0].tolist()
-    if mask.dtype.kind not in "bui" or (found and found != list(range(1, lesions + 1))):
-        raise ValueError(f"a mask is bool or has lesion numbers 0 … n, not {mask.dtype} {numbers}")
+    lesions = max(1, count_lesions(mask, series))
     try:
         # Invalid values are copied as they are; pydicom would quote them in warnings.
         with pydicom.config.disable_value_validation():
-            identification = _identify_algorithm(algorithm, version, fingerprint)
-            content = _encode(mask, series, lesions, identification, fingerprint)
+            content = _encode(mask, series, lesions, algorithm, when)
     except Exception as error:  # any error of highdicom or pydicom, some quoting patient data
         raise VolumeError(
             f"{path}: series {series.uid} cannot carry a DICOM segmentation "
@@ -107,15 +105,33 @@ def write_segmentation(
     write_whole(path, content)
 
 
+def count_lesions(mask: np.ndarray, series: Series) -> int:
+    """Returns how many lesions a mask of a series has; all of a bool mask are one.
+
+    Raises:
+      ValueError: the shape of the mask is not that of the series, or its numbers are not 0 … n.
+    """
+    header = series.headers[0]
+    shape = (len(series.headers), header.Rows, header.Columns)
+    if mask.shape != shape:
+        raise ValueError(f"shape {mask.shape} is not the series' {shape}")
+    numbers = np.unique(mask)
+    found = numbers[numbers != 0].tolist()
+    if mask.dtype.kind not in "bui" or found != list(range(1, len(found) + 1)):
+        raise ValueError(f"a mask is bool or has lesion numbers 0 … n, not {mask.dtype} {numbers}")
+    return len(found)
+
+
 def _encode(
     mask: np.ndarray,
     series: Series,
     lesions: int,
-    algorithm: "hd.AlgorithmIdentificationSequence",
-    fingerprint: str,
+    algorithm: Algorithm,
+    when: datetime.datetime | None,
 ) -> bytes:
     """Returns the content of the file; patient and study are copied last, unchanged."""
     header = series.headers[0]
+    identification = _identify_algorithm(algorithm)
     thickness = header.get("SliceThickness") or _distance(series)
     written = hd.seg.Segmentation(
         source_images=as_source_images(
@@ -123,53 +139,60 @@ def _encode(
         ),
         pixel_array=mask.astype(np.uint8 if lesions < 256 else np.uint16),
         segmentation_type="BINARY",
-        segment_descriptions=[_segment(number, algorithm) for number in range(1, lesions + 1)],
-        series_instance_uid=hd.UID(),
-        series_number=_SERIES_NUMBER,
-        sop_instance_uid=hd.UID(),
+        segment_descriptions=[
+            _segment(number, identification, tracking_uid(series, algorithm, number))
+            for number in range(1, lesions + 1)
+        ],
+        series_instance_uid=series_uid(series, algorithm, "SEG"),
+        series_number=SERIES_NUMBERS["SEG"],
+        sop_instance_uid=instance_uid(series, algorithm, "SEG"),
         instance_number=1,
-        manufacturer="crlm_jax",
-        manufacturer_model_name=algorithm.name,
-        software_versions=algorithm.version,
-        device_serial_number=fingerprint[:_LONG_STRING],
-        series_description=f"{algorithm.name} segmentation"[:_LONG_STRING],
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=identification.name,
+        software_versions=identification.version,
+        device_serial_number=algorithm.fingerprint[:LONG_STRING],
+        series_description=f"{algorithm.name} segmentation"[:LONG_STRING],
         content_label="TUMOR",
         # For a mask without a marked voxel highdicom would warn and write every frame anyway.
         omit_empty_frames=bool(mask.any()),
     )
     put_frame_numbers(written, series.headers)
-    for keyword in _PATIENT_AND_STUDY.split():
-        if keyword in header:
-            written[keyword] = header[keyword]
-    if not written.get("SpecificCharacterSet"):  # invalid if present without a value
-        written.pop("SpecificCharacterSet", None)
+    dimensions = derive_from(series, algorithm, "dimensions")  # highdicom makes up a new one
+    for item in (*written.DimensionOrganizationSequence, *written.DimensionIndexSequence):
+        item.DimensionOrganizationUID = dimensions
+    put_patient_and_study(written, header)
+    put_dates(written, when, ("Content", "InstanceCreation"))
     stream = io.BytesIO()
     written.save_as(stream)
     return stream.getvalue()
 
 
-def _identify_algorithm(
-    name: str, version: str, fingerprint: str
-) -> "hd.AlgorithmIdentificationSequence":
+def _identify_algorithm(algorithm: Algorithm) -> "hd.AlgorithmIdentificationSequence":
+    parameters = {"run": algorithm.fingerprint}
+    if algorithm.settings:
+        parameters["settings"] = algorithm.settings
     return hd.AlgorithmIdentificationSequence(
-        name=name[:_LONG_STRING],
+        name=algorithm.name[:LONG_STRING],
         family=codes.DCM.ArtificialIntelligence,
-        version=version[:_LONG_STRING],
-        parameters={"run": fingerprint},
+        version=algorithm.version[:LONG_STRING],
+        parameters=parameters,
     )
 
 
 def _segment(
-    number: int, algorithm: "hd.AlgorithmIdentificationSequence"
+    number: int, algorithm: "hd.AlgorithmIdentificationSequence", tracking: str
 ) -> "hd.seg.SegmentDescription":
+    label = name_lesion(number)
     return hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=f"Tumor_{number}",
+        segment_label=label,
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
         segmented_property_type=codes.SCT.NeoplasmSecondary,
         anatomic_regions=[codes.SCT.Liver],
         algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm,
+        tracking_id=label,
+        tracking_uid=tracking,
     )
 
 
@@ -185,9 +208,7 @@ def _source(header: pydicom.Dataset, thickness: float) -> pydicom.Dataset:
     for keyword in _PLACE.split():
         if keyword in header:
             source[keyword] = header[keyword]
-    if not source.get("FrameOfReferenceUID"):  # required; some exports leave it out
-        source.FrameOfReferenceUID = generate_uid(entropy_srcs=[header.SeriesInstanceUID])
+    source.FrameOfReferenceUID = frame_of_reference(header)
     source.SliceThickness = thickness  # some exports leave it out
-    for keyword in _REQUIRED.split():
-        setattr(source, keyword, None)
+    put_required(source)
     return source

@@ -8,6 +8,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from crlm_jax.imaging.dicom.results import Algorithm
 from crlm_jax.imaging.dicom.segmentation import (
     is_segmentation,
     read_segmentation,
@@ -34,7 +35,7 @@ POOR = """
     PatientName PatientID PatientBirthDate PatientSex StudyID StudyDate StudyTime AccessionNumber
     SpecificCharacterSet FrameOfReferenceUID SliceThickness
 """
-RUN = {"algorithm": "CRLM-GAN", "version": "1.2.3", "fingerprint": "0123abcd"}
+RUN = {"algorithm": Algorithm("CRLM-GAN", "1.2.3", "0123abcd")}
 
 
 def blobs(seed: int = 0, share: float = 0.3) -> np.ndarray:

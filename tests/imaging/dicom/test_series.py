@@ -22,6 +22,7 @@ from pydicom.uid import (
 
 from crlm_jax.imaging.dicom import pixels as dicom_pixels
 from crlm_jax.imaging.dicom.files import find_series, is_dicom
+from crlm_jax.imaging.dicom.results import Algorithm
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.imaging.geometry import VolumeError
@@ -550,7 +551,7 @@ def test_files_without_preamble_and_ending(tmp_path, meta, implicit):
     volume = read_image(folder)
     lesion = volume.geometry.from_axial(volume.voxels > 300).astype(np.int32)
     write_segmentation(
-        tmp_path / "seg.dcm", lesion, volume.series, algorithm="a", version="1", fingerprint="f"
+        tmp_path / "seg.dcm", lesion, volume.series, algorithm=Algorithm("a", "1", "f")
     )
     np.testing.assert_array_equal(read_mask(tmp_path / "seg.dcm", None, volume), lesion > 0)
 

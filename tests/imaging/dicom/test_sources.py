@@ -4,6 +4,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from crlm_jax.imaging.dicom.results import Algorithm
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.sources import check_sources
 from crlm_jax.imaging.masks import read_mask
@@ -23,7 +24,7 @@ def lesions() -> np.ndarray:
 
 def write(path, image, mask):
     array = image.geometry.from_axial(mask)
-    write_segmentation(path, array, image.series, algorithm="a", version="1", fingerprint="f")
+    write_segmentation(path, array, image.series, algorithm=Algorithm("a", "1", "f"))
     return pydicom.dcmread(path)
 
 

@@ -23,6 +23,7 @@ import SimpleITK as sitk
 from crlm_jax.data.phantom import make_phantom
 from crlm_jax.export import bundle
 from crlm_jax.imaging.dicom.results import Algorithm
+from crlm_jax.imaging.dicom.rtstruct import write_rtstruct
 from crlm_jax.imaging.dicom.segmentation import write_segmentation
 from crlm_jax.imaging.dicom.series import read_series
 from crlm_jax.imaging.volumes import write_image
@@ -78,6 +79,7 @@ attempt("slice.png", lambda: write_image(sitk.GetImageFromArray(noise[0]), out /
 whole = np.ones((6, 12, 16), bool)
 about = {"algorithm": Algorithm("a", "1", "f")}
 attempt("seg.dcm", lambda: write_segmentation(out / "seg.dcm", whole, series, **about))
+attempt("rs.dcm", lambda: write_rtstruct(out / "rs.dcm", whole, series, **about))
 attempt("text", lambda: write_whole(out / "text", "x" * 10_000))
 attempt("phantom", lambda: make_phantom(out / "phantom", patients=1, conditions=["ct"], workers=1))
 sys.stdout.write(json.dumps(said))
@@ -94,6 +96,6 @@ def test_no_writer_leaves_a_truncated_file(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert len(said) == 16 + 20
+    assert len(said) == 16 + 21
     assert "written" not in said.values(), said
     assert list(out.iterdir()) == []

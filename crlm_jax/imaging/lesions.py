@@ -13,6 +13,9 @@ from scipy.spatial import ConvexHull, distance
 
 from crlm_jax.imaging.geometry import Geometry
 
+# Said wherever measurements are.
+DISCLAIMER = "A measurement on masks, not a diagnosis; crlm_jax is not a medical device."
+
 
 @dataclasses.dataclass(frozen=True)
 class Lesion:

@@ -1,7 +1,6 @@
 """A plan as a whole: its tables on the console, and the files plan.md, plan.json and plan.png."""
 
 import datetime
-import importlib.metadata
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from rich.table import Table
 from crlm_jax.config.schema import Config
 from crlm_jax.plan.chip import Chip
 from crlm_jax.plan.figure import draw
+from crlm_jax.plan.kept import COMPILERS, versions
 from crlm_jax.plan.rows import PlanRow, Refusal, StepReport, Times, with_efficiency
 from crlm_jax.plan.targets import CHIPS
 from crlm_jax.system.console import print_table
@@ -80,14 +80,9 @@ def describe(
       origin: where their number comes from.
       command: that made the rows.
     """
-    versions = {}
-    for package in ("crlm_jax", "jax", "jaxlib", "libtpu", "jax-cuda13-plugin"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    found = versions(("crlm_jax", *COMPILERS))
     date = datetime.date.today().isoformat()
-    return Plan(date, versions, file, config, slices, origin, with_efficiency(rows), command)
+    return Plan(date, found, file, config, slices, origin, with_efficiency(rows), command)
 
 
 def _with_prefix(value: float) -> str:

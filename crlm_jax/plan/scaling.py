@@ -10,6 +10,7 @@ from crlm_jax.config.schema import Config
 from crlm_jax.errors import UserError
 from crlm_jax.plan.compiling import estimate, in_subprocess
 from crlm_jax.plan.cost import estimate_times
+from crlm_jax.plan.kept import reported
 from crlm_jax.plan.rows import PlanRow, Refusal
 from crlm_jax.plan.targets import Target, find_target
 from crlm_jax.system.console import print_stderr
@@ -64,7 +65,7 @@ def chip_memory(config: Config, target: Target) -> Callable[[int], int | None]:
     """Builds the `memory` of `largest_batch`: compiles a batch of n slices a chip."""
 
     def memory(n: int) -> int | None:
-        found = in_subprocess(estimate, config, target.name, n * len(target.devices))
+        found = reported(config, target.name, n * len(target.devices))
         if isinstance(found, Refusal):
             print_stderr(f"{target.name}: {n} slices a chip: {found.reason}")
             return None
@@ -105,10 +106,11 @@ def make_plan(
             scalings[batch] = (*scalings.get(batch, ()), "strong")
         for size, scaling in scalings.items():
             print_stderr(f"{target.name}: compiling the step of {size} slices")
-            report = in_subprocess(
-                estimate, config, target.name, size, measured and target.chip is None
-            )
             chip, times, most = target.chip, None, None
+            if chip:
+                report = reported(config, target.name, size)
+            else:
+                report = in_subprocess(estimate, config, target.name, size, measured)
             if chip and not isinstance(report, Refusal):
                 times = estimate_times(report, chip, target.shape, config, slices)
             if chip and largest and "weak" in scaling:

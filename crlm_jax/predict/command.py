@@ -7,7 +7,7 @@ python -m crlm_jax.predict --run runs/ct --image cohort.csv --out 'masks/{name}.
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from crlm_jax import predict
@@ -57,26 +57,7 @@ def _make_parser() -> argparse.ArgumentParser:
         required=True,
         help="NIfTI, NRRD, MHA, PNG, a DICOM folder or file, a folder of many, or a cohort.csv",
     )
-    add(
-        "--out",
-        type=local_path,
-        required=True,
-        help="mask: .nii.gz, .nii, .nrrd, .mha, .png or .dcm (DICOM-SEG); for many scans a folder "
-        "or a path with {name}",
-    )
-    add(
-        "--as",
-        dest="kind",
-        choices=("seg", "rtstruct"),
-        default="seg",
-        help="what a mask in DICOM is: DICOM-SEG, or the contours of an RTSTRUCT (default: seg)",
-    )
-    add(
-        "--sr",
-        type=local_path,
-        metavar="FILE",
-        help="of DICOM series: also write the lesions' measurements as a structured report (.dcm)",
-    )
+    _add_out(add)
     add_scan_arguments(parser, "scans")
     add("--probability", type=local_path, metavar="FILE", help="also write the probability map")
     add(
@@ -109,6 +90,29 @@ def _make_parser() -> argparse.ArgumentParser:
         "it, where it is installed; otherwise XLA)",
     )
     return parser
+
+
+def _add_out(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--out",
+        type=local_path,
+        required=True,
+        help="mask: .nii.gz, .nii, .nrrd, .mha, .png or .dcm (DICOM-SEG); for many scans a folder "
+        "or a path with {name}",
+    )
+    add(
+        "--as",
+        dest="kind",
+        choices=("seg", "rtstruct"),
+        default="seg",
+        help="what a mask in DICOM is: DICOM-SEG, or the contours of an RTSTRUCT (default: seg)",
+    )
+    add(
+        "--sr",
+        type=local_path,
+        metavar="FILE",
+        help="of DICOM series: also write the lesions' measurements as a structured report (.dcm)",
+    )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """Where the results of every scan go, and the list of lesions."""
 
 import dataclasses
+import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Job:
     uncertainty: Path | None = None
     report: Path | None = None  # DICOM SR
     contours: bool = False  # a mask in DICOM is an RTSTRUCT, not a DICOM-SEG
+    when: datetime.datetime | None = None  # that DICOM carries; None: when it is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,7 @@ def plan_jobs(scans: Sequence[Scan], outputs: Outputs) -> list[Job]:
     """
     jobs = []
     inputs = {scan.path.resolve() for scan in scans}
+    written: dict[Path, str] = {}
     for scan in scans:
         own = ending(scan.path)
         own = _WRITTEN_AS.get(own, own)
@@ -93,7 +96,6 @@ def plan_jobs(scans: Sequence[Scan], outputs: Outputs) -> list[Job]:
             for path in (outputs.probability, outputs.uncertainty)
         )
         report = outputs.report and _place(outputs.report, scan, len(scans), _SR, (".dcm",))
-        written: dict[Path, str] = {}
         for option, path in (
             ("--out", mask), ("--probability", probability), ("--uncertainty", uncertainty),
             ("--sr", report),

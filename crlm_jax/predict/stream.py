@@ -178,7 +178,7 @@ def _write_mask(
         write = rtstruct.write_rtstruct if job.contours else segmentation.write_segmentation
         write(
             job.mask, volume.geometry.from_axial(voxels), volume.series,
-            algorithm=segmenter.made_by(one_segment=job.one_segment),
+            algorithm=segmenter.made_by(one_segment=job.one_segment), when=job.when,
         )  # fmt: skip
         return
     high = np.uint8(255 if job.mask.suffix == ".png" else 1)  # 1 would look black in a picture
@@ -195,6 +195,7 @@ def _write_report(
         job.report, prediction.labels, prediction.lesions, volume.geometry, volume.series,
         algorithm=segmenter.made_by(one_segment=job.one_segment),
         segmented=job.mask.suffix == ".dcm" and not (job.contours or job.one_segment),
+        comments=segmenter.marks, when=job.when,
     )  # fmt: skip
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import Geometry, VolumeError
 from crlm_jax.imaging.lattice import RESAMPLE
+from crlm_jax.imaging.lesions import DISCLAIMER
 from crlm_jax.imaging.mask_files import split_masks
 from crlm_jax.imaging.masks import read_lesions
-from crlm_jax.imaging.regions import measure_regions
+from crlm_jax.imaging.regions import Region, measure_regions
 from crlm_jax.recist.matching import Body, Match, locate_regions, match_lesions, out_of_view
 from crlm_jax.recist.output import (
     FollowUp,
@@ -35,7 +36,7 @@ from crlm_jax.recist.output import (
 )
 from crlm_jax.recist.prepared import PreparedImage, prepare
 from crlm_jax.recist.registration import Registration, match_registered, register
-from crlm_jax.recist.rules import DISCLAIMER, TimePoint, compare
+from crlm_jax.recist.rules import TimePoint, compare
 from crlm_jax.recist.thickness import frame_of_reference, slice_thickness
 from crlm_jax.system.console import local_path, print_stderr, print_table
 
@@ -74,7 +75,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(DISCLAIMER)
     if args.out:
         write(args.out, args.pre, pre.point, follow_ups)
+    if args.sr:
+        _write_report(args.sr, pre, posts, follow_ups)
     return 0
+
+
+def _write_report(
+    path: Path, pre: "_Scan", posts: "Sequence[_Scan]", follow_ups: Sequence[FollowUp]
+) -> None:
+    """Writes the structured report."""
+    from crlm_jax.recist.dicom_report import MeasuredScan, write_dicom_report
+
+    def measured(scan: "_Scan") -> MeasuredScan:
+        assert scan.image is not None  # `_check_report` asks for it
+        return MeasuredScan(scan.point, scan.regions, scan.image, split_masks(str(scan.mask)))
+
+    responses = [
+        (measured(post), each.response) for post, each in zip(posts, follow_ups, strict=True)
+    ]
+    write_dicom_report(path, measured(pre), responses)
+    print(f"structured report: {path}")
 
 
 def _register(pre: "_Scan", post: "_Scan") -> Registration | None:
@@ -179,6 +199,12 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="also write .json (all lesions) or .csv (a row per follow-up)",
     )
+    add(
+        "--sr",
+        type=local_path,
+        metavar="FILE",
+        help="also write a DICOM structured report (.dcm); needs all images, as DICOM",
+    )
     return parser
 
 
@@ -194,6 +220,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             "in the same order"
         )
     _check_register(parser, args)
+    _check_report(parser, args)
     thickness = args.slice_thickness
     if thickness is not None and not (math.isfinite(thickness) and thickness > 0):
         parser.error(f"--slice-thickness {thickness:g}: give a positive number of mm")
@@ -239,18 +266,38 @@ def _check_register(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"--register-picture {picture}: there is no folder {picture.parent}; make it")
 
 
+def _check_report(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the command if the structured report cannot be written."""
+    if args.sr is None:
+        return
+    if args.sr.suffix.lower() != ".dcm":
+        parser.error(f"--sr {args.sr}: choose the ending .dcm")
+    if not args.sr.parent.is_dir():
+        parser.error(f"--sr {args.sr}: there is no folder {args.sr.parent}; make it")
+    if args.pre_image is None or None in args.post_image:
+        parser.error(
+            "--sr refers to the DICOM images; give that of each mask by --pre-image and "
+            "--post-image"
+        )
+    masks = [path for mask in (args.pre, *args.post) for path in split_masks(str(mask))]
+    if args.sr.resolve() in {path.resolve() for path in masks}:
+        parser.error(f"--sr {args.sr}: is a mask; name another file")
+
+
 @dataclasses.dataclass(frozen=True)
 class _Scan:
     """The measured mask of one time point."""
 
     mask: Path
     point: TimePoint
-    bodies: list[Body]  # where the lesions of `point` lie
+    regions: tuple[Region, ...]  # the lesions of `point`
+    bodies: list[Body]  # where they lie
     frame: str | None  # Frame of Reference UID; None if the image is not DICOM or has none
     study: str | None  # Study Instance UID
     view: Geometry | None  # what the image shows; None: no 3D image was given
     prepared: PreparedImage | None  # for --register
     doubts: list[str]  # warnings for the user
+    image: volumes.Volume | None = None  # without voxels
 
 
 def _read_scan(mask_path: Path, image_path: Path | None, args: argparse.Namespace) -> _Scan:
@@ -279,10 +326,12 @@ def _read_scan(mask_path: Path, image_path: Path | None, args: argparse.Namespac
     return _Scan(
         mask=mask_path,
         point=point,
+        regions=mask.regions,
         bodies=locate_regions(mask.regions, geometry),
         frame=None if image is None else frame_of_reference(image),
         study=None if series is None else series.headers[0].get("StudyInstanceUID") or None,
         view=None if image is None or len(image.geometry.size) < 3 else image.geometry,
         prepared=prepare(image) if args.register and image is not None else None,
         doubts=doubts,
+        image=image and dataclasses.replace(image, voxels=image.voxels[:0].copy()),
     )

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from crlm_jax.imaging.lesions import DISCLAIMER
 from crlm_jax.recist.registration import Registration
-from crlm_jax.recist.rules import DISCLAIMER, UNPAIRED, Response, TimePoint, largest_first
+from crlm_jax.recist.rules import UNPAIRED, Response, TimePoint, largest_first
 from crlm_jax.system.files import write_whole
 from crlm_jax.system.text import to_csv
 

@@ -50,7 +50,6 @@ SLICES = 2  # slice thicknesses, the least diameter of a measurable lesion
 TARGETS = 2  # the most target lesions in one organ
 SMALLER, LARGER, LARGER_BY = 0.30, 0.20, 5.0  # PR: share; PD: share, and mm as well
 TOLERANCE = 1e-4  # mm by which a limit may be missed; float32 spacings have errors of 1e-7
-DISCLAIMER = "A measurement on masks, not a diagnosis; crlm_jax is not a medical device."
 
 
 @dataclasses.dataclass(frozen=True)

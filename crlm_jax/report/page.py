@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from crlm_jax.config.schema import Config, flatten
+from crlm_jax.imaging.lesions import DISCLAIMER
 from crlm_jax.measures import calibration, detection
 from crlm_jax.measures import result_tables as tables
 from crlm_jax.measures.table import SHORT
 from crlm_jax.measures.view import CaseView
-from crlm_jax.recist import rules
 from crlm_jax.report import figures
 from crlm_jax.report.html import embed, templates
 from crlm_jax.report.probability import ProbabilitySection, sections
@@ -67,7 +67,7 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
         distribution=_distribution(runs, keep),
         viewer=render(views),
         left_out=left_out,
-        disclaimer=rules.DISCLAIMER,
+        disclaimer=DISCLAIMER,
     )
     write_whole(out, html)
     return out

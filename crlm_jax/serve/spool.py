@@ -33,6 +33,7 @@ from crlm_jax.serve.journal import say
 _STATES = ("queue", "answered", "done", "failed")
 _WAITING = ("open", "queue", "answered")  # what counts as the queue's length
 _CLOSED, _BROKEN = "closed", "broken"  # marks in an open folder
+_TIME = "%Y%m%dT%H%M%S%f"  # at the beginning of a job's name, UTC
 RESULTS = "results"
 
 
@@ -223,7 +224,7 @@ class Spool:
             (folder / mark).unlink(missing_ok=True)
         sync(folder)
         now = datetime.datetime.now(datetime.UTC)
-        job = self.folder / "queue" / f"{now:%Y%m%dT%H%M%S%f}-{name}-{digest}"
+        job = self.folder / "queue" / f"{now.strftime(_TIME)}-{name}-{digest}"
         _rename(folder, job)
         late = f", {len(new)} of them after {len(earlier)} answer(s)" if earlier else ""
         say(f"complete: {short(job)}, {len(images)} image(s){late}")
@@ -293,6 +294,12 @@ def short(job: Path) -> str:
     """Returns the name of a job for a line: the first letters of its series and of its images."""
     _, series, images = job.name.split("-")
     return f"{series[:12]}-{images[:6]}"
+
+
+def completed(job: Path) -> datetime.datetime:
+    """Returns the local time at which a job's series was complete; its results carry that time."""
+    told = datetime.datetime.strptime(job.name.split("-")[0], _TIME)
+    return told.replace(tzinfo=datetime.UTC).astimezone()
 
 
 def sync(path: Path) -> None:

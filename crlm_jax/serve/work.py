@@ -13,6 +13,7 @@ from crlm_jax.predict.scans import Scan
 from crlm_jax.predict.segmenter import ScanSegmenter
 from crlm_jax.predict.stream import predict_scans
 from crlm_jax.serve.rules import Rule
+from crlm_jax.serve.spool import completed
 
 
 class AnswerError(UserError):
@@ -44,7 +45,12 @@ def answer_with(segmenter: ScanSegmenter, *, report: bool = True) -> Answer:
         start, clocked.seconds = time.perf_counter(), 0.0
         scan = Scan(images, "series", "", rule.condition, series, rule.b_value)
         # The archive gets them in the order of their names.
-        job = Job(scan, out / "1_seg.dcm", report=out / "2_sr.dcm" if report else None)
+        job = Job(
+            scan,
+            out / "1_seg.dcm",
+            report=out / "2_sr.dcm" if report else None,
+            when=completed(images),
+        )
         lesions, failed = predict_scans(cast(ScanSegmenter, clocked), [job], warn=warn)
         if failed:
             raise AnswerError(failed[0][1])

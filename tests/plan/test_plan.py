@@ -15,7 +15,7 @@ from configs.cross_pre import get_config
 from crlm_jax.config.schema import Config
 from crlm_jax.config.storage import differences, from_json
 from crlm_jax.errors import UserError
-from crlm_jax.plan import compiling, hlo, scaling, targets
+from crlm_jax.plan import compiling, hlo, kept, scaling, targets
 from crlm_jax.plan import cost as plan_cost
 from crlm_jax.plan import report as plan_report
 from crlm_jax.plan.gpus import GPUS
@@ -285,6 +285,16 @@ def test_the_largest_batch_is_found_in_few_compiles(most, padded, start):
     assert start not in asked
 
 
+@pytest.fixture
+def in_one_process(monkeypatch, tmp_path):
+    """What is patched here is patched for the compiling too, and no report outlives a test."""
+    for module in (scaling, kept):
+        monkeypatch.setattr(module, "in_subprocess", lambda function, *args: function(*args))
+    folder = kept.cache_folder
+    monkeypatch.setattr(kept, "cache_folder", lambda cache, part: folder(tmp_path, part))
+
+
+@pytest.mark.usefixtures("in_one_process")
 def test_a_batch_beyond_the_memory_does_not_fit_and_other_errors_show(monkeypatch):
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm"
 
@@ -292,14 +302,14 @@ def test_a_batch_beyond_the_memory_does_not_fit_and_other_errors_show(monkeypatc
         raise jax.errors.JaxRuntimeError(message)
 
     target = targets.Target("v5e:2x2", TPUS["v5e"], (2, 2), [None] * 4)
-    monkeypatch.setattr(scaling, "in_subprocess", lambda function, *args: function(*args))
     monkeypatch.setattr(compiling, "find_target", lambda name: target)
     monkeypatch.setattr(compiling, "compile_step", refuse)
     memory = scaling.chip_memory(bare_config(), target)
     assert memory(1) is None
     message = "INTERNAL: a fault of the compiler"
+    assert memory(1) is None  # kept
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        memory(1)
+        memory(2)
 
 
 def bare_config(**changes) -> Config:
@@ -308,6 +318,7 @@ def bare_config(**changes) -> Config:
     return small_config(**changes)
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_a_step_that_does_not_fit_is_told_and_the_others_are_planned(monkeypatch):
     config, compile_step = bare_config(), compiling.compile_step
 
@@ -318,7 +329,6 @@ def test_a_step_that_does_not_fit_is_told_and_the_others_are_planned(monkeypatch
 
     target = targets.Target("v5e:2x2", TPUS["v5e"], (2, 2), [None] * 4)
     find = targets.find_target
-    monkeypatch.setattr(scaling, "in_subprocess", lambda function, *args: function(*args))
     monkeypatch.setattr(compiling, "compile_step", refuse_large)
     for module in (compiling, scaling):
         monkeypatch.setattr(
@@ -338,6 +348,29 @@ def test_a_step_that_does_not_fit_is_told_and_the_others_are_planned(monkeypatch
     }  # fmt: skip
     assert compiled["chip"] == "cpu"
     assert "measured" not in compiled
+
+
+def test_a_report_is_kept_and_used_for_the_same_step_alone(monkeypatch, tmp_path):
+    config, compiled = bare_config(data__cache=str(tmp_path)), []
+
+    def compile_step(function, config, name, batch):
+        compiled.append((name, batch))
+        return make_report(topology=name, batch=batch)
+
+    monkeypatch.setattr(kept, "in_subprocess", compile_step)
+    first = kept.reported(config, "v5e:2x2", 16)
+    assert kept.reported(config, "v5e:2x2", 16) == first == make_report(topology="v5e:2x2")
+    assert len(compiled) == 1
+    kept.reported(config, "v5e:2x2", 32)
+    kept.reported(config, "v6e:2x2", 16)
+    kept.reported(bare_config(data__cache=str(tmp_path), train__seed=1), "v5e:2x2", 16)
+    monkeypatch.setattr(kept, "versions", lambda packages: {"libtpu": "0"})
+    kept.reported(config, "v5e:2x2", 16)
+    assert len(compiled) == 5
+    for file in (tmp_path / "plans").iterdir():
+        file.write_text("{", encoding="utf-8")  # damaged
+    assert kept.reported(config, "v5e:2x2", 16) == first
+    assert len(compiled) == 6
 
 
 def test_a_compiler_that_is_killed_is_one_error():

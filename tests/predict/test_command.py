@@ -5,7 +5,9 @@ import os
 import threading
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -14,6 +16,7 @@ from crlm_jax.errors import UserError
 from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.dicom.series import read_series
+from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.predict import command as predict_command
 from crlm_jax.predict import outputs, stream
@@ -95,6 +98,30 @@ def test_dicom_in_and_out(tmp_path, run, options):
     found = segmentation.read_segmentation(tmp_path / "seg.dcm", geometry, series)
     np.testing.assert_array_equal(found, array > 50)
     assert found.sum() == 4 * 6 * 7
+
+
+def test_contours_and_a_report_of_every_series(tmp_path, run, capsys):
+    for number in (1, 2):
+        bright_series(tmp_path / "in" / f"p{number}", series=dicoms.uid(number))
+    words = ["--image", tmp_path / "in", "--sr", tmp_path / "out", "--out", tmp_path / "out"]
+    assert run(*words, "--as", "rtstruct") == 0
+    volume = volumes.read_image(tmp_path / "in" / "p2")
+    drawn = masks.read_mask(tmp_path / "out" / "p2.dcm", None, volume)
+    np.testing.assert_array_equal(drawn, volume.voxels > 50)
+    assert pydicom.dcmread(tmp_path / "out" / "p2.dcm").Modality == "RTSTRUCT"
+    report = hd.sr.srread(tmp_path / "out" / "p2_sr.dcm")
+    assert report.content.get_volumetric_roi_measurement_groups() == []
+    assert run(*words) == 0  # once more, with a DICOM-SEG that the report refers to
+    again = hd.sr.srread(tmp_path / "out" / "p2_sr.dcm")
+    assert again.SeriesInstanceUID == report.SeriesInstanceUID
+    assert again.SOPInstanceUID != report.SOPInstanceUID
+    segmented = pydicom.dcmread(tmp_path / "out" / "p2.dcm")
+    (group,) = again.content.get_volumetric_roi_measurement_groups()
+    assert group.referenced_segment.referenced_sop_instance_uid == segmented.SOPInstanceUID
+    assert "Musterfrau" not in "".join(capsys.readouterr())
+    scans = [Scan(tmp_path / "in" / f"p{number}", name) for number, name in ((1, "a"), (2, "a_sr"))]
+    with pytest.raises(VolumeError, match=r"a_sr\.dcm: --sr and --out would write the same file"):
+        outputs.plan_jobs(scans, outputs.Outputs(tmp_path / "out", report=tmp_path / "out"))
 
 
 def test_dicom_to_nifti_lies_on_the_series(tmp_path, run):
@@ -304,6 +331,11 @@ def test_the_next_scan_is_read_while_the_network_works(tmp_path, monkeypatch):
         (["--out", "{tmp}/scan.nii.gz"], ["write over the scan"]),
         (["--out", "/proc/none/mask.nii.gz"], ["/proc/none", "permissions"]),
         (["--out", "{tmp}/m.nii.gz", "--probability", "{tmp}/p.dcm"], ["p.dcm", "endings"]),
+        (["--out", "{tmp}/m.nii.gz", "--as", "rtstruct"], ["m.nii.gz", "RTSTRUCT", ".dcm"]),
+        (["--out", "{tmp}/m.dcm", "--as", "rtstruct"], ["RTSTRUCT", "scan.nii.gz", ".nii.gz"]),
+        (["--out", "{tmp}/m.nii.gz", "--sr", "{tmp}/r.dcm"], ["scan.nii.gz", "leave out --sr"]),
+        (["--out", "{tmp}/m.nii.gz", "--sr", "{tmp}/r.nrrd"], ["r.nrrd", "endings .dcm"]),
+        (["--out", "{tmp}/m.dcm", "--sr", "{tmp}/m.dcm"], ["--out and --sr", "same file"]),
         (["--out", "{tmp}/m.nii.gz", "--device", "abacus"], ["abacus", "cpu:0"]),
         (["--out", "{tmp}/m.nii.gz", "--series", "1.2"], ["scan.nii.gz", "not DICOM"]),
         (["--out", "{tmp}/m.nii.gz", "--image", "{tmp}/none.nii.gz"], ["none.nii.gz: file not"]),

@@ -40,7 +40,7 @@ from crlm_jax.imaging.dicom.results import (
 )
 from crlm_jax.imaging.dicom.series import Series
 from crlm_jax.imaging.geometry import Geometry, VolumeError
-from crlm_jax.imaging.lesions import Lesion
+from crlm_jax.imaging.lesions import DISCLAIMER, Lesion
 from crlm_jax.imaging.regions import split
 from crlm_jax.system.files import write_whole
 
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 else:
     hd = lazy_loader.load("highdicom")  # half a second, and most commands need none of it
 
-DISCLAIMER = "A measurement on masks, not a diagnosis; crlm_jax is not a medical device."
 _UIDS = "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID"
 
 
@@ -62,6 +61,7 @@ def write_report(
     *,
     algorithm: Algorithm,
     segmented: bool,
+    comments: Sequence[str] = (),
     when: datetime.datetime | None = None,
 ) -> None:
     """Writes the lesions that an algorithm found in a scan.
@@ -78,6 +78,7 @@ def write_report(
       algorithm: what found the lesions.
       segmented: whether `write_segmentation` writes the same labels, a segment a lesion, of the
         same series and algorithm; the report then refers to its segments.
+      comments: what else a reader should know, a sentence each.
       when: the date and time that the file carries; None: now.
 
     Raises:
@@ -93,10 +94,13 @@ def write_report(
         for number, (lesion, region) in enumerate(zip(lesions, regions, strict=True), start=1)
     )  # fmt: skip
     scan = ReportedScan(
-        series, geometry, reported, derive_from(series, algorithm, "scan"), comments=(DISCLAIMER,)
-    )
+        series, geometry, reported, derive_from(series, algorithm, "scan"),
+        comments=(*comments, DISCLAIMER),
+    )  # fmt: skip
     others = [_segmentation(series, algorithm)] if segmented and reported else []
     uids = series_uid(series, algorithm, "SR"), instance_uid(series, algorithm, "SR")
+    if not segmented:  # another content: it does not refer to segments
+        uids = uids[0], derive_from(series, algorithm, "instance", "SR", "of images")
     _write(path, [scan], algorithm, uids, others, when)
 
 
@@ -193,7 +197,7 @@ def _encode(
         manufacturer=MANUFACTURER,
         manufacturer_model_name=algorithm.name[:LONG_STRING],
         software_versions=algorithm.version[:LONG_STRING],
-        device_serial_number=algorithm.fingerprint[:LONG_STRING],
+        device_serial_number=algorithm.fingerprint[:LONG_STRING] or None,
         series_description=f"{algorithm.name} measurements, no diagnosis"[:LONG_STRING],
         is_complete=True,
         coding_schemes=[_private_codes()] if len(scans) > 1 else None,
@@ -214,7 +218,7 @@ def _device(algorithm: Algorithm) -> "hd.sr.ObserverContext":
             name=algorithm.name,
             manufacturer_name=MANUFACTURER,
             model_name=f"{algorithm.name} {algorithm.version}",
-            serial_number=algorithm.fingerprint,
+            serial_number=algorithm.fingerprint or None,
         ),
     )
 

@@ -177,7 +177,8 @@ def _evaluations(pairs: Sequence[tuple[Code, Code]]) -> list[Any]:
 
 
 def _algorithm(algorithm: Algorithm) -> Any:
-    parameters = [f"run {algorithm.fingerprint}", algorithm.settings]
+    run = algorithm.fingerprint and f"run {algorithm.fingerprint}"
+    parameters = [run, algorithm.settings]
     return hd.sr.AlgorithmIdentification(
         plain(algorithm.name), plain(algorithm.version), [plain(p) for p in parameters if p]
     )

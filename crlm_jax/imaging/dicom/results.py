@@ -25,11 +25,17 @@ LONG_STRING = 64  # characters of DICOM's type LO
 # Above the numbers that scanners give, so that a list shows results last.
 SERIES_NUMBERS: dict[Kind, int] = {"SEG": 1000, "SR": 1001, "RTSTRUCT": 1002}
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://doi.org/10.1186/s40644-025-00964-z")
-# The elements that a result copies from its source image.
+# The elements that a result copies from its source image: what an archive tells patients, studies
+# and trials apart by; not what else is known of the patient, such as allergies.
 _PATIENT_AND_STUDY = """
-    SpecificCharacterSet PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex
-    PatientAge PatientSize PatientWeight PatientIdentityRemoved DeidentificationMethod StudyID
-    StudyDate StudyTime StudyDescription AccessionNumber ReferringPhysicianName
+    SpecificCharacterSet PatientName PatientID IssuerOfPatientID OtherPatientIDsSequence
+    PatientBirthDate PatientBirthTime PatientSex PatientAge PatientSize PatientWeight
+    PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence StudyID
+    StudyDate StudyTime StudyDescription ProcedureCodeSequence AccessionNumber
+    ReferringPhysicianName ClinicalTrialSponsorName ClinicalTrialProtocolID
+    ClinicalTrialProtocolName ClinicalTrialSiteID ClinicalTrialSiteName ClinicalTrialSubjectID
+    ClinicalTrialSubjectReadingID ClinicalTrialTimePointID ClinicalTrialTimePointDescription
+    LongitudinalTemporalOffsetFromEvent LongitudinalTemporalEventType
 """
 # The elements that must be there, even if empty.
 _REQUIRED = """
@@ -44,7 +50,7 @@ class Algorithm:
 
     name: str
     version: str
-    fingerprint: str  # of the run that trained it
+    fingerprint: str  # of the run that trained it; empty: none did
     settings: str = ""  # what else decides the result, such as a threshold
 
 
@@ -122,6 +128,8 @@ def put_dates(
     for keyword in keywords:
         setattr(written, f"{keyword}Date", when.strftime("%Y%m%d"))
         setattr(written, f"{keyword}Time", when.strftime("%H%M%S"))
+    for item in written.get("ContributingEquipmentSequence") or ():  # highdicom names itself
+        item.ContributionDateTime = when.strftime("%Y%m%d%H%M%S")
 
 
 def plain(text: str) -> str:

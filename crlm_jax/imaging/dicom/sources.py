@@ -17,7 +17,7 @@ _OF_A_FRAME = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"
 
 
 def check_sources(series: Series) -> None:
-    """Raises VolumeError if no segmentation can refer to the slices of a series.
+    """Raises VolumeError if no result in DICOM can refer to the slices of a series.
 
     Those are the tiles of a MOSAIC, and frames of several files, since highdicom takes one
     multi-frame image.
@@ -27,11 +27,13 @@ def check_sources(series: Series) -> None:
         return
     reason = None
     if any(frame.corner is not None for frame in frames):
-        reason = "a MOSAIC, to whose slices no DICOM-SEG can refer"
+        reason = "a MOSAIC, to whose slices no other DICOM object can refer"
     elif len({header.filename for header in series.headers}) > 1:
-        reason = "a volume of several multi-frame files, of which no DICOM-SEG can be written"
+        reason = "a volume of several multi-frame files, of which no DICOM can be written"
     if reason:
-        raise VolumeError(f"{series.path}: {reason}; write the mask as NIfTI (.nii.gz)")
+        raise VolumeError(
+            f"{series.path}: {reason}; write the mask as NIfTI (.nii.gz), and no --sr"
+        )
 
 
 def as_source_images(series: Series, sources: list[pydicom.Dataset]) -> list[pydicom.Dataset]:

@@ -1,6 +1,7 @@
 """The launch files, as far as a machine without a cluster can check them."""
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2Jo
 import crlm_jax.main  # noqa: F401, it defines the flags of a run
 from crlm_jax.config.flags import flagged_config, parse_flags
 from crlm_jax.config.schema import Config, validate
+from crlm_jax.serve import command as serve_command
 from crlm_jax.study import runs as study_runs
 
 ROOT = Path(__file__).parents[1]
@@ -402,8 +404,8 @@ def test_every_platform_is_an_extra_of_the_package():
     (install,) = (text for name, text in dockerfile() if name == "RUN" and "pip install" in text)
     platforms = dict(re.findall(r'(\w+)\) extra="\[([\w,]+)\]"', install))
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert platforms == {"cpu": "gcs", "cuda": "cuda,gcs", "tpu": "tpu,gcs"}
-    assert {"cuda", "gcs", "tpu"} <= set(extras["optional-dependencies"])
+    assert platforms == {"cpu": "gcs,pacs", "cuda": "cuda,gcs,pacs", "tpu": "tpu,gcs,pacs"}
+    assert {"cuda", "gcs", "pacs", "tpu"} <= set(extras["optional-dependencies"])
     assert "-c constraints.txt" in install
     shell = install.replace("pip install", "echo")
     for platform, code in {"cpu": 0, "cuda": 0, "tpu": 0, "rocm": 1}.items():
@@ -443,3 +445,43 @@ def test_image_does_not_run_as_root():
 
 def test_image_starts_main():
     assert dockerfile()[-1] == ("ENTRYPOINT", '["python", "-m", "crlm_jax.main"]')
+
+
+# -- the DICOM node -------------------------------------------------------------------------------
+
+
+def test_compose_starts_orthanc_and_the_node_that_know_each_other():
+    compose = yaml.safe_load((LAUNCH / "compose.yaml").read_text(encoding="utf-8"))
+    services = compose["services"]
+    node, orthanc = services["node"], json.loads((LAUNCH / "orthanc.json").read_text())
+    assert node["entrypoint"] == ["python", "-m", "crlm_jax.serve"]
+    args = serve_command._parse(node["command"])
+    assert orthanc["DicomModalities"] == {args.ae: [args.ae, "node", args.port]}
+    assert args.allowed == [orthanc["DicomAet"]]
+    assert args.send_to == f"{orthanc['DicomAet']}@orthanc:{orthanc['DicomPort']}"
+    targets = [
+        volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in node["volumes"]
+    ]
+    assert targets == [args.run[0], str(args.spool)]
+    assert "ports" not in node, "no one but Orthanc reaches it"
+    assert all(port.startswith("127.0.0.1:") for port in services["orthanc"]["ports"])
+    for volume in services["orthanc"]["volumes"]:
+        source = volume.split(":")[0]
+        assert (LAUNCH / source).is_file() or source in compose["volumes"]
+    assert (LAUNCH / node["build"]["context"] / node["build"]["dockerfile"]).is_file()
+
+
+def test_the_service_starts_the_node(tmp_path):
+    text = (LAUNCH / "crlm-node.service").read_text(encoding="utf-8")
+    (start,) = re.findall("^ExecStart=(.*)$", text, re.MULTILINE)
+    python, *words = shlex.split(start)
+    assert words[:2] == ["-m", "crlm_jax.serve"]
+    serve_command._parse(words[2:])
+    assert f"SuccessExitStatus={START_AGAIN}" in text
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("no systemd-analyze here")
+    unit = tmp_path / "crlm-node.service"
+    unit.write_text(text.replace(python, sys.executable))
+    done = subprocess.run([analyze, "verify", unit], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

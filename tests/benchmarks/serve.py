@@ -38,6 +38,7 @@ from crlm_jax.imaging.resize import resize
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.step import create_state
 from crlm_jax.models import inputs
+from crlm_jax.serve.journal import quiet_libraries
 from crlm_jax.system import parallel
 from crlm_jax.training.loop import segmenter_part
 from tests.imaging.dicom import dicoms
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=16)
     parser.add_argument("--size", type=int, default=256)
     args = parser.parse_args()
+    quiet_libraries()
     work = Path(tempfile.mkdtemp(prefix="crlm_serve_"))
     series = make_series(work / "ct", args.series, args.slices, args.size)
     make_run(work / "run", work / "ct" / "0")

@@ -1,5 +1,8 @@
 """Orthanc, an archive as hospitals have it, of the system's packages, on loopback.
 
+Its settings are those of `launch/`, but for places, ports and the password: it sends every CT to
+the node.
+
 In a test module:
 
     from tests.serve import orthanc
@@ -21,6 +24,7 @@ import pytest
 from tests.processes import free_port
 from tests.serve import nodes
 
+LAUNCH = Path(__file__).parents[2] / "launch"
 _PLACES = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 
 
@@ -31,13 +35,14 @@ class Orthanc:
 
     def __init__(self, program: str, folder: Path):
         self.port, self.web, self.node_port = free_port(), free_port(), free_port()
-        settings = {
-            "Name": "tests", "DicomAet": self.title, "DicomPort": self.port,
+        settings = json.loads((LAUNCH / "orthanc.json").read_text()) | {
+            "DicomAet": self.title, "DicomPort": self.port,
             "HttpPort": self.web, "StorageDirectory": str(folder / "db"),
             "IndexDirectory": str(folder / "db"), "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False, "OverwriteInstances": False,
             "DicomModalities": {"CRLM": ["CRLM", "127.0.0.1", self.node_port]},
-            "DicomAssociationCloseDelay": 0,
+            "DicomAssociationCloseDelay": 0, "StableAge": 1,
+            "LuaScripts": [str(LAUNCH / "orthanc-route.lua")],
             "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
         }  # fmt: skip
         (folder / "orthanc.json").write_text(json.dumps(settings))
@@ -69,13 +74,9 @@ class Orthanc:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)
 
-    def add(self, files: list[Path]) -> str:
-        """Takes files of one series; returns Orthanc's name for it."""
-        return {self.post("/instances", file.read_bytes())["ParentSeries"] for file in files}.pop()
-
-    def send(self, series: str) -> dict:
-        """Sends a series to the node by C-STORE; returns what Orthanc says of it."""
-        return self.post("/modalities/CRLM/store", series)
+    def add(self, files: list[Path]) -> None:
+        for file in files:
+            self.post("/instances", file.read_bytes())
 
     def find(self, modality: str) -> list[pydicom.Dataset]:
         """Returns the objects of a modality, such as SEG."""

@@ -15,10 +15,11 @@ from crlm_jax.serve.journal import quiet_libraries, say
 from crlm_jax.serve.receive import Listening, Receiver
 from crlm_jax.serve.rules import Rule, find_rule, modalities
 from crlm_jax.serve.send import Archive, Sender
-from crlm_jax.serve.spool import RESULTS, Spool, short
-from crlm_jax.serve.work import Answer
+from crlm_jax.serve.spool import RESULTS, Spool, short, sync
+from crlm_jax.serve.work import Answer, AnswerError
 
 _LOOK = 0.2  # seconds between two looks for something to do
+_TRIES, _MOST_TRIES = "tries", 5  # file of a job: a byte for each time that it was begun
 _CLEAN = 60.0  # seconds between two looks for what is old
 
 
@@ -72,6 +73,7 @@ class Node:
     def _do(self, job: Path, answer: Answer) -> None:
         """Answers one series; nothing that is wrong with it stops the node."""
         try:
+            _count_try(job)
             facts = self._facts(job)
             rule = find_rule(self._rules, facts)
             if rule is None:
@@ -96,15 +98,35 @@ class Node:
             )
             say(f"failed: {short(job)}: a defect of the program, {type(error).__name__} at {place}")
             self._spool.move(job, "failed")
+        finally:
+            for state in ("queue", "answered", "done", "failed"):
+                (self._spool.folder / state / job.name / _TRIES).unlink(missing_ok=True)
 
     @staticmethod
     def _facts(job: Path) -> SeriesFacts:
         files = sorted(job.glob("*.dcm"))
-        return series_facts(identify(files[0]).series, files, len(files))
+        found = [identify(file) for file in files]
+        if len({each.patient for each in found}) > 1:
+            raise AnswerError("its images are of several patients; have its sender correct that")
+        return series_facts(found[0].series, files, len(files))
 
     @staticmethod
     def _without_path(text: str, job: Path) -> str:
         return text.replace(f"{job}: ", "").replace(f"{job}/", "").replace(str(job), "the series")
+
+
+def _count_try(job: Path) -> None:
+    """Notes on the disk that a job is tried, in case that it ends the process.
+
+    Raises:
+      AnswerError: it did so too often.
+    """
+    path = job / _TRIES
+    with path.open("ab") as file:
+        file.write(b".")
+    sync(path)
+    if path.stat().st_size > _MOST_TRIES:
+        raise AnswerError(f"the node was killed {_MOST_TRIES} times while it worked on this series")
 
 
 def _about(facts: SeriesFacts) -> str:

@@ -138,6 +138,11 @@ class Sender(threading.Thread):
                 raise
             say(f"failed: {short(job)}: {error}, which stays so; send the series again to retry")
             self._spool.move(job, "failed")
+        except OSError:
+            raise
+        except Exception as error:  # a defect; the other results are still to be sent
+            say(f"failed: {short(job)}: its results gave {type(error).__name__} as they were sent")
+            self._spool.move(job, "failed")
         else:
             self._spool.move(job, "done")
             say(f"sent: {short(job)}, {len(files)} object(s) to {self._archive}")

@@ -144,6 +144,31 @@ def test_a_stop_in_the_midst_leaves_a_job_for_the_next_node(tmp_path, archive):
     assert [len(uids) for uids in archive.kinds().values()] == [1, 1]
 
 
+def test_a_series_that_kills_the_node_is_set_aside(tmp_path, archive, capsys):
+    spool = tmp_path / "spool"
+    with nodes.running(spool, archive, answer=lambda *_, **__: "no file to send") as node:
+        nodes.send(node.port, dicoms.write_series(tmp_path / "ct", bright()))
+        nodes.wait(lambda: list(spool.glob("failed/*")))
+    (job,) = spool.glob("failed/*")
+    assert "its results gave RuntimeError" in capsys.readouterr().err
+    os.rename(job, spool / "queue" / job.name)
+    (spool / "queue" / job.name / "tries").write_bytes(b".....")  # as kills leave it
+    with nodes.running(spool, archive):
+        nodes.wait(lambda: list(spool.glob("failed/*")))
+    assert "was killed 5 times" in capsys.readouterr().err
+    assert not list(spool.glob("failed/*/tries"))
+
+
+def test_images_of_two_patients_are_no_series(tmp_path, archive, capsys):
+    def other(index: int, header: pydicom.Dataset) -> None:
+        header.PatientID = f"P-{index // 3}"
+
+    with nodes.running(tmp_path / "spool", archive) as node:
+        nodes.send(node.port, dicoms.write_series(tmp_path / "ct", bright(), change=other))
+        nodes.wait(lambda: list((tmp_path / "spool" / "failed").iterdir()))
+    assert "several patients" in capsys.readouterr().err
+
+
 def start(spool, port: int, archive: nodes.Store, output) -> subprocess.Popen:
     words = [sys.executable, "-m", "tests.serve.nodes", spool, port, archive.port, 0.5]
     return subprocess.Popen(list(map(str, words)), stdout=output, stderr=output)

@@ -5,14 +5,16 @@ import ssl
 import struct
 import subprocess
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
 import pynetdicom
 import pytest
 
-from crlm_jax.serve import checks, receive
+from crlm_jax.serve import checks, command, receive
 from crlm_jax.serve.receive import Listening, Receiver
+from crlm_jax.serve.send import Archive, NotSent, send
 from crlm_jax.serve.spool import Limits, Spool
 from tests.imaging.dicom import dicoms
 from tests.serve import nodes
@@ -232,5 +234,25 @@ def test_tls_and_a_peer_that_never_shakes_hands(spool, files, certificate):
             association.release()
         assert not nodes.associate(receiver.port).is_established, "without TLS"
         assert stored(spool) == 1
+    finally:
+        receiver.close()
+
+
+def test_an_authority_lets_in_its_own_peers_alone_and_results_go_by_tls_too(
+    tmp_path, spool, files, certificate, capsys
+):
+    pem, key = certificate
+    given = SimpleNamespace(tls_cert=pem, tls_key=key, tls_ca=pem, send_tls=True)
+    inward, outward = command._tls(given)
+    receiver = Receiver(Listening("CRLM", port=0, tls=inward), spool, {"CT"})
+    stranger = ssl.create_default_context(cafile=pem)
+    try:
+        assert not nodes.associate(receiver.port, tls_args=(stranger, "127.0.0.1")).is_established
+        assert "failed before it began" in capsys.readouterr().err
+        # The node sends as any peer does.
+        send(files[:1], Archive("CRLM", "127.0.0.1", receiver.port, outward), "PACS")
+        assert stored(spool) == 1
+        with pytest.raises(NotSent, match="cannot be reached"):
+            send(files[:1], Archive("CRLM", "127.0.0.1", receiver.port), "PACS")
     finally:
         receiver.close()

@@ -12,6 +12,7 @@ from crlm_jax import __version__, imaging
 from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
+from crlm_jax.imaging.context import context_doubt
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.dicom.sources import check_sources
 from crlm_jax.imaging.geometry import VolumeError
@@ -37,7 +38,7 @@ class _Ready:
 
     volume: volumes.Volume  # without its voxels
     condition: str
-    slices: np.ndarray  # (Z, S, S, 1) uint8
+    slices: np.ndarray  # (Z, S, S, C) uint8
     grey: np.ndarray | None  # (Z, H, W) uint8; None: no overlay is wanted
     doubts: list[str]  # reasons why the scan may not be what the run was trained on
 
@@ -127,8 +128,11 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
     if looks_like_a_mask(volume.voxels):
         doubts.append("has two different values only, as a mask has; if it is one, leave it out")
     grey = segmenter.grey(volume, condition)
+    if segmenter.config.data.context and (doubt := context_doubt(grey, volume.geometry)):
+        doubts.append(doubt)
+    slices = segmenter.slices(grey, volume.geometry)
     without = dataclasses.replace(volume, voxels=np.empty((0, 0, 0), np.float32))
-    return _Ready(without, condition, segmenter.slices(grey), grey if job.overlay else None, doubts)
+    return _Ready(without, condition, slices, grey if job.overlay else None, doubts)
 
 
 def _write(

@@ -19,7 +19,7 @@ from crlm_jax.training.experiment import prepare
 from crlm_jax.training.loop import segmenter_part
 from tests.cohorts import tiny_config
 
-SIDE, STEPS = 32, 100
+SIDE, STEPS = 32, 150
 
 
 @dataclasses.dataclass(frozen=True)

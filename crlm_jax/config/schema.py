@@ -36,6 +36,10 @@ class Data:
     # 1: the network sees the slices below and above beside each slice, in the three channels that
     # otherwise repeat the slice (2.5D).
     context: int = 0
+    # Conditions of one patient that the network sees together, one a channel, such as
+    # pre_dwi,pre_t2wi: two (the third channel repeats the first) or three. They are resampled onto
+    # the grid of the first, whose mask counts, by their headers. (): one condition at a time.
+    channels: tuple[str, ...] = ()
     # Slices to train on: those with a lesion (the paper's choice), or all.
     train_slices: Literal["tumour", "all"] = "tumour"
     resample_masks: bool = False  # take masks on another grid than the image's, resampled
@@ -59,7 +63,7 @@ class Data:
     @property
     def planes(self) -> int:
         """How many images a slice is made of: 1, which the channels repeat, or 3, one in each."""
-        return 3 if self.context else 1
+        return 3 if self.context or self.channels else 1
 
 
 @dataclass

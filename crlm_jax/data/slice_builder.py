@@ -29,6 +29,7 @@ from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.data.cohort.rows import CohortError, ImagePair
 from crlm_jax.data.slices import DATASET, VERSION
 from crlm_jax.imaging import volumes
+from crlm_jax.imaging.channels import lay_over, three_channels
 from crlm_jax.imaging.context import context_doubt, find_neighbours, with_neighbours
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import to_uint8
@@ -53,7 +54,7 @@ class _Cut:
 
     The masks are `numpy.packbits` of 0 and 1, by rows. `tumour` tells which slices hold tumour, and
     `too_small` (Z,) how many lesions of a slice are smaller than a pixel there. `print` is that of
-    `Slices.prints`, `doubt` one of `Slices.doubts`.
+    `Slices.prints`, `doubts` are for `Slices.doubts`.
     """
 
     images: np.ndarray
@@ -61,7 +62,7 @@ class _Cut:
     tumour: np.ndarray
     too_small: np.ndarray
     print: str
-    doubt: str | None
+    doubts: list[str]
 
 
 class LiverSlices(tfds.core.GeneratorBasedBuilder):
@@ -69,8 +70,8 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
 
     Args:
       cases: as from `read_cohort`.
-      data: `image_size`, `antialias`, both windows, `train_slices`, `resample_masks` and `context`
-        are read.
+      data: `image_size`, `antialias`, both windows, `train_slices`, `resample_masks`, `context` and
+        `channels` are read.
       workers: images that are read at once, each in memory as a whole.
       data_dir: folder of the data set.
     """
@@ -144,7 +145,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
         table = self.tables[split]
         for job, cut in self._cut(jobs, problems):
             self.prints.append((job.case, job.image, cut.print))
-            self.doubts += [(job.case, cut.doubt)] if cut.doubt else []
+            self.doubts += [(job.case, doubt) for doubt in cut.doubts]
             for z in range(0 if problems else len(cut.images)):
                 if split != "train" or cut.tumour[z] or self._data.train_slices == "all":
                     about = bool(cut.tumour[z]), int(cut.too_small[z])
@@ -218,15 +219,32 @@ def _cut_image(job: _Job, *, data: Data) -> _Cut:
     grey = to_uint8(volume, job.condition, data)
     masks, too_small = resize_mask(mask, data.image_size, antialias=data.antialias)
     images = resize(grey, data.image_size, antialias=data.antialias)
-    own, doubt = images[..., None], None
-    if data.context:
-        doubt = context_doubt(grey, volume.geometry)
-        own = with_neighbours(images, find_neighbours(grey, volume.geometry))
+    seen, doubts = _planes(job, volume, grey, images, data)
     return _Cut(
-        images=own,
+        images=seen,
         masks=np.packbits(masks.reshape(len(masks), -1), axis=1),
         tumour=np.any(mask, axis=(1, 2)),
         too_small=too_small,
-        print=hashlib.sha256(images.tobytes()).hexdigest()[:16],  # the same without neighbours
-        doubt=doubt,
+        # Of the image alone, so that it is known again in a run that sees others beside it.
+        print=hashlib.sha256(images.tobytes()).hexdigest()[:16],
+        doubts=doubts,
     )
+
+
+def _planes(
+    job: _Job, volume: volumes.Volume, grey: np.ndarray, images: np.ndarray, data: Data
+) -> tuple[np.ndarray, list[str]]:
+    """Puts what the network sees beside the slices (Z, S, S) of an image: (Z, S, S, C), doubts."""
+    if data.context:
+        doubt = context_doubt(grey, volume.geometry)
+        seen = with_neighbours(images, find_neighbours(grey, volume.geometry))
+        return seen, [doubt] if doubt else []
+    if not data.channels:
+        return images[..., None], []
+    channels, doubts = [images], []
+    for other in job.pair.others:
+        beside = volumes.read_image(other.image, b_value=other.b_value)
+        laid, found = lay_over(to_uint8(beside, other.condition, data), beside, volume)
+        channels.append(resize(laid, data.image_size, antialias=data.antialias))
+        doubts += found
+    return three_channels(channels), doubts

@@ -76,6 +76,8 @@ def _fingerprint(cases: Sequence[Case], data: Data) -> str:
     ]  # fmt: skip
     if data.context:
         content.append(f"context {data.context}")
+    if data.channels:
+        content.append(f"channels {' '.join(data.channels)}")
     problems = []
     for case in cases:
         content.append([case.patient, case.condition, case.split])
@@ -83,7 +85,8 @@ def _fingerprint(cases: Sequence[Case], data: Data) -> str:
             content += [pair.mask_label, pair.b_value]
             if pair.tumour is not None:  # the masks are checked against it
                 content.append(f"tumour {pair.tumour}")
-            for path in (pair.image, *pair.masks):
+            content += [other.b_value for other in pair.others]
+            for path in (pair.image, *pair.masks, *(other.image for other in pair.others)):
                 try:
                     for file in _files(path):
                         stat = file.stat()

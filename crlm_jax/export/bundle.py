@@ -4,8 +4,8 @@ Two files hold the same function, the network at its own size with the weights i
 
     grey levels 0 … 255 (B, S, S) float32 -> probability of tumour (B, S, S) float32
 
-B, the number of slices, is free; S is the run's `data.image_size`. A run that sees the slices below
-and above too takes (B, S, S, 3). `segmenter.stablehlo` is
+B, the number of slices, is free; S is the run's `data.image_size`. A run that sees several
+slices or sequences together takes (B, S, S, 3). `segmenter.stablehlo` is
 `jax.export`'s, for CPU, CUDA and TPU, and computes as the run did; `segmenter.onnx` is float32.
 
 Beside them lie `preprocessing.json`, which says how a scan becomes grey levels and how the
@@ -63,7 +63,7 @@ def _describe_steps(config: Config) -> dict[str, Any]:
     fixed = {"kind": "fixed", "unit": "HU", "low": low, "high": high}
     windows = {
         condition: fixed if is_ct(condition) else _describe_mr_window(config)
-        for condition in config.data.conditions
+        for condition in dict.fromkeys([*config.data.conditions, *config.data.channels])
     }
     return {
         "orientation": "LPS",
@@ -89,21 +89,30 @@ def _describe_steps(config: Config) -> dict[str, Any]:
 
 def _describe_input(config: Config) -> dict[str, Any]:
     """Describes what the network sees of a slice."""
-    if not config.data.context:
-        return {
-            "input": "grey: float32 (B, S, S), whole grey levels 0 to 255 of B slices, "
-            "S = image_size",
-            "context": None,
-        }
-    return {
-        "input": "grey: float32 (B, S, S, 3), whole grey levels 0 to 255 of B slices, "
-        "S = image_size; the last axis: the slice below, the slice itself, the slice above",
-        "context": {
+    channels, context, three = list(config.data.channels), None, ""
+    if config.data.context:
+        three = "the slice below, the slice itself, the slice above"
+        context = {
             "furthest_mm": FURTHEST,
             "note": "The slice itself stands in for a neighbour beyond an end of the scan, for one "
             "of a single grey level before resampling, and for all where slices lie further apart "
             "than furthest_mm, centre to centre.",
-        },
+        }
+    if channels:
+        three = f"{', '.join([*channels, channels[0]][:3])} of one patient"
+    shape = "(B, S, S, 3)" if three else "(B, S, S)"
+    axis = f"; the last axis: {three}" * bool(three)
+    return {
+        "input": f"grey: float32 {shape}, whole grey levels 0 to 255 of B slices, "
+        f"S = image_size{axis}",
+        "context": context,
+        "channels": channels,
+        "channels_note": "Each image becomes grey levels by its own window. The second and third "
+        "are then resampled onto the first's grid by their headers: linear, 0 outside, rounded; "
+        "where a step of that grid is longer than a voxel, after a Gaussian of variance "
+        "(step^2 - voxel^2) / (8 ln 2) mm^2 along that axis. Breathing is not corrected."
+        if channels
+        else None,
     }
 
 

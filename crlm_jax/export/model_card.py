@@ -69,6 +69,8 @@ def _parts(config: Config, run: FinishedRun, step: int) -> Iterator[str]:
 
 
 def _images(config: Config) -> str:
+    if config.data.channels:
+        return f", each of {' and '.join(config.data.channels)} together"
     return ", each with the slices below and above" if config.data.context else ""
 
 

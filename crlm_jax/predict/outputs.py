@@ -72,7 +72,7 @@ def plan_jobs(scans: Sequence[Scan], outputs: Outputs) -> list[Job]:
       OSError: a folder cannot be written to.
     """
     jobs = []
-    inputs = {scan.path.resolve() for scan in scans}
+    inputs = {each.path.resolve() for scan in scans for each in (scan, *scan.others)}
     for scan in scans:
         own = ending(scan.path)
         own = _WRITTEN_AS.get(own, own)

@@ -1,7 +1,7 @@
 """A trained segmenter as a function from a scan to a mask on the scan's own grid."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,11 @@ from crlm_jax import method, predict, system
 from crlm_jax.config.notices import marks
 from crlm_jax.config.schema import Config, ConfigError, Data
 from crlm_jax.imaging import volumes
+from crlm_jax.imaging.channels import lay_over, three_channels
 from crlm_jax.imaging.conditions import is_ct
-from crlm_jax.imaging.context import find_neighbours, with_neighbours
+from crlm_jax.imaging.context import context_doubt, find_neighbours, with_neighbours
 from crlm_jax.imaging.geometry import Geometry
-from crlm_jax.imaging.grey import to_uint8
+from crlm_jax.imaging.grey import image_doubts, to_uint8
 from crlm_jax.imaging.lesions import Lesion, drop_small, label_lesions, measure_lesions
 from crlm_jax.imaging.resize import at_own_size, resize
 from crlm_jax.predict.engine.choice import XLA, Asked, Engine, EngineError, choose
@@ -35,6 +36,15 @@ class Prediction:
     mask: np.ndarray  # (Z, H, W) bool
     labels: np.ndarray  # (Z, H, W) int32: the lesions, numbered from 1
     lesions: list[Lesion]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sight:
+    """What a network sees of a scan, made by `ScanSegmenter.look`."""
+
+    grey: np.ndarray  # (Z, H, W) uint8, of the scan at its own size
+    slices: np.ndarray  # (Z, S, S, C) uint8; C is `Data.planes`
+    doubts: list[str]  # about what lies beside the slices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,22 +78,29 @@ class ScanSegmenter:
         """What a DICOM-SEG calls the segmenter."""
         return f"crlm_jax {self.config.method}"
 
-    def __call__(self, image: sitk.Image, condition: str | None = None) -> sitk.Image:
+    def __call__(
+        self, image: sitk.Image | Sequence[sitk.Image], condition: str | None = None
+    ) -> sitk.Image:
         """Segments one scan.
 
         Args:
-          image: 3D, or a single slice in 2D.
+          image: 3D, or a single slice in 2D. For a run that sees several sequences together
+            (`data.channels`): one of each, in that order.
           condition: of the scan, such as `ct`; None: that of the run.
 
         Returns:
-          Mask of 0 and 1 (uint8) with the image's size, spacing, origin and direction.
+          Mask of 0 and 1 (uint8) with the (first) image's size, spacing, origin and direction.
 
         Raises:
           VolumeError: the image cannot be segmented, for example because it has no contrast.
-          ConfigError: `condition` is None, and the run's conditions are windowed differently.
+          ConfigError: `condition` is None, and the run's conditions are windowed differently; or
+            the number of images is not that of the run's channels.
         """
-        volume = volumes.from_image(image)
-        probability = self.probability(self.slices(self.grey(volume, condition), volume.geometry))
+        given = [image] if isinstance(image, sitk.Image) else list(image)
+        self.check_images(len(given))
+        images = [volumes.from_image(each) for each in given]
+        volume = images[0]
+        probability = self.probability(self.look(images, condition).slices)
         return volumes.to_original_grid(
             self.finish(probability, volume.geometry, volume.padding).mask, volume.geometry
         )
@@ -106,16 +123,49 @@ class ScanSegmenter:
         """Windows a scan at its own resolution: grey levels (Z, H, W) uint8."""
         return to_uint8(volume, self.windowed_as(condition), self.config.data)
 
-    def slices(self, grey: np.ndarray, geometry: Geometry) -> np.ndarray:
-        """Resamples grey levels (Z, H, W) to the network's size S: (Z, S, S, C) uint8.
+    def check_images(self, count: int) -> None:
+        """Raises ConfigError unless a scan has as many images as the network sees together."""
+        channels = self.config.data.channels
+        if count == (len(channels) or 1):
+            return
+        if not channels:
+            raise ConfigError(
+                f"{count} images are given for one scan, but the run {self.name} sees one image at "
+                "a time; give one"
+            )
+        raise ConfigError(
+            f"the run {self.name} sees {', '.join(channels)} of a patient together, but "
+            f"{count} image(s) of a scan are given; give one of each, in this order (--image "
+            f"{' '.join(name.upper() for name in channels)}), or a cohort file with all of them"
+        )
 
-        C is 1, or 3 with the slices below and above (`data.context`).
+    def look(self, images: Sequence[volumes.Volume], condition: str | None = None) -> Sight:
+        """Makes of a scan what the network sees.
+
+        Args:
+          images: the scan, and behind it those of the run's other channels (`data.channels`).
+          condition: of the first; None: that of the run.
+
+        Raises:
+          VolumeError: the images cannot be laid over each other.
+          ConfigError: their number is not that of the run's channels, or as in `windowed_as`.
         """
-        data = self.config.data
+        self.check_images(len(images))
+        data, (first, *others) = self.config.data, images
+        grey = self.grey(first, condition)
         small = resize(grey, data.image_size, antialias=data.antialias)
         if data.context:
-            return with_neighbours(small, find_neighbours(grey, geometry))
-        return small[..., None]
+            doubt = context_doubt(grey, first.geometry)
+            seen = with_neighbours(small, find_neighbours(grey, first.geometry))
+            return Sight(grey, seen, [doubt] if doubt else [])
+        if not data.channels:
+            return Sight(grey, small[..., None], [])
+        channels, doubts = [small], list[str]()
+        for name, other in zip(data.channels[1:], others, strict=True):
+            laid, found = lay_over(to_uint8(other, name, data), other, first)
+            channels.append(resize(laid, data.image_size, antialias=data.antialias))
+            doubts += [*(f"{other.path}: {d}" for d in image_doubts(other, name)), *found]
+        return Sight(grey, three_channels(channels), doubts)
 
     def probability(
         self, slices: np.ndarray, progress: Callable[[int], object] = lambda done: None

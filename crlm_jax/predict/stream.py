@@ -12,7 +12,6 @@ from crlm_jax import __version__, imaging
 from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
-from crlm_jax.imaging.context import context_doubt
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.dicom.sources import check_sources
 from crlm_jax.imaging.geometry import VolumeError
@@ -127,12 +126,11 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
         doubts.append(f"is {condition}, but the run was trained on {', '.join(own)}")
     if looks_like_a_mask(volume.voxels):
         doubts.append("has two different values only, as a mask has; if it is one, leave it out")
-    grey = segmenter.grey(volume, condition)
-    if segmenter.config.data.context and (doubt := context_doubt(grey, volume.geometry)):
-        doubts.append(doubt)
-    slices = segmenter.slices(grey, volume.geometry)
+    others = [volumes.read_image(o.path, series=o.series, b_value=o.b_value) for o in scan.others]
+    seen = segmenter.look([volume, *others], condition)
+    doubts += seen.doubts
     without = dataclasses.replace(volume, voxels=np.empty((0, 0, 0), np.float32))
-    return _Ready(without, condition, slices, grey if job.overlay else None, doubts)
+    return _Ready(without, condition, seen.slices, seen.grey if job.overlay else None, doubts)
 
 
 def _write(

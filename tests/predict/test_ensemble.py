@@ -47,7 +47,7 @@ def folds(tmp_path_factory, one_device):
 def slices(segment):
     """A scan as the network sees it."""
     volume = volumes.from_image(ball()[0])
-    return segment.slices(segment.grey(volume), volume.geometry)
+    return segment.look([volume]).slices
 
 
 def call(*words) -> int:

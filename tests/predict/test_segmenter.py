@@ -99,7 +99,7 @@ def test_tta_undoes_what_it_does():
     image, _ = ball(shape=(4, 32, 32))
     segmenter = identity()
     volume = volumes.from_image(image)
-    slices = segmenter.slices(segmenter.grey(volume), volume.geometry)
+    slices = segmenter.look([volume]).slices
     plain, averaged = (identity(tta=tta).probability(slices) for tta in (False, True))
     np.testing.assert_allclose(averaged, plain, atol=1e-6)
 

@@ -73,7 +73,7 @@ def test_prediction_by_either_engine_finds_it_too(solved, cohort, tmp_path, monk
     ours, theirs = (segmenter.load(solved.folder, engine=e) for e in ("openvino", "xla"))
     assert str(ours.engine) == "OpenVINO in float32"
     volume = volumes.read_image(scan)
-    slices = ours.slices(ours.grey(volume), volume.geometry)
+    slices = ours.look([volume]).slices
     assert slices.shape == (DEPTH, solvable.SIDE, solvable.SIDE, 3)
     np.testing.assert_allclose(ours.probability(slices), theirs.probability(slices), atol=1e-5)
 

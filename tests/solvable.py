@@ -19,7 +19,7 @@ from crlm_jax.training.experiment import prepare
 from crlm_jax.training.loop import segmenter_part
 from tests.cohorts import tiny_config
 
-SIDE, STEPS = 32, 150
+SIDE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def split_of(patient: int) -> str:
     return "train" if patient < 5 else "test"
 
 
-def train(folder: Path, cohort: Path, **data) -> Solved:
+def train(folder: Path, cohort: Path, steps: int, **data) -> Solved:
     """Trains a small UNet on a cohort, and writes the run; `data` are fields of `Data`."""
     config = tiny_config(cohort, folder.parent / "cache")
     config.data = dataclasses.replace(config.data, validation_fraction=0.0, **data)
@@ -73,16 +73,16 @@ def train(folder: Path, cohort: Path, **data) -> Solved:
     config.train.batch_size = 8
     slices, mesh = prepare(config), parallel.make_mesh(1)
     networks, state = create_state(config, mesh)
-    step = make_train_step(config, networks, mesh, STEPS)
+    step = make_train_step(config, networks, mesh, steps)
     batches = pipeline.train_batches(slices.source("train"), config.augment, batch_size=8, seed=0)
-    for batch in itertools.islice(batches, STEPS):
+    for batch in itertools.islice(batches, steps):
         batch.pop("record")
         state, _ = step(state, parallel.to_global(batch, mesh))
     folder.mkdir()
     (folder / "config.json").write_text(to_json(config), encoding="utf-8")
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(STEPS, segmenter_part(state), None)
+        checkpoints.save(steps, segmenter_part(state), None)
     trained = TrainedSegmenter(
-        config, networks.segmenter_eval, state.weights, STEPS, mesh, mirror=False
+        config, networks.segmenter_eval, state.weights, steps, mesh, mirror=False
     )
     return Solved(folder, config, slices, trained)

@@ -84,8 +84,10 @@ class Augment:
     enabled: bool = True
     # The paper's: turns, flips and the four changes below. Or nnU-Net's own.
     policy: Literal["paper", "nnunet"] = "paper"
-    hue: float = 20.0  # ± half-degrees, of 180
-    saturation: float = 30.0  # ± grey levels, of 255
+    # ± half-degrees, of 180; none with data.context or data.channels.
+    hue: float = 20.0
+    # ± grey levels, of 255; none with data.context or data.channels.
+    saturation: float = 30.0
     brightness: float = 0.2  # ± of 255 grey levels
     contrast: float = 0.2  # ± of 1
 

@@ -8,8 +8,8 @@ the image: integrated gradients, whose values add up to the score less that of a
 in every run), and occlusion, the loss of score where a patch is hidden. With a reference mask, one
 map for each constrained stage of the critic shows where it tells prediction and reference apart.
 
-Everything is computed slice by slice, since the network sees single slices, and in float32 even if
-the run was trained in bfloat16.
+Everything is computed slice by slice, as the network sees them, and in float32 even if the run was
+trained in bfloat16.
 """
 
 import argparse

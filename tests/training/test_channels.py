@@ -20,15 +20,14 @@ from crlm_jax.explain import command as explain_command
 from crlm_jax.export import bundle
 from crlm_jax.predict import command as predict_command
 from crlm_jax.predict import segmenter
-from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system.console import exit_code
 from crlm_jax.training.experiment import describe_data
-from crlm_jax.training.fit_picture import chequered, write_fit
+from crlm_jax.training.fit_picture import chequered
 from tests import solvable
 from tests.imaging.dicom import dicoms
 
 CHANNELS = ("pre_dwi", "pre_t2wi")
-DEPTH = 6
+DEPTH, STEPS = 6, 150
 # The second sequence has finer pixels and slices, one pixel and one slice more on each side.
 FINE, SHIFT = (0.75, 0.75, 3.5), (-1.125, -1.125, -5.25)
 
@@ -58,7 +57,7 @@ def cohort(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def solved(cohort, tmp_path_factory, one_device) -> solvable.Solved:
     folder = tmp_path_factory.mktemp("runs") / "channels"
-    return solvable.train(folder, cohort, channels=CHANNELS)
+    return solvable.train(folder, cohort, STEPS, channels=CHANNELS)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def test_the_second_sequence_is_found_and_without_it_there_is_nothing_to_find(
     solved, cohort, tmp_path, one_device
 ):
     assert solved.dsc() > 0.9
-    assert solvable.train(tmp_path / "plain", cohort).dsc() < 0.4
+    assert solvable.train(tmp_path / "plain", cohort, STEPS).dsc() < 0.4
 
 
 def test_prediction_takes_an_image_a_channel(solved, pair, tmp_path, capsys):
@@ -176,14 +175,12 @@ def test_evaluation_and_report_show_the_fit(solved, cohort, tmp_path):
     assert exit_code(evaluate_command.main, [*map(str, words), "--condition", "pre_t2wi"]) == 1
 
 
-def test_the_picture_shows_both_in_turn(solved, tmp_path):
+def test_the_picture_shows_both_in_turn():
     one, two = np.zeros((32, 32)), np.ones((32, 32))
     fields = chequered(one, two)
     assert fields.mean() == 0.5
     assert fields[0, 0] == 0 == fields[4, 4]
     assert fields[0, 4] == 1
-    write_fit(solved.config, solved.slices, RunFolder(tmp_path))
-    assert RunFolder(tmp_path).channels.stat().st_size > 10_000
 
 
 def test_patients_without_a_sequence_are_named_with_the_remedy(cohort, tmp_path):

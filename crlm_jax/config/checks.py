@@ -59,6 +59,7 @@ def problems(values: dict[str, Any]) -> list[str]:
         *_critic_problems(values),
         *_path_problems(values),
         *_split_problems(values),
+        *_plane_problems(values),
         *_phantom_problems(values),
         *_ranges(values),
     ]
@@ -145,6 +146,29 @@ def _split_problems(values: dict[str, Any]) -> list[str]:
         return [
             f"data.fold = {fold!r} and data.test_patients = {tests} both say who is tested; give "
             "data.test_patients=0 with a fold"
+        ]
+    return []
+
+
+def _plane_problems(values: dict[str, Any]) -> list[str]:
+    """Checks what the three channels show."""
+    context, channels = values["data.context"], values["data.channels"]
+    if context not in (0, 1):
+        return [f"data.context = {context}: choose from 0, 1: three channels hold three slices"]
+    if not channels:
+        return []
+    about = f"data.channels = {channels!r}"
+    if len(channels) not in (2, 3) or len(set(channels)) < len(channels):
+        return [f"{about}: two or three different conditions, or () for one at a time"]
+    if context:
+        return [
+            f"{about} and data.context = {context} both say what the three channels hold; give "
+            "data.context=0 or data.channels=()"
+        ]
+    if values["data.conditions"] != channels[:1]:
+        return [
+            f"{about}: the masks are those of the first, so that data.conditions has to be "
+            f"{channels[0]} alone; give --config.data.conditions={channels[0]}"
         ]
     return []
 

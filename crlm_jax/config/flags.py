@@ -35,6 +35,7 @@ def flagged_config() -> Config:
         raise UsageError("--config is missing, such as --config configs/cross_pre.py")
     # The flag library splits numbers at commas, as in loss.stages=1,2, but not words.
     config.data.conditions = tuple(",".join(config.data.conditions).split(","))
+    config.data.channels = tuple(filter(None, ",".join(config.data.channels).split(",")))
     return config
 
 

@@ -33,6 +33,13 @@ class Data:
     # White on MRI: 1.5 times the body's 99 percentile, or the 99.5 percentile of all voxels, which
     # clips bright lesions (0.1.0).
     mr_window: Literal["body", "percentiles"] = "body"
+    # 1: the network sees the slices below and above beside each slice, in the three channels that
+    # otherwise repeat the slice (2.5D).
+    context: int = 0
+    # Conditions of one patient that the network sees together, one a channel, such as
+    # pre_dwi,pre_t2wi: two (the third channel repeats the first) or three. They are resampled onto
+    # the grid of the first, whose mask counts, by their headers. (): one condition at a time.
+    channels: tuple[str, ...] = ()
     # Slices to train on: those with a lesion (the paper's choice), or all.
     train_slices: Literal["tumour", "all"] = "tumour"
     resample_masks: bool = False  # take masks on another grid than the image's, resampled
@@ -53,6 +60,11 @@ class Data:
     cache_shared: bool = True
     workers: int = 0  # processes that read and augment; 0: threads of this process
 
+    @property
+    def planes(self) -> int:
+        """How many images a slice is made of: 1, which the channels repeat, or 3, one in each."""
+        return 3 if self.context or self.channels else 1
+
 
 @dataclass
 class Phantom:
@@ -72,8 +84,10 @@ class Augment:
     enabled: bool = True
     # The paper's: turns, flips and the four changes below. Or nnU-Net's own.
     policy: Literal["paper", "nnunet"] = "paper"
-    hue: float = 20.0  # ± half-degrees, of 180
-    saturation: float = 30.0  # ± grey levels, of 255
+    # ± half-degrees, of 180; none with data.context or data.channels.
+    hue: float = 20.0
+    # ± grey levels, of 255; none with data.context or data.channels.
+    saturation: float = 30.0
     brightness: float = 0.2  # ± of 255 grey levels
     contrast: float = 0.2  # ± of 1
 

@@ -11,9 +11,10 @@ import jax
 
 from crlm_jax import __version__
 from crlm_jax.config.notices import is_phantom
-from crlm_jax.config.schema import Config, Data
+from crlm_jax.config.schema import Config, ConfigError, Data
 from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import Case
+from crlm_jax.data.cohort.channels import with_channels
 from crlm_jax.data.slices import Slices
 from crlm_jax.evaluate.masks import check_pattern, find_files, own_references, read_masks
 from crlm_jax.evaluate.patients import (
@@ -25,6 +26,7 @@ from crlm_jax.evaluate.patients import (
     choose_cases,
     choose_conditions,
 )
+from crlm_jax.imaging.channels import MOTION
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.measures import evaluate
 from crlm_jax.measures.case import CaseResult
@@ -43,6 +45,7 @@ from crlm_jax.training.card import (
     describe_choice,
     describe_small_lesions,
 )
+from crlm_jax.training.fit_picture import write_fit
 from crlm_jax.training.measuring import measure_best, measure_mean
 from crlm_jax.training.threshold import describe_threshold
 
@@ -125,12 +128,17 @@ def of_run(
     conditions, notes = choose_conditions(cohort, wish.conditions, trained, run)
     taught = read_taught(run)
     cases, of_patients = choose_cases(cohort, conditions, wish, taught)
+    if channels := trained.data.channels:
+        cases = _with_channels(run, cohort, conditions, cases, channels)
     config = _measured_with(trained, cohort, conditions, options)
     notes += of_patients + _unlike(conditions, trained.data.conditions)
     slices = slice_cache.prepare(cases, config.data)
+    notes += [f"{doubt}." for doubt in [*([MOTION] if channels else []), *slices.doubts]]
     notes += check_images(cohort, slices, wish, taught)
 
     def measure(into: RunFolder) -> tuple[list[CaseResult], Card]:
+        if config.data.channels:
+            write_fit(config, slices, into)
         return _measure(config, slices, members, into)
 
     about = f"{'+'.join(_unlike_ones(c.method for c in every))}, {trained.scale} scale"
@@ -214,6 +222,7 @@ def of_masks(
     config.data, config.evaluation = copy.deepcopy((base.data, base.evaluation))
     config.phantom, config.loss.stages = base.phantom, ()
     config = _measured_with(config, cohort, conditions, options)
+    config.data.context, config.data.channels = 0, ()  # nothing looks at the images
     slices = slice_cache.prepare(cases, config.data)  # errors of the cohort come first
     given = read_masks(files, cases, label, config.data)
     notes += own_references(files, cases)
@@ -251,6 +260,29 @@ def _measured_with(
     )
     phantom = cohort.made or config.phantom
     return dataclasses.replace(config, data=data, phantom=phantom, evaluation=evaluation)
+
+
+def _with_channels(
+    run: Path,
+    cohort: TestCohort,
+    conditions: tuple[str, ...],
+    cases: Sequence[Case],
+    channels: tuple[str, ...],
+) -> tuple[Case, ...]:
+    """Puts the other sequences of `data.channels` beside the images of cases.
+
+    Raises:
+      ConfigError: another condition is asked for than that of the first channel.
+      CohortError: a patient lacks a sequence.
+    """
+    if conditions != channels[:1]:
+        raise ConfigError(
+            f"--condition {' '.join(conditions)}: {run} sees {', '.join(channels)} together, and "
+            f"is evaluated under {channels[0]}; leave the option out"
+        )
+    chosen = {case.patient for case in cases}
+    every = [case for case in cohort.cases if case.patient in chosen]
+    return with_channels(cohort.name, every, channels)
 
 
 def _unlike_ones(texts: Iterable[str]) -> list[str]:

@@ -8,8 +8,8 @@ the image: integrated gradients, whose values add up to the score less that of a
 in every run), and occlusion, the loss of score where a patch is hidden. With a reference mask, one
 map for each constrained stage of the critic shows where it tells prediction and reference apart.
 
-Everything is computed slice by slice, since the network sees single slices, and in float32 even if
-the run was trained in bfloat16.
+Everything is computed slice by slice, as the network sees them, and in float32 even if the run was
+trained in bfloat16.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from pathlib import Path
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.errors import UserError
 from crlm_jax.explain.figure import draw_lesion, headline
+from crlm_jax.explain.record import describe
 from crlm_jax.explain.scan import (
     ExplainedScan,
     Maps,
-    describe,
     explain_lesion,
     explain_stages,
     read_scan,
@@ -122,8 +122,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--image",
         type=local_path,
+        nargs="+",
         required=True,
-        help="one scan: NIfTI, NRRD, MHA, PNG or DICOM folder",
+        help="one scan: NIfTI, NRRD, MHA, PNG or DICOM folder; for a run that sees several "
+        "sequences together, one of each, in its order",
     )
     add("--out", type=local_path, required=True, help="folder: new, empty, or of earlier maps")
     add(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.imaging import volumes
+from crlm_jax.imaging.channels import MOTION
 from crlm_jax.imaging.dicom.listing import HOW_TO_CHOOSE
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import image_doubts
@@ -21,7 +22,6 @@ from crlm_jax.imaging.masks import read_mask
 from crlm_jax.imaging.resize import resize, resize_mask
 from crlm_jax.method import networks
 from crlm_jax.method.attribution import (
-    MOST_DOUBLINGS,
     TOLERANCE,
     LesionScore,
     attribute_region,
@@ -31,8 +31,9 @@ from crlm_jax.method.attribution import (
     stage_differences,
 )
 from crlm_jax.method.segment import TrainedSegmenter, load_best
-from crlm_jax.predict.scans import find_scans, list_scans, unknown_conditions
+from crlm_jax.predict.scans import Scan, list_scans, unknown_conditions
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter, for_scans
+from crlm_jax.predict.together import find_named
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
 from crlm_jax.system.console import print_stderr
@@ -53,7 +54,7 @@ class ExplainedScan:
     condition: str
     volume: volumes.Volume
     grey: np.ndarray  # (Z, H, W) uint8
-    slices: np.ndarray  # (Z, S, S) uint8
+    slices: np.ndarray  # (Z, S, S, C) uint8
     prediction: Prediction
     reference: np.ndarray | None  # (Z, H, W) bool
 
@@ -102,6 +103,7 @@ class LesionScores:
     steps: int  # of the slice with the most
     share_inside: float  # of the absolute attributions
     share_within_10_mm: float
+    share_by_image: list[float] | None  # of the absolute attributions; None: a slice is one image
     by_slice: list[SliceScores]
 
 
@@ -123,7 +125,7 @@ class ExplainedLesion:
 
 def read_scan(
     run: Path,
-    image: Path,
+    images: Sequence[Path],
     *,
     condition: str | None = None,
     series: str | None = None,
@@ -136,7 +138,7 @@ def read_scan(
 
     Args:
       run: folder of the run, or its address (`gs://`).
-      image: a scan, as for `predict.find_scans`.
+      images: a scan, as for `predict.find_scans`; or one of each of the run's channels.
       condition: of the scan; None: that of the run.
       series: UID or pattern of the series to take out of a DICOM folder.
       b_value: s/mm², the images to take out of a DICOM diffusion series.
@@ -149,12 +151,7 @@ def read_scan(
       ConfigError: the folder holds no run, or the condition must be given.
     """
     warn = lambda text: print_stderr(f"warning: {text}")  # noqa: E731
-    scans = find_scans(image, series=series, b_value=b_value, warn=warn)
-    if len(scans) != 1:
-        choose = f", or {HOW_TO_CHOOSE}" if scans[0].series else ""
-        listed = "\n".join(list_scans(scans))
-        raise VolumeError(f"{image}: {len(scans)} scans; name one of them{choose}:\n{listed}")
-    run, scan = locate(run), scans[0]
+    run, scan = locate(run), _find_one(images, series, b_value, warn)
     trained = load_best(read_run(run), RunFolder(run).checkpoints, parallel.make_mesh(1))
     segmenter, network = for_scans(trained, run.resolve().name), trained.in_float32()
     condition = segmenter.windowed_as(condition or scan.condition)
@@ -171,14 +168,36 @@ def read_scan(
         reference = read_mask(paths, mask_label, volume, of_mask, resample=resample_masks)
     for text in of_mask:
         warn(f"{mask}: {text}")
-    grey = segmenter.grey(volume, condition)
-    slices = segmenter.slices(grey)
-    probability = segmenter.probability(slices)
+    segmenter.check_images(1 + len(scan.others))
+    others = [volumes.read_image(o.path, series=o.series, b_value=o.b_value) for o in scan.others]
+    seen = segmenter.look([volume, *others], condition)
+    for text in [*([MOTION] if others else []), *seen.doubts]:
+        warn(f"{scan.path}: {text}")
+    probability = segmenter.probability(seen.slices)
     prediction = segmenter.finish(probability, volume.geometry, volume.padding)
     return ExplainedScan(
-        segmenter, network, scan.name, condition, volume, grey, slices[..., 0], prediction,
+        segmenter, network, scan.name, condition, volume, seen.grey, seen.slices, prediction,
         reference,
     )  # fmt: skip
+
+
+def _find_one(
+    images: Sequence[Path],
+    series: str | None,
+    b_value: float | None,
+    warn: Callable[[str], object],
+) -> Scan:
+    """Returns the scan that is meant.
+
+    Raises:
+      VolumeError: there are several.
+    """
+    scans = find_named(images, series=series, b_value=b_value, warn=warn)
+    if len(scans) != 1:
+        choose = f", or {HOW_TO_CHOOSE}" if scans[0].series else ""
+        listed = "\n".join(list_scans(scans))
+        raise VolumeError(f"{images[0]}: {len(scans)} scans; name one of them{choose}:\n{listed}")
+    return scans[0]
 
 
 def _region(mask: np.ndarray, size: int) -> np.ndarray:
@@ -221,6 +240,7 @@ def _integrate(
     pixel = np.multiply(inside.shape[1:], explained.volume.spacing[1:]) / side  # mm
     maps: Maps = {}
     rows, weights = [], np.zeros(3)  # |attribution|: in the lesion, near it, all
+    images = np.zeros(explained.slices.shape[-1])  # |attribution| of each
     chosen = np.flatnonzero(inside.any(axis=(1, 2))).tolist()
     for z in tqdm(chosen, f"lesion {number}", unit="slice", disable=None):
         region, image = _region(inside[z], side), explained.slices[z]
@@ -233,11 +253,17 @@ def _integrate(
         near = ndimage.distance_transform_edt(~region, sampling=pixel) <= NEAR
         weight = np.abs(found.map)
         weights += weight[region].sum(), weight[near].sum(), weight.sum()
-    return maps, _sum_up(rows, *(weights[:2] / (weights[2] or 1)).tolist())
+        if found.by_image is not None:
+            images += np.abs(found.by_image).sum(axis=(0, 1))
+    inside_share, near_share = (weights[:2] / (weights[2] or 1)).tolist()
+    by_image = (images / (images.sum() or 1)).tolist() if len(images) > 1 else None
+    return maps, _sum_up(rows, inside_share, near_share, by_image)
 
 
-def _sum_up(rows: list[SliceScores], inside: float, near: float) -> LesionScores:
-    """Returns the numbers of a lesion from those of its slices and two shares of attribution."""
+def _sum_up(
+    rows: list[SliceScores], inside: float, near: float, by_image: list[float] | None
+) -> LesionScores:
+    """Returns the numbers of a lesion from those of its slices and its shares of attribution."""
     score = sum(row.score for row in rows)
     baseline = sum(row.baseline_score for row in rows)
     total = sum(row.sum for row in rows)
@@ -254,6 +280,7 @@ def _sum_up(rows: list[SliceScores], inside: float, near: float) -> LesionScores
         steps=max(row.steps for row in rows),
         share_inside=inside,
         share_within_10_mm=near,
+        share_by_image=by_image,
         by_slice=rows,
     )
 
@@ -300,28 +327,3 @@ def explain_stages(explained: ExplainedScan, reference: np.ndarray) -> dict[int,
         for stage, values in found.items():
             maps[stage][z] = values
     return maps
-
-
-def describe(explained: ExplainedScan, steps: int) -> dict[str, Any]:
-    """Returns `explain.json` with the run, the scan and the methods, still without maps."""
-    segmenter, (patch, stride) = explained.segmenter, explained.patch
-    return {
-        "scan": explained.scan,
-        "condition": explained.condition,
-        "run": segmenter.name,
-        "method": segmenter.config.method,
-        "step": segmenter.step,
-        "threshold": segmenter.threshold,
-        "warnings": warnings(segmenter.config),
-        "image_size": segmenter.config.data.image_size,
-        "score": "sum of the logits over the lesion's pixels at image_size",
-        "integrated_gradients": f"logits a pixel at image_size, interpolated to the scan's grid; "
-        f"all slices of the lesion; baseline: the slice under a Gaussian of image_size / 8 pixels; "
-        f"trapezoidal rule of {steps} to {steps * 2**MOST_DOUBLINGS} steps, until the error of "
-        f"the sum is at most {TOLERANCE}",
-        "occlusion": "logits lost, mean over the patches of a pixel; the slice in which the lesion "
-        f"is longest; patches of {patch} pixels every {stride}, filled with the slice's mean",
-        "stages": None,
-        "stages_note": None,
-        "lesions": [],
-    }

@@ -6,12 +6,14 @@ python -m crlm_jax.predict --run runs/ct --image cohort.csv --out 'masks/{name}.
 """
 
 import argparse
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 from crlm_jax import predict
 from crlm_jax.config.schema import ConfigError
+from crlm_jax.imaging.channels import MOTION
 from crlm_jax.imaging.dicom.files import is_directory_file
 from crlm_jax.predict.engine.choice import Asked
 from crlm_jax.predict.ensemble import EnsembleSegmenter, load
@@ -26,12 +28,12 @@ from crlm_jax.predict.scans import (
     Scan,
     add_scan_arguments,
     check_condition,
-    find_scans,
     list_scans,
     unknown_conditions,
 )
 from crlm_jax.predict.segmenter import use_compile_cache
 from crlm_jax.predict.stream import predict_scans
+from crlm_jax.predict.together import find_named, is_cohort, join_patients
 from crlm_jax.system.console import local_path, print_error, print_stderr
 from crlm_jax.system.files import write_whole
 
@@ -54,8 +56,10 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--image",
         type=local_path,
+        nargs="+",
         required=True,
-        help="NIfTI, NRRD, MHA, PNG, a DICOM folder or file, a folder of many, or a cohort.csv",
+        help="NIfTI, NRRD, MHA, PNG, a DICOM folder or file, a folder of many, or a cohort.csv; "
+        "for a run that sees several sequences together, one image of each, in its order",
     )
     _add_out(add)
     add_scan_arguments(parser, "scans")
@@ -70,12 +74,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--threshold", type=float, help="probability of tumour (default: that of the run)")
     add("--min-lesion-mm3", type=float, default=0.0, metavar="V", help="drop smaller lesions")
     add("--overlay", type=local_path, metavar="DIR", help="also draw every slice with a lesion")
-    add(
-        "--lesions",
-        type=local_path,
-        metavar="CSV",
-        help="list of lesions (default: beside the masks)",
-    )
+    add("--lesions", type=local_path, metavar="CSV", help="list of lesions (default: beside masks)")
     add(
         "--one-segment",
         action="store_true",
@@ -128,16 +127,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 1 if a scan failed."""
     args = _parse(argv)
-    scans = find_scans(args.image, series=args.series, b_value=args.b_value, warn=_warn)
-    if args.image.is_dir() or is_directory_file(args.image):
-        print("\n".join([f"{args.image}: {len(scans)} scan(s) to segment:", *list_scans(scans)]))
-    if args.condition:
-        scans = [dataclasses.replace(scan, condition=args.condition) for scan in scans]
+    first: Path = args.image[0]
+    scans = find_named(args.image, series=args.series, b_value=args.b_value, warn=_warn)
+    if len(args.image) == 1 and (first.is_dir() or is_directory_file(first)):
+        print("\n".join([f"{first}: {len(scans)} scan(s) to segment:", *list_scans(scans)]))
     outputs = Outputs(
         args.out, args.probability, args.overlay, args.lesions, args.one_segment, args.uncertainty,
         args.sr, args.kind == "rtstruct",
     )  # fmt: skip
-    jobs = plan_jobs(scans, outputs)
+    jobs = [] if is_cohort(args.image) else plan_jobs(scans, outputs)
     segmenter = load(
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,
         device=predict.engine.xla.find_device(args.device) if args.device else None,
@@ -153,10 +151,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         use_compile_cache()
     if segmenter.engine.note:
         print_stderr(f"note: {segmenter.engine.note}")
-    for scan in scans:
-        segmenter.windowed_as(scan.condition)  # raises before the first scan is predicted
+    channels = segmenter.config.data.channels
+    if is_cohort(args.image):
+        scans = join_patients(first, scans, channels) if channels else scans
+        jobs = plan_jobs(scans, outputs)
+    if args.condition:
+        jobs = [replace(job, scan=replace(job.scan, condition=args.condition)) for job in jobs]
+    scans = [job.scan for job in jobs]
+    for scan in scans:  # errors before the first scan is predicted
+        segmenter.windowed_as(scan.condition)
+        segmenter.check_images(1 + len(scan.others))
     for warning in unknown_conditions(scans, segmenter.config.data.conditions):
         _warn(warning)
+    if channels:
+        _warn(MOTION)
     if segmenter.marks:
         print_stderr(
             "warning: PHANTOM: the run was trained on digital images; its masks are no finding"

@@ -79,7 +79,7 @@ def plan_jobs(scans: Sequence[Scan], outputs: Outputs) -> list[Job]:
       OSError: a folder cannot be written to.
     """
     jobs = []
-    inputs = {scan.path.resolve() for scan in scans}
+    inputs = {each.path.resolve() for scan in scans for each in (scan, *scan.others)}
     written: dict[Path, str] = {}
     for scan in scans:
         own = ending(scan.path)

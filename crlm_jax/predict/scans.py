@@ -49,6 +49,7 @@ class Scan:
     series: str | None = None  # UID of the series to take out of a DICOM folder; None: the only one
     b_value: float | None = None  # s/mm²; None: 1000 where a DICOM series has several
     about: str = ""  # of a DICOM series in a folder: description, modality, plane, images
+    others: tuple["Scan", ...] = ()  # of the same patient, that the network sees beside it
 
 
 def ending(path: Path) -> str:

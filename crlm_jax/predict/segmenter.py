@@ -1,7 +1,7 @@
 """A trained segmenter as a function from a scan to a mask on the scan's own grid."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,12 @@ from crlm_jax import __version__, method, predict, system
 from crlm_jax.config.notices import marks
 from crlm_jax.config.schema import Config, ConfigError, Data
 from crlm_jax.imaging import volumes
+from crlm_jax.imaging.channels import lay_over, three_channels
 from crlm_jax.imaging.conditions import is_ct
+from crlm_jax.imaging.context import context_doubt, find_neighbours, with_neighbours
 from crlm_jax.imaging.dicom.results import Algorithm
 from crlm_jax.imaging.geometry import Geometry
-from crlm_jax.imaging.grey import to_uint8
+from crlm_jax.imaging.grey import image_doubts, to_uint8
 from crlm_jax.imaging.lesions import Lesion, drop_small, label_lesions, measure_lesions
 from crlm_jax.imaging.resize import at_own_size, resize
 from crlm_jax.predict.engine.choice import XLA, Asked, Engine, EngineError, choose
@@ -38,6 +40,15 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sight:
+    """What a network sees of a scan, made by `ScanSegmenter.look`."""
+
+    grey: np.ndarray  # (Z, H, W) uint8, of the scan at its own size
+    slices: np.ndarray  # (Z, S, S, C) uint8; C is `Data.planes`
+    doubts: list[str]  # about what lies beside the slices
+
+
+@dataclasses.dataclass(frozen=True)
 class ScanSegmenter:
     """A function from a SimpleITK image to a SimpleITK mask, made by `load` or `for_scans`."""
 
@@ -49,7 +60,8 @@ class ScanSegmenter:
     threshold: float  # probability above which a voxel is tumour
     min_lesion_mm3: float  # lesions below it are dropped
     batch: int  # slices in one call of the network
-    network: Callable[[np.ndarray], np.ndarray]  # (batch, S, S, 1) uint8 -> (batch, S, S) float32
+    # (batch, S, S, C) uint8 -> (batch, S, S) float32; C is `Data.planes`
+    network: Callable[[np.ndarray], np.ndarray]
     engine: Engine = XLA  # what computes the network
 
     @property
@@ -67,33 +79,46 @@ class ScanSegmenter:
         """What a DICOM object calls the segmenter."""
         return f"crlm_jax {self.config.method}"
 
-    def made_by(self, *, one_segment: bool = False) -> Algorithm:
-        """Returns what DICOM objects say of their origin, from which their UIDs are derived."""
+    def made_by(self, *, one_segment: bool = False, others: Sequence[str] = ()) -> Algorithm:
+        """Returns what DICOM objects say of their origin, from which their UIDs are derived.
+
+        Args:
+          one_segment: all lesions are in one segment.
+          others: prints of the images that the network saw beside the series, if any.
+        """
         settings = [
             f"threshold {self.threshold:g}",
             *(["8 flips and turns averaged"] if self.tta else []),
             *([f"lesions from {self.min_lesion_mm3:g} mm3"] if self.min_lesion_mm3 else []),
             *(["one segment"] if one_segment else []),
+            *(f"with image {each}" for each in others),
             str(self.engine),
         ]
         return Algorithm(self.algorithm, __version__, self.fingerprint, "; ".join(settings))
 
-    def __call__(self, image: sitk.Image, condition: str | None = None) -> sitk.Image:
+    def __call__(
+        self, image: sitk.Image | Sequence[sitk.Image], condition: str | None = None
+    ) -> sitk.Image:
         """Segments one scan.
 
         Args:
-          image: 3D, or a single slice in 2D.
+          image: 3D, or a single slice in 2D. For a run that sees several sequences together
+            (`data.channels`): one of each, in that order.
           condition: of the scan, such as `ct`; None: that of the run.
 
         Returns:
-          Mask of 0 and 1 (uint8) with the image's size, spacing, origin and direction.
+          Mask of 0 and 1 (uint8) with the (first) image's size, spacing, origin and direction.
 
         Raises:
           VolumeError: the image cannot be segmented, for example because it has no contrast.
-          ConfigError: `condition` is None, and the run's conditions are windowed differently.
+          ConfigError: `condition` is None, and the run's conditions are windowed differently; or
+            the number of images is not that of the run's channels.
         """
-        volume = volumes.from_image(image)
-        probability = self.probability(self.slices(self.grey(volume, condition)))
+        given = [image] if isinstance(image, sitk.Image) else list(image)
+        self.check_images(len(given))
+        images = [volumes.from_image(each) for each in given]
+        volume = images[0]
+        probability = self.probability(self.look(images, condition).slices)
         return volumes.to_original_grid(
             self.finish(probability, volume.geometry, volume.padding).mask, volume.geometry
         )
@@ -116,15 +141,54 @@ class ScanSegmenter:
         """Windows a scan at its own resolution: grey levels (Z, H, W) uint8."""
         return to_uint8(volume, self.windowed_as(condition), self.config.data)
 
-    def slices(self, grey: np.ndarray) -> np.ndarray:
-        """Resamples grey levels (Z, H, W) to the network's size S: (Z, S, S, 1) uint8."""
-        data = self.config.data
-        return resize(grey, data.image_size, antialias=data.antialias)[..., None]
+    def check_images(self, count: int) -> None:
+        """Raises ConfigError unless a scan has as many images as the network sees together."""
+        channels = self.config.data.channels
+        if count == (len(channels) or 1):
+            return
+        if not channels:
+            raise ConfigError(
+                f"{count} images are given for one scan, but the run {self.name} sees one image at "
+                "a time; give one"
+            )
+        raise ConfigError(
+            f"the run {self.name} sees {', '.join(channels)} of a patient together, but "
+            f"{count} image(s) of a scan are given; give one of each, in this order (--image "
+            f"{' '.join(name.upper() for name in channels)}), or a cohort file with all of them"
+        )
+
+    def look(self, images: Sequence[volumes.Volume], condition: str | None = None) -> Sight:
+        """Makes of a scan what the network sees.
+
+        Args:
+          images: the scan, and behind it those of the run's other channels (`data.channels`).
+          condition: of the first; None: that of the run.
+
+        Raises:
+          VolumeError: the images cannot be laid over each other.
+          ConfigError: their number is not that of the run's channels, or as in `windowed_as`.
+        """
+        self.check_images(len(images))
+        data, (first, *others) = self.config.data, images
+        grey = self.grey(first, condition)
+        small = resize(grey, data.image_size, antialias=data.antialias)
+        if data.context:
+            doubt = context_doubt(grey, first.geometry)
+            seen = with_neighbours(small, find_neighbours(grey, first.geometry))
+            return Sight(grey, seen, [doubt] if doubt else [])
+        if not data.channels:
+            return Sight(grey, small[..., None], [])
+        channels, doubts = [small], list[str]()
+        for name, other in zip(data.channels[1:], others, strict=True):
+            laid, found = lay_over(to_uint8(other, name, data), other, first)
+            channels.append(resize(laid, data.image_size, antialias=data.antialias))
+            doubts += [*(f"{other.path}: {d}" for d in image_doubts(other, name)), *found]
+        return Sight(grey, three_channels(channels), doubts)
 
     def probability(
         self, slices: np.ndarray, progress: Callable[[int], object] = lambda done: None
     ) -> np.ndarray:
-        """Maps (Z, S, S, 1) uint8 to the probability of tumour (Z, S, S) float32, in batches.
+        """Maps (Z, S, S, C) uint8 to the probability of tumour (Z, S, S) float32, in batches.
 
         `progress` is called after each batch with its number of slices.
         """

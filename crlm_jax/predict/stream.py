@@ -1,6 +1,7 @@
 """Many scans through a segmenter: one is read and another written while the network computes."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import TypeVar
@@ -13,6 +14,7 @@ from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.dicom import report, rtstruct, segmentation
+from crlm_jax.imaging.dicom.results import Algorithm
 from crlm_jax.imaging.dicom.sources import check_sources
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import image_doubts
@@ -37,9 +39,10 @@ class _Ready:
 
     volume: volumes.Volume  # without its voxels
     condition: str
-    slices: np.ndarray  # (Z, S, S, 1) uint8
+    slices: np.ndarray  # (Z, S, S, C) uint8
     grey: np.ndarray | None  # (Z, H, W) uint8; None: no overlay is wanted
     doubts: list[str]  # reasons why the scan may not be what the run was trained on
+    others: list[str]  # prints of the images that the network sees beside it
 
 
 def predict_scans(
@@ -132,9 +135,13 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
         doubts.append(f"is {condition}, but the run was trained on {', '.join(own)}")
     if looks_like_a_mask(volume.voxels):
         doubts.append("has two different values only, as a mask has; if it is one, leave it out")
-    grey = segmenter.grey(volume, condition)
+    others = [volumes.read_image(o.path, series=o.series, b_value=o.b_value) for o in scan.others]
+    seen = segmenter.look([volume, *others], condition)
+    doubts += seen.doubts
     without = dataclasses.replace(volume, voxels=np.empty((0, 0, 0), np.float32))
-    return _Ready(without, condition, segmenter.slices(grey), grey if job.overlay else None, doubts)
+    prints = [hashlib.sha256(other.voxels.tobytes()).hexdigest()[:16] for other in others]
+    grey = seen.grey if job.overlay else None
+    return _Ready(without, condition, seen.slices, grey, doubts, prints)
 
 
 def _write(
@@ -158,8 +165,9 @@ def _write(
         own = spread(each, geometry.axial_size[1:], padding)
         volumes.write_image(volumes.to_original_grid(own, geometry), job.uncertainty)
     _draw_overlays(segmenter, job, ready, prediction)
-    _write_report(segmenter, job, ready.volume, prediction)
-    _write_mask(segmenter, job, ready.volume, prediction)
+    algorithm = segmenter.made_by(one_segment=job.one_segment, others=ready.others)
+    _write_report(algorithm, segmenter.marks, job, ready.volume, prediction)
+    _write_mask(algorithm, job, ready.volume, prediction)
     return [
         LesionRow(
             job.scan.name, job.scan.patient, ready.condition, number, lesion.volume,
@@ -170,15 +178,15 @@ def _write(
 
 
 def _write_mask(
-    segmenter: ScanSegmenter, job: Job, volume: volumes.Volume, prediction: Prediction
+    algorithm: Algorithm, job: Job, volume: volumes.Volume, prediction: Prediction
 ) -> None:
     """Writes the mask; its ending decides the format."""
     if job.mask.suffix == ".dcm" and volume.series is not None:
         voxels = prediction.mask if job.one_segment else prediction.labels
         write = rtstruct.write_rtstruct if job.contours else segmentation.write_segmentation
         write(
-            job.mask, volume.geometry.from_axial(voxels), volume.series,
-            algorithm=segmenter.made_by(one_segment=job.one_segment), when=job.when,
+            job.mask, volume.geometry.from_axial(voxels), volume.series, algorithm=algorithm,
+            when=job.when,
         )  # fmt: skip
         return
     high = np.uint8(255 if job.mask.suffix == ".png" else 1)  # 1 would look black in a picture
@@ -186,16 +194,19 @@ def _write_mask(
 
 
 def _write_report(
-    segmenter: ScanSegmenter, job: Job, volume: volumes.Volume, prediction: Prediction
+    algorithm: Algorithm,
+    marks: Sequence[str],
+    job: Job,
+    volume: volumes.Volume,
+    prediction: Prediction,
 ) -> None:
-    """Writes the structured report; it refers to the segments of a DICOM-SEG that is written."""
+    """Writes the structured report, which refers to the segments of a DICOM-SEG that is written."""
     if job.report is None or volume.series is None:
         return
     report.write_report(
         job.report, prediction.labels, prediction.lesions, volume.geometry, volume.series,
-        algorithm=segmenter.made_by(one_segment=job.one_segment),
+        algorithm=algorithm, comments=marks, when=job.when,
         segmented=job.mask.suffix == ".dcm" and not (job.contours or job.one_segment),
-        comments=segmenter.marks, when=job.when,
     )  # fmt: skip
 
 

@@ -20,4 +20,13 @@ def embed(figure: Figure, path: Path | None) -> str:
     png = overlay.to_png(figure)
     if path:
         write_whole(path, png)
+    return _url(png)
+
+
+def embed_file(path: Path) -> str:
+    """Returns a PNG file as a data URL; empty if there is none."""
+    return _url(path.read_bytes()) if path.is_file() else ""
+
+
+def _url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()

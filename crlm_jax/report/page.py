@@ -17,7 +17,7 @@ from crlm_jax.measures import result_tables as tables
 from crlm_jax.measures.table import SHORT
 from crlm_jax.measures.view import CaseView
 from crlm_jax.report import figures
-from crlm_jax.report.html import embed, templates
+from crlm_jax.report.html import embed, embed_file, templates
 from crlm_jax.report.probability import ProbabilitySection, sections
 from crlm_jax.report.viewer import render
 from crlm_jax.runs.finished import FinishedRun, read_finished
@@ -118,6 +118,7 @@ class _RunSection:
     probability: list[ProbabilitySection]  # by condition; empty: only masks are known
     agreement: dict[str, str]  # Bland-Altman plots by condition
     curves: str  # empty: nothing was trained in the folder
+    channels: str  # how sequences lie over each other; empty: one is seen at a time
     overlays: list["_Overlay"]
     folds: bool  # whether the patients were tested by the networks of several folds
     fields: dict[str, Any]  # the whole configuration; of masks, what counts for them
@@ -150,6 +151,7 @@ def _describe(run: FinishedRun, keep: Path | None) -> _RunSection:
         curves=""
         if run.evaluation
         else embed(figures.training(run.log, mark), keep and keep / "training.png"),
+        channels=embed_file(run.folder.channels),
         overlays=_overlays(run, keep),
         folds=run.evaluation is not None and run.evaluation.of == "folds",
         fields=_fields(run),

@@ -102,6 +102,11 @@ class RunFolder:
         return self.path / "registrations"
 
     @property
+    def channels(self) -> Path:
+        """How sequences lie over each other, as PNG; absent without `data.channels`."""
+        return self.path / "channels.png"
+
+    @property
     def results(self) -> Path:
         """The means of all measures by condition, and the run card, as JSON."""
         return self.path / "results.json"

@@ -144,7 +144,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rules(args: argparse.Namespace) -> tuple[Rule, ...]:
-    conditions = read_run(find_members(args.run)[0]).data.conditions
+    data = read_run(find_members(args.run)[0]).data
+    if data.channels:
+        raise UserError(
+            f"--run {args.run[0]}: sees {', '.join(data.channels)} of a patient together, but the "
+            "node segments one series at a time; give a run that sees one"
+        )
+    conditions = data.conditions
     rules = read_rules(args.rules) if args.rules else default_rules(conditions)
     for condition in sorted({rule.condition for rule in rules} - set(conditions)):
         print_stderr(

@@ -72,11 +72,18 @@ def describe_run(
                     f"{jax.process_count()} process(es), {parallel.threads()} threads, "
                     f"{config.train.precision}"),
         ("training", f"{steps:,} steps of {config.train.batch_size} slices at "
-                     f"{config.data.image_size} × {config.data.image_size}; "
+                     f"{config.data.image_size} × {config.data.image_size}"
+                     f"{_describe_planes(config)}; "
                      f"{'Adam' if config.optimizer.name == 'adam' else 'SGD'}, learning rate "
                      f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"),
         ("files", f"{folder.path}: {folder.listing()}"),
     ]  # fmt: skip
+
+
+def _describe_planes(config: Config) -> str:
+    if config.data.channels:
+        return f", {', '.join(config.data.channels)} together"
+    return ", with the slices below and above" if config.data.context else ""
 
 
 def _describe_cohort(config: Config) -> str:

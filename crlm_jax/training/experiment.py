@@ -11,9 +11,11 @@ from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.schema import Config, ConfigError, validate
 from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import SPLITS, Case, read_cohort, with_validation_trained
+from crlm_jax.data.cohort.channels import with_channels
 from crlm_jax.data.phantom.cohort import cached_phantom
 from crlm_jax.data.slices import Slices
 from crlm_jax.errors import UserError
+from crlm_jax.imaging.channels import MOTION
 from crlm_jax.method.step import create_state
 from crlm_jax.runs.aside import set_aside
 from crlm_jax.runs.folder import RunFolder, open_workdir
@@ -39,6 +41,7 @@ from crlm_jax.training.card import (
     show_card,
     show_results,
 )
+from crlm_jax.training.fit_picture import write_fit
 from crlm_jax.training.loop import Experiment, find_init, fit
 from crlm_jax.training.measuring import conclude, measure_best
 from crlm_jax.training.refit import lengths, read_refit
@@ -92,7 +95,7 @@ def read_cases(config: Config, doubts: list[str]) -> tuple[Case, ...]:
         cohort = Path(config.data.cohort).expanduser()
     cases = read_cohort(
         cohort,
-        conditions=config.data.conditions,
+        conditions=config.data.channels or config.data.conditions,
         test_fraction=config.data.test_fraction,
         test_patients=config.data.test_patients,
         fold=config.data.fold,
@@ -100,6 +103,8 @@ def read_cases(config: Config, doubts: list[str]) -> tuple[Case, ...]:
         seed=config.data.split_seed,
         doubts=doubts,
     )
+    if config.data.channels:
+        cases = with_channels(cohort, cases, config.data.channels)
     return with_validation_trained(cases) if config.train.refit else cases
 
 
@@ -146,7 +151,10 @@ def _run(
         _check_validation(config, data)
     if refit is not None:
         refit.check_patients(data)
-    doubts = doubts_of_test(init.path, data["test"]) if init else []
+    if config.data.channels and parallel.is_main():
+        write_fit(config, prepared, folder)
+    doubts = [f"{MOTION}; see {folder.channels.name}"] * bool(config.data.channels)
+    doubts += [*prepared.doubts, *(doubts_of_test(init.path, data["test"]) if init else ())]
     check_records(folder, data, prepared.digest)
     if parallel.is_main() and (aside := set_aside(folder)):
         console.print(f"what the run had found so far is kept in {aside}")

@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from configs import common
+from crlm_jax.config import flags
 from crlm_jax.config.schema import Config, ConfigError, field_types, flatten, validate
 from crlm_jax.config.storage import differences, from_json, overrides, to_json
 
@@ -16,6 +18,8 @@ YOUNGER = {
     "data.antialias": False,
     "data.mr_window": "percentiles",
     "data.resample_masks": False,
+    "data.context": 0,
+    "data.channels": (),
     "data.test_patients": 0,
     "data.fold": "",
     "phantom.version": 1,
@@ -207,3 +211,14 @@ def test_overrides_make_one_experiment_of_another():
     ]
     begun.loss.stages = ()
     assert "'--config.loss.stages=()'" in overrides(begun, Config())
+
+
+def test_words_of_a_list_are_split_at_commas(monkeypatch):
+    """The flag library hands them over as one."""
+    config = Config()
+    config.data.conditions, config.data.channels = ("a,b",), ("a,c",)
+    monkeypatch.setattr(flags, "_CONFIG", SimpleNamespace(value=config))
+    given = flags.flagged_config()
+    assert (given.data.conditions, given.data.channels) == (("a", "b"), ("a", "c"))
+    config.data.channels = ()
+    assert flags.flagged_config().data.channels == ()

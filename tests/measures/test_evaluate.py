@@ -205,7 +205,7 @@ def test_attribution_is_asked_for_where_most_is_predicted(known, tmp_path):
         return Attribution(values, score=10.0, baseline_score=2.0, total=7.0, steps=16)
 
     evaluate_bright(*known, tmp_path, attribute=attribute)
-    assert asked == [((32, 32), 32)]  # only one case has a prediction
+    assert asked == [((32, 32, 1), 32)]  # only one case has a prediction
     views = [CaseView.load(file) for file in sorted((tmp_path / "views").iterdir())]
     (view,) = [v for v in views if v.title == "half · ct"]
     layer = next(layer for layer in view.layers if layer.name == "attribution of slice 2")

@@ -1,5 +1,7 @@
 """The command line of the node: what it refuses before it listens."""
 
+import json
+
 import pytest
 
 from crlm_jax.serve import command
@@ -53,6 +55,15 @@ def test_what_cannot_be_used_is_an_error_before_the_node_listens(
     assert said in said_all
     assert "error: " in said_all
     assert not (tmp_path / "spool").exists()
+
+
+def test_a_run_that_sees_several_series_together_is_refused(tmp_path, tiny_run, capsys):
+    (tmp_path / "checkpoints").symlink_to(tiny_run / "checkpoints")
+    config = json.loads((tiny_run / "config.json").read_text())
+    config["data"]["channels"] = ["pre_dwi", "pre_t2wi"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert exit_code(command.main, ["--run", str(tmp_path), *GIVEN[2:]]) == 1
+    assert "one series at a time" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys):

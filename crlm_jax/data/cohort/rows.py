@@ -45,7 +45,8 @@ class ImagePair:
 
     `masks` are the files that make up the mask; without any, the image shows no tumour.
     `mask_label` says what is tumour in them, see `imaging.masks.read_mask`. `tumour` is what the
-    file says of the image; None: nothing.
+    file says of the image; None: nothing. `others` are the patient's images of the other
+    conditions of `data.channels`, in their order.
     """
 
     image: Path
@@ -54,6 +55,7 @@ class ImagePair:
     row: int
     b_value: float | None = None
     tumour: bool | None = None
+    others: tuple["ImageRow", ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

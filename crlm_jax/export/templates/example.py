@@ -3,6 +3,7 @@
     pip install SimpleITK jax flatbuffers  # for segmenter.stablehlo
     pip install SimpleITK onnxruntime      # for segmenter.onnx
     python example.py scan.nii.gz mask.nii.gz [segmenter.onnx [CONDITION]]
+    python example.py dwi.nii.gz mask.nii.gz --others t2.nii.gz  # where it sees both together
 
 Not a medical device. `preprocessing.json` beside this file describes every step and says how the
 segmenter was trained.
@@ -31,7 +32,7 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 
 def load(name: str) -> Network:
-    """Returns the network: grey levels 0 … 255 (B, S, S) float32 -> probability (B, S, S)."""
+    """Returns the network: grey levels 0 … 255 float32, as of `look` -> probability (B, S, S)."""
     model = (FOLDER / name).read_bytes()
     if name.endswith(".onnx"):
         import onnxruntime
@@ -129,24 +130,84 @@ def resize(slices: np.ndarray, rows: int, columns: int, antialias: bool) -> np.n
     return resize_rows(lines, columns, antialias).swapaxes(1, 2)
 
 
-def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
-    """Returns the mask of a 3D scan, 0 and 1, on the scan's own grid."""
+def shrink(voxels: np.ndarray, window: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns grey levels (Z, S, S) of slices (Z, H, W), and which slices have several (Z,)."""
+    side = SETTINGS["image_size"]
+    slices, shows = np.empty((len(voxels), side, side), np.float32), np.empty(len(voxels), bool)
+    for z in range(len(voxels)):
+        grey = to_grey(voxels[z : z + 1], window)
+        slices[z] = np.rint(resize(grey, side, side, SETTINGS["antialias"]))[0]
+        shows[z] = grey.min() < grey.max()
+    return slices, shows
+
+
+def with_neighbours(slices: np.ndarray, shows: np.ndarray, distance: float) -> np.ndarray:
+    """Puts the slices below and above, `distance` mm away, beside each: (Z, S, S, 3)."""
+    near, number = distance <= SETTINGS["context"]["furthest_mm"], np.arange(len(slices))
+    seen = []
+    for step in (-1, 0, 1):
+        beside = np.clip(number + step, 0, len(number) - 1)
+        seen.append(slices[np.where(shows[beside] & near, beside, number)])
+    return np.stack(seen, axis=-1)
+
+
+def lay_over(grey: sitk.Image, like: sitk.Image) -> np.ndarray:
+    """Resamples grey levels onto the grid of another scan of the patient: (Z, H, W) float32."""
+    axes, others = (np.reshape(scan.GetDirection(), (3, 3)) for scan in (grey, like))
+    steps = np.array(like.GetSpacing())[np.abs(axes.T @ others).argmax(axis=1)]
+    voxel = np.array(grey.GetSpacing())
+    variances = (np.maximum(steps**2 - voxel**2, 0) / (8 * np.log(2))).tolist()
+    if any(variances):
+        grey = sitk.DiscreteGaussian(grey, variances, 64)
+    laid = sitk.Resample(grey, like, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    return np.rint(sitk.GetArrayFromImage(laid)).clip(0, 255)
+
+
+def read_axial(scan: sitk.Image) -> tuple[sitk.Image, np.ndarray]:
+    """Returns a 3D scan as axial slices, and their voxels (Z, H, W) float32."""
     if scan.GetDimension() != 3 or scan.GetNumberOfComponentsPerPixel() != 1:
         sys.exit("error: the scan is not one grey 3D volume; export it as one")
     axial = sitk.DICOMOrient(scan, SETTINGS["orientation"])
-    voxels = sitk.GetArrayFromImage(axial).astype(np.float32)  # (Z, H, W)
+    voxels = sitk.GetArrayFromImage(axial).astype(np.float32)
     if not np.isfinite(voxels).all() or voxels.min() == voxels.max():
         sys.exit("error: the scan has NaN or infinite voxels, or no contrast; export it again")
-    eight_bit = scan.GetPixelID() == sitk.sitkUInt8
-    window = find_window(voxels, eight_bit, SETTINGS["windows"][condition])
-    side, mask = SETTINGS["image_size"], np.empty(voxels.shape, np.uint8)
-    height, width = voxels.shape[1:]
+    return axial, voxels
+
+
+def window_of(scan: sitk.Image, voxels: np.ndarray, condition: str) -> tuple[float, float]:
+    """Returns the values of a scan that are shown as black and white."""
+    return find_window(voxels, scan.GetPixelID() == sitk.sitkUInt8, SETTINGS["windows"][condition])
+
+
+def look(scan: sitk.Image, others: list[sitk.Image], condition: str) -> np.ndarray:
+    """Returns what the network sees of each axial slice: float32 (Z, S, S) or (Z, S, S, 3)."""
+    axial, voxels = read_axial(scan)
+    slices, shows = shrink(voxels, window_of(scan, voxels, condition))
+    if SETTINGS["context"]:
+        return with_neighbours(slices, shows, axial.GetSpacing()[2])
+    if not SETTINGS["channels"]:
+        return slices
+    seen = [slices]
+    for other, name in zip(others, SETTINGS["channels"][1:], strict=True):
+        beside, levels = read_axial(other)
+        grey = sitk.GetImageFromArray(to_grey(levels, window_of(other, levels, name)))
+        grey.CopyInformation(beside)
+        laid = lay_over(grey, axial)
+        seen.append(shrink(laid, (0.0, 255.0))[0])
+    return np.stack([*seen, slices][:3], axis=-1)
+
+
+def segment(
+    scan: sitk.Image, network: Network, condition: str, others: list[sitk.Image] | None = None
+) -> sitk.Image:
+    """Returns the mask of a 3D scan, 0 and 1, on the scan's own grid."""
+    slices = look(scan, others or [], condition)
+    axial, voxels = read_axial(scan)
+    mask, (height, width) = np.empty(voxels.shape, np.uint8), voxels.shape[1:]
     for start in range(0, len(voxels), BATCH):
         start = max(0, min(start, len(voxels) - BATCH))  # all of one size: compiled once
         batch = slice(start, start + BATCH)
-        grey = to_grey(voxels[batch], window)
-        grey = np.rint(resize(grey, side, side, SETTINGS["antialias"]))
-        probability = resize(network(grey), height, width, antialias=False)
+        probability = resize(network(slices[batch]), height, width, antialias=False)
         mask[batch] = probability > SETTINGS["threshold"]
     image = sitk.GetImageFromArray(mask)
     image.CopyInformation(axial)
@@ -154,6 +215,16 @@ def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
     image = sitk.DICOMOrient(image, own)
     image.CopyInformation(scan)
     return image
+
+
+def read(path: Path) -> sitk.Image:
+    """Reads a scan; an error is one line, and ends the program."""
+    try:
+        if path.is_file() and not is_whole(path):
+            sys.exit(f"error: {path}: the file is cut off or damaged; copy it again")
+        return sitk.ReadImage(str(path))
+    except RuntimeError:
+        sys.exit(f"error: {path}: not an image that can be read; correct the path")
 
 
 def write(mask: sitk.Image, out: Path) -> None:
@@ -179,7 +250,18 @@ def main() -> None:
     parser.add_argument("mask", type=Path, help=f"to write: {', '.join(ENDINGS)}")
     parser.add_argument("network", nargs="?", default=networks[0], choices=networks)
     parser.add_argument("condition", nargs="?", choices=SETTINGS["conditions"])
+    names = SETTINGS["channels"][1:]
+    parser.add_argument(
+        "--others",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="SCAN",
+        help=f"of the same patient: {', '.join(names) or 'none'}",
+    )
     args = parser.parse_args()
+    if len(args.others) != len(names):
+        parser.error(f"give --others {' '.join(names)}" if names else "there are no --others")
     if not args.mask.name.lower().endswith(ENDINGS):
         parser.error(f"{args.mask}: a mask ends with one of {', '.join(ENDINGS)}")
     windows = SETTINGS["windows"]
@@ -188,17 +270,12 @@ def main() -> None:
         sys.exit(f"error: windowed differently; give one CONDITION of {', '.join(conditions)}")
     for warning in SETTINGS["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    try:
-        if args.scan.is_file() and not is_whole(args.scan):
-            sys.exit(f"error: {args.scan}: the file is cut off or damaged; copy it again")
-        scan = sitk.ReadImage(str(args.scan))
-    except RuntimeError:
-        sys.exit(f"error: {args.scan}: not an image that can be read; correct the path")
+    scan, *others = map(read, [args.scan, *args.others])
     try:
         network = load(args.network)
     except ImportError as error:
         sys.exit(f"error: {error}; the first lines of this file say what to install")
-    mask = segment(scan, network, conditions[0])
+    mask = segment(scan, network, conditions[0], others)
     try:
         write(mask, args.mask)
     except (OSError, RuntimeError):

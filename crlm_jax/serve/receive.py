@@ -123,12 +123,15 @@ class Receiver:
         threading.Thread(target=self._server.serve_forever, name="listen", daemon=True).start()
 
     def close(self) -> None:
-        """Takes no more connections, and breaks off those that are open."""
+        """Takes no more connections, and breaks off those that are open.
+
+        Their series are not marked as broken off: for the next node they were interrupted by this
+        one, and their senders may have sent all.
+        """
         self._server.shutdown()
         for association in list(self._peers):
             with contextlib.suppress(Exception):
                 association.abort(block=False)
-        self.reap()
 
     def reap(self) -> None:
         """Tells the spool of associations that ended in whatever way."""

@@ -53,9 +53,7 @@ def test_orthanc_gets_what_predict_gives(tmp_path, archive, tiny_run):
     exact = load(tiny_run, engine="xla")
     volume = volumes.read_image(tmp_path / "ct")
     # Untrained weights: a threshold that some voxels pass.
-    threshold = round(
-        float(np.median(exact.probability(exact.slices(exact.grey(volume, "ct"))))), 4
-    )
+    threshold = round(float(np.median(exact.probability(exact.look([volume], "ct").slices))), 4)
     with (tmp_path / "log").open("w") as log:
         node = start(tmp_path, tiny_run, threshold, archive, log)
         try:

@@ -88,15 +88,19 @@ class Session(requests.Session):
             self.verify = file
 
     def get(self, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
+        """Asks for something; a stream has to come whole."""
         (options.get("headers") or {}).pop("Host", None)  # the client forgets the port
         answer = super().get(url, **options)
         if "Warning" in answer.headers:
             self._warn(f"{self._address}: the archive says: {answer.headers['Warning']}")
-        if options.get("stream") and answer.status_code == 200:
+        if options.get("stream") and answer.status_code == 206:
+            raise _Broken("sends only a part of the series (206); have its log looked at")
+        if options.get("stream") and answer.ok:
             self._watch(answer)
         return answer
 
     def post(self, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
+        """Sends something."""
         (options.get("headers") or {}).pop("Host", None)
         answer = super().post(url, **options)
         # The client knows no content type with a character set, and would take it for nothing.
@@ -105,6 +109,7 @@ class Session(requests.Session):
         return answer
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Returns where an answer leads to; raises an error where that is another place."""
         target = super().get_redirect_target(resp)
         if target:
             there = origin(urljoin(resp.url, target))

@@ -94,6 +94,7 @@ def replying(status: int, kind: str = "text/html", body: bytes = b"<p>", **heade
         (replying(404), "correct the address or its UIDs"),
         (replying(503), "answers 503; try again later"),
         (replying(200), "answers with text/html"),
+        (replying(206, MULTIPART), "only a part"),
         (replying(200, "multipart/related"), "answers with multipart/related"),
         (broken({"Content_Length": "99999"}), "broke off"),
         (broken({}), "broke off within the series"),

@@ -108,6 +108,7 @@ def test_a_mask_is_not_written_over_the_scan_of_another(tmp_path, monkeypatch):
         )
     source.write_text("patient,condition,image\np,ct,p_ct_2.nii.gz\np,ct,p_ct.nii.gz\n")
     before = {path: path.read_bytes() for path in source.parent.iterdir()}
+    monkeypatch.setattr(predict_command, "load", lambda run, **options: identity())
     with pytest.raises(UserError, match=r"p_ct\.nii\.gz: --out would write over the scan"):
         predict_command.main(["--run", "x", "--image", str(source), "--out", str(source.parent)])
     assert before == {path: path.read_bytes() for path in source.parent.iterdir()}

@@ -3,21 +3,27 @@
 python -m crlm_jax.predict --run runs/cross_pre --image scan.nii.gz --out mask.nii.gz
 python -m crlm_jax.predict --run runs/ct --image dicom/ct --out seg.dcm --overlay pictures
 python -m crlm_jax.predict --run runs/ct --image cohort.csv --out 'masks/{name}.nii.gz'
+python -m crlm_jax.predict --run runs/ct --image https://HOST/dicom-web/studies/UID/series/UID \\
+    --out seg.dcm --stow
 """
 
 import argparse
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from types import ModuleType
 
 from crlm_jax import predict
 from crlm_jax.config.schema import ConfigError
+from crlm_jax.errors import UserError
 from crlm_jax.imaging.channels import MOTION
 from crlm_jax.imaging.dicom.files import is_directory_file
-from crlm_jax.predict.engine.choice import Asked
+from crlm_jax.predict import archive
+from crlm_jax.predict.arguments import parse
 from crlm_jax.predict.ensemble import EnsembleSegmenter, load
 from crlm_jax.predict.outputs import (
+    Job,
     Outputs,
     ensemble_path,
     lesions_path,
@@ -26,123 +32,139 @@ from crlm_jax.predict.outputs import (
 )
 from crlm_jax.predict.scans import (
     Scan,
-    add_scan_arguments,
-    check_condition,
     list_scans,
     unknown_conditions,
 )
-from crlm_jax.predict.segmenter import use_compile_cache
+from crlm_jax.predict.segmenter import ScanSegmenter, use_compile_cache
 from crlm_jax.predict.stream import predict_scans
 from crlm_jax.predict.together import find_named, is_cohort, join_patients
-from crlm_jax.system.console import local_path, print_error, print_stderr
+from crlm_jax.system.console import print_error, print_stderr
 from crlm_jax.system.files import write_whole
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m crlm_jax.predict",
-        description="Segment scans with a trained run. A mask has its scan's size, spacing, "
-        "origin and direction.",
-    )
-    add = parser.add_argument
-    add(
-        "--run",
-        nargs="+",
-        action="extend",
-        required=True,
-        help="folder of the run, such as runs/ct; several, or a folder that holds runs, such as "
-        "that of a cross-validation: the mean of their probabilities",
-    )
-    add(
-        "--image",
-        type=local_path,
-        nargs="+",
-        required=True,
-        help="NIfTI, NRRD, MHA, PNG, a DICOM folder or file, a folder of many, or a cohort.csv; "
-        "for a run that sees several sequences together, one image of each, in its order",
-    )
-    _add_out(add)
-    add_scan_arguments(parser, "scans")
-    add("--probability", type=local_path, metavar="FILE", help="also write the probability map")
-    add(
-        "--uncertainty",
-        type=local_path,
-        metavar="FILE",
-        help="of several runs: also write the standard deviation of their probabilities",
-    )
-    add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
-    add("--threshold", type=float, help="probability of tumour (default: that of the run)")
-    add("--min-lesion-mm3", type=float, default=0.0, metavar="V", help="drop smaller lesions")
-    add("--overlay", type=local_path, metavar="DIR", help="also draw every slice with a lesion")
-    add("--lesions", type=local_path, metavar="CSV", help="list of lesions (default: beside masks)")
-    add(
-        "--one-segment",
-        action="store_true",
-        help="in a DICOM-SEG or RTSTRUCT: one segment for all lesions, instead of one for each",
-    )
-    add("--device", help="cpu, gpu, tpu or one of several, such as gpu:1 (default: JAX's first)")
-    add(
-        "--engine",
-        choices=get_args(Asked),
-        default="auto",
-        help="what computes the network (default: OpenVINO in bfloat16 on a CPU that has units for "
-        "it, where it is installed; otherwise XLA)",
-    )
-    return parser
-
-
-def _add_out(add: Callable[..., argparse.Action]) -> None:
-    add(
-        "--out",
-        type=local_path,
-        required=True,
-        help="mask: .nii.gz, .nii, .nrrd, .mha, .png or .dcm (DICOM-SEG); for many scans a folder "
-        "or a path with {name}",
-    )
-    add(
-        "--as",
-        dest="kind",
-        choices=("seg", "rtstruct"),
-        default="seg",
-        help="what a mask in DICOM is: DICOM-SEG, or the contours of an RTSTRUCT (default: seg)",
-    )
-    add(
-        "--sr",
-        type=local_path,
-        metavar="FILE",
-        help="of DICOM series: also write the lesions' measurements as a structured report (.dcm)",
-    )
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line; a usage error ends the program."""
-    parser = _make_parser()
-    args = parser.parse_args(argv)
-    if args.threshold is not None and not 0 < args.threshold < 1:
-        parser.error(f"--threshold {args.threshold:g}: must be in (0, 1)")
-    check_condition(parser, args.condition)
-    return args
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 1 if a scan failed."""
-    args = _parse(argv)
-    first: Path = args.image[0]
-    scans = find_named(args.image, series=args.series, b_value=args.b_value, warn=_warn)
-    if len(args.image) == 1 and (first.is_dir() or is_directory_file(first)):
-        print("\n".join([f"{first}: {len(scans)} scan(s) to segment:", *list_scans(scans)]))
+    """Runs the command line; returns the exit code: 1 if a scan failed, or was not sent."""
+    args = parse(argv)
+    source, store = _find_archives(args)
+    there = [address for address in (source, store) if address]
+    if not there:
+        jobs, failed = _predict(args, args.image)
+        return 1 if failed else 0
+    dicomweb = _load_dicomweb()
+    own = archive.find_credentials(there, args.credentials)
+    with contextlib.ExitStack() as stack:
+        images = args.image
+        if source:
+            print(f"{source}: is fetched")
+            images = [stack.enter_context(dicomweb.fetched(source, own.get(source.origin), _warn))]
+        jobs, failed = _predict(args, images, source)
+    if store is None:
+        return 1 if failed else 0
+    lost = {scan for scan, _ in failed}
+    files = [file for job in jobs if job.scan not in lost for file in _in_dicom(job)]
+    sent = True
+    for each in dicomweb.send(files, store, own.get(store.origin)):
+        (print if each.there else print_error)(each.said)
+        sent = sent and each.there
+    return 0 if sent and not failed else 1
+
+
+def _find_archives(
+    args: argparse.Namespace,
+) -> tuple[archive.Address | None, archive.Address | None]:
+    """Returns where the image is fetched and where results are sent; None: on this machine.
+
+    Raises:
+      UserError: an address is wrong.
+    """
+    source = store = None
+    if addresses := [image for image in args.image if isinstance(image, str)]:
+        if len(args.image) > 1:
+            raise UserError("--image: one address of a series, or images on this machine")
+        source = archive.parse_series("--image", addresses[0], insecure=args.insecure)
+    if args.stow:
+        store = archive.parse_studies("--stow", args.stow, insecure=args.insecure)
+    elif args.stow is not None:
+        if source is None:
+            raise UserError("--stow: --image is of no archive; give --stow https://HOST/…/studies")
+        store = archive.Address(source.base)
+    for address in {each.origin: each for each in (source, store) if each}.values():
+        if not (address.encrypted or address.is_here):
+            _warn(f"{address.origin}: whoever is on the network can read what is sent (--insecure)")
+    return source, store
+
+
+def _load_dicomweb() -> ModuleType:
+    """Returns the module that speaks DICOMweb, which needs an extra."""
+    try:
+        from crlm_jax.predict import dicomweb
+    except ImportError as error:
+        raise UserError(
+            "--image https://… and --stow need dicomweb-client: pip install 'crlm_jax[pacs]'"
+        ) from error
+    return dicomweb
+
+
+def _in_dicom(job: Job) -> list[Path]:
+    """Returns the results of a scan that an archive takes; a report comes after what it names."""
+    return [file for file in (job.mask, job.report) if file and file.suffix == ".dcm"]
+
+
+def _predict(
+    args: argparse.Namespace, images: list[Path], source: archive.Address | None = None
+) -> tuple[list[Job], list[tuple[Scan, str]]]:
+    """Segments what was asked for; returns the scans with their files, and those that failed."""
+    first = images[0]
+
+    def named(text: str) -> str:
+        """Puts the address in place of the temporary folder."""
+        return text.replace(str(first), str(source)) if source else text
+
+    def warn(text: str) -> None:
+        _warn(named(text))
+
+    scans = find_named(images, series=args.series, b_value=args.b_value, warn=warn)
+    if len(images) == 1 and (first.is_dir() or is_directory_file(first)):
+        listed = [f"{first}: {len(scans)} scan(s) to segment:", *list_scans(scans)]
+        print(named("\n".join(listed)))
     outputs = Outputs(
         args.out, args.probability, args.overlay, args.lesions, args.one_segment, args.uncertainty,
         args.sr, args.kind == "rtstruct",
     )  # fmt: skip
-    jobs = [] if is_cohort(args.image) else plan_jobs(scans, outputs)
+    # Before the network is loaded, unless the run says which rows of a cohort go together.
+    jobs = [] if is_cohort(images) else plan_jobs(scans, outputs)
+    segmenter = _load(args)
+    if is_cohort(images):
+        channels = segmenter.config.data.channels
+        scans = join_patients(first, scans, channels) if channels else scans
+        jobs = plan_jobs(scans, outputs)
+    if args.condition:
+        jobs = [replace(job, scan=replace(job.scan, condition=args.condition)) for job in jobs]
+    _check(args, segmenter, jobs, warn)
+    found, failed = predict_scans(segmenter, jobs, warn=warn)
+    done = len(jobs) - len(failed)
+    if done:
+        where = jobs[0].mask if len(jobs) == 1 else jobs[0].mask.parent
+        path = lesions_path(outputs, jobs)
+        write_lesions(path, found)
+        print(f"{where}: {done} mask(s), {len(found)} lesion(s), listed in {path}")
+        if isinstance(segmenter, EnsembleSegmenter):
+            path = ensemble_path(jobs)
+            write_whole(path, segmenter.record())
+            print(f"ensemble of {segmenter.networks}, whose members are in {path}")
+        print(f"computed by {segmenter.engine}")
+    _print_failures(failed, len(jobs), named)
+    return jobs, failed
+
+
+def _load(args: argparse.Namespace) -> ScanSegmenter:
+    """Returns the segmenter, and says what is to be known of it."""
     segmenter = load(
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,
         device=predict.engine.xla.find_device(args.device) if args.device else None,
         engine=args.engine,
     )  # fmt: skip
-    ensemble = segmenter if isinstance(segmenter, EnsembleSegmenter) else None
-    if args.uncertainty and ensemble is None:
+    if args.uncertainty and not isinstance(segmenter, EnsembleSegmenter):
         raise ConfigError(
             f"--uncertainty: {segmenter.name} is one run, which can disagree with nobody; give "
             "several to --run, or leave the option out"
@@ -151,47 +173,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         use_compile_cache()
     if segmenter.engine.note:
         print_stderr(f"note: {segmenter.engine.note}")
-    channels = segmenter.config.data.channels
-    if is_cohort(args.image):
-        scans = join_patients(first, scans, channels) if channels else scans
-        jobs = plan_jobs(scans, outputs)
-    if args.condition:
-        jobs = [replace(job, scan=replace(job.scan, condition=args.condition)) for job in jobs]
-    scans = [job.scan for job in jobs]
-    for scan in scans:  # errors before the first scan is predicted
-        segmenter.windowed_as(scan.condition)
-        segmenter.check_images(1 + len(scan.others))
-    for warning in unknown_conditions(scans, segmenter.config.data.conditions):
-        _warn(warning)
-    if channels:
-        _warn(MOTION)
     if segmenter.marks:
         print_stderr(
             "warning: PHANTOM: the run was trained on digital images; its masks are no finding"
         )
-    found, failed = predict_scans(segmenter, jobs, warn=_warn)
-    done = len(jobs) - len(failed)
-    if done:
-        where = jobs[0].mask if len(jobs) == 1 else jobs[0].mask.parent
-        path = lesions_path(outputs, jobs)
-        write_lesions(path, found)
-        print(f"{where}: {done} mask(s), {len(found)} lesion(s), listed in {path}")
-        if ensemble:
-            path = ensemble_path(jobs)
-            write_whole(path, ensemble.record())
-            print(f"ensemble of {ensemble.networks}, whose members are in {path}")
-        print(f"computed by {segmenter.engine}")
-    _print_failures(failed, len(jobs))
-    return 1 if failed else 0
+    return segmenter
+
+
+def _check(
+    args: argparse.Namespace,
+    segmenter: ScanSegmenter,
+    jobs: Sequence[Job],
+    warn: Callable[[str], None],
+) -> None:
+    """Raises the errors that can be seen before the first scan is predicted; warns of doubts."""
+    if args.stow is not None and (silent := [job for job in jobs if not _in_dicom(job)]):
+        raise UserError(
+            f"--stow: {silent[0].mask} is no DICOM, and an archive takes nothing else; end --out "
+            "in .dcm, or add --sr"
+        )
+    for job in jobs:
+        segmenter.windowed_as(job.scan.condition)
+        segmenter.check_images(1 + len(job.scan.others))
+    scans = [job.scan for job in jobs]
+    for warning in unknown_conditions(scans, segmenter.config.data.conditions):
+        warn(warning)
+    if segmenter.config.data.channels:
+        warn(MOTION)
 
 
 def _warn(text: str) -> None:
     print_stderr(f"warning: {text}")
 
 
-def _print_failures(failed: Sequence[tuple[Scan, str]], jobs: int) -> None:
+def _print_failures(
+    failed: Sequence[tuple[Scan, str]], jobs: int, named: Callable[[str], str]
+) -> None:
     """Prints a line for each scan that failed."""
     for scan, reason in failed:
-        print_error(reason if str(scan.path) in reason else f"{scan.path}: {reason}")
+        print_error(named(reason if str(scan.path) in reason else f"{scan.path}: {reason}"))
     if failed and jobs > 1:
         print_stderr(f"{len(failed)} of {jobs} scans failed; the others are done")

@@ -274,7 +274,10 @@ def test_a_second_reader_draws_the_border_a_little_elsewhere(cohort, rows, versi
 def many(version, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("many") / "cohort"
     conditions = [name for name in CONDITIONS if name != "ct" or version == 2]
-    return make_phantom(folder, patients=24, conditions=conditions, version=version, workers=2)
+    patients = 24 if version == 2 else 8  # the first version is fixed, bit for bit
+    return make_phantom(
+        folder, patients=patients, conditions=conditions, version=version, workers=2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -302,8 +305,8 @@ def test_a_number_below_one_is_refused_before_anything_is_written(tmp_path, name
 
 @pytest.mark.slow
 @pytest.mark.parametrize("condition", ["pre_dwi", "post_dwi", "pre_t2wi", "post_t2wi"])
-def test_the_window_hardly_clips_a_lesion(clipped, condition):
-    assert len(clipped[condition]) == 24
+def test_the_window_hardly_clips_a_lesion(clipped, condition, version):
+    assert len(clipped[condition]) == (24 if version == 2 else 8)
     assert np.median(clipped[condition]) <= 0.02
     assert max(clipped[condition]) <= 0.10
 

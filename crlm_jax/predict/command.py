@@ -15,6 +15,7 @@ from crlm_jax.config.schema import ConfigError
 from crlm_jax.imaging.dicom.files import is_directory_file
 from crlm_jax.predict.engine.choice import Asked
 from crlm_jax.predict.ensemble import EnsembleSegmenter, load
+from crlm_jax.predict.liver import decided_by, restrict
 from crlm_jax.predict.outputs import (
     Outputs,
     ensemble_path,
@@ -73,8 +74,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="of several runs: also write the standard deviation of their probabilities",
     )
     add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
-    add("--threshold", type=float, help="probability of tumour (default: that of the run)")
-    add("--min-lesion-mm3", type=float, default=0.0, metavar="V", help="drop smaller lesions")
+    _add_mask_arguments(parser)
     add("--overlay", type=local_path, metavar="DIR", help="also draw every slice with a lesion")
     add(
         "--lesions",
@@ -96,6 +96,25 @@ def _make_parser() -> argparse.ArgumentParser:
         "it, where it is installed; otherwise XLA)",
     )
     return parser
+
+
+def _add_mask_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what decides how a probability becomes a mask."""
+    add = parser.add_argument
+    add("--threshold", type=float, help="probability of tumour (default: that of the run)")
+    add(
+        "--min-lesion-mm3",
+        type=float,
+        metavar="V",
+        help="remove smaller lesions (default: as the run does)",
+    )
+    add(
+        "--liver",
+        metavar="MASK",
+        help="mark nothing outside the liver: its mask (with {name} for many scans), a run that "
+        "segments the liver, 'column' (the masks of the cohort's column liver) or 'none' (default: "
+        "as the run says)",
+    )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -122,9 +141,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = plan_jobs(scans, outputs)
     segmenter = load(
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,
+        liver=decided_by(args.liver), engine=args.engine,
         device=predict.engine.xla.find_device(args.device) if args.device else None,
-        engine=args.engine,
     )  # fmt: skip
+    liver = restrict(scans, args.liver, segmenter)
+    jobs = [dataclasses.replace(j, scan=own) for j, own in zip(jobs, liver.scans, strict=True)]
     ensemble = segmenter if isinstance(segmenter, EnsembleSegmenter) else None
     if args.uncertainty and ensemble is None:
         raise ConfigError(
@@ -143,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_stderr(
             "warning: PHANTOM: the run was trained on digital images; its masks are no finding"
         )
-    found, failed = predict_scans(segmenter, jobs, warn=_warn)
+    found, failed = predict_scans(segmenter, jobs, warn=_warn, liver=liver.run)
     done = len(jobs) - len(failed)
     if done:
         where = jobs[0].mask if len(jobs) == 1 else jobs[0].mask.parent
@@ -152,8 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{where}: {done} mask(s), {len(found)} lesion(s), listed in {path}")
         if ensemble:
             path = ensemble_path(jobs)
-            write_whole(path, ensemble.record())
+            write_whole(path, ensemble.record(liver.about))
             print(f"ensemble of {ensemble.networks}, whose members are in {path}")
+        print(liver.about)
         print(f"computed by {segmenter.engine}")
     _print_failures(failed, len(jobs))
     return 1 if failed else 0

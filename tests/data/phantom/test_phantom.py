@@ -82,7 +82,7 @@ def corners(mask: sitk.Image) -> list[np.ndarray]:
 def test_table_lists_every_image_once(cohort, rows, version):
     assert cohort.name == "cohort.csv"
     header = cohort.read_text().splitlines()[0]
-    assert header == "patient,condition,image,mask,mask_label,split"
+    assert header == "patient,condition,image,mask,mask_label,split" + ",liver" * (version == 2)
     assert [row["condition"] for row in rows] == list(CONDITIONS) * PATIENTS
     assert len({row["patient"] for row in rows}) == PATIENTS
     assert all(row["mask_label"] == row["split"] == "" for row in rows)
@@ -294,6 +294,20 @@ def clipped(many) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize("name", ["patients", "workers"])
 @pytest.mark.parametrize("number", [0, -1])
+def test_version_2_has_masks_of_the_liver_with_its_lesions(cohort, rows, version):
+    if version == 1:
+        assert not list(cohort.parent.rglob("*_liver.nii.gz"))
+        return
+    for row in rows:
+        mask, liver = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(cohort.parent / row[key])))
+            for key in ("mask", "liver")
+        )
+        assert not (mask & ~liver & 1).any()
+        litres = liver.sum() * np.prod(open_row(cohort, row)[1].GetSpacing()) / 1e6
+        assert 0.8 < litres < 2.5
+
+
 def test_a_number_below_one_is_refused_before_anything_is_written(tmp_path, name, number):
     with pytest.raises(UserError, match=f"{name} {number}: must be 1 or more"):
         make_phantom(tmp_path / "phantom", **{name: number})

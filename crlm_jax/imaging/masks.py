@@ -122,9 +122,9 @@ def read_organ(
                 )
             if len(labels) == 2:
                 doubts.append(f"both of its labels are taken as {organ}")
-        said: list[str] = []
-        mask |= read_mask(path, names if named else EACH_LABEL, like, said, resample=resample)
-        doubts += said
+        drawing = _draw((path,), names if named else EACH_LABEL, like, doubts, resample)
+        shape = (*like.geometry.size, 1)[:3][::-1]
+        mask |= like.geometry.to_axial(fill(drawing.regions, shape))
     if not mask.any():
         raise VolumeError(
             f"{paths[0]}: no voxel of it is {organ}, so that nothing would be left; correct the "

@@ -191,10 +191,12 @@ def _check_header(path: Path, number: int, names: list[str], unused: Sequence[st
 
 
 def _read_image_row(cells: Cells) -> ImageRow:
+    patient = cells.read("patient", parse_patient, "")
+    condition = cells.read("condition", parse_condition, "")
     image = cells.read("image", lambda text: find_image(text, cells.folder), Path())
     return ImageRow(
-        patient=cells.read("patient", parse_patient, ""),
-        condition=cells.read("condition", parse_condition, ""),
+        patient=patient,
+        condition=condition,
         image=image,
         liver=cells.read("liver", lambda text: find_masks(text, cells.folder, image), ()),
         b_value=cells.read("b_value", lambda text: parse_b_value(text, cells.decimal_comma), None),

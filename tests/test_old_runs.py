@@ -34,8 +34,8 @@ def old(fixtures, tmp_path):
 def test_it_predicts_as_it_did(old):
     segment = predict.load(old / "run")
     scan = sitk.ReadImage(str(old / "scan.nii.gz"))
-    grey = segment.grey(volumes.from_image(scan))
-    probability = segment.probability(segment.slices(grey))
+    volume = volumes.from_image(scan)
+    probability = segment.probability(segment.slices(segment.grey(volume), volume.geometry))
     np.testing.assert_allclose(probability, np.load(old / "probability.npy"), atol=1e-4)
     expected = sitk.GetArrayFromImage(sitk.ReadImage(str(old / "mask.nii.gz")))
     assert expected.sum() == 86

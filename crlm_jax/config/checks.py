@@ -60,6 +60,7 @@ def problems(values: dict[str, Any]) -> list[str]:
         *_critic_problems(values),
         *_path_problems(values),
         *_split_problems(values),
+        *_plane_problems(values),
         *_phantom_problems(values),
         *_ranges(values),
     ]
@@ -147,6 +148,14 @@ def _split_problems(values: dict[str, Any]) -> list[str]:
             f"data.fold = {fold!r} and data.test_patients = {tests} both say who is tested; give "
             "data.test_patients=0 with a fold"
         ]
+    return []
+
+
+def _plane_problems(values: dict[str, Any]) -> list[str]:
+    """Checks what the three channels show."""
+    context = values["data.context"]
+    if context not in (0, 1):
+        return [f"data.context = {context}: choose from 0, 1: three channels hold three slices"]
     return []
 
 

@@ -33,6 +33,9 @@ class Data:
     # White on MRI: 1.5 times the body's 99 percentile, or the 99.5 percentile of all voxels, which
     # clips bright lesions (0.1.0).
     mr_window: Literal["body", "percentiles"] = "body"
+    # 1: the network sees the slices below and above beside each slice, in the three channels that
+    # otherwise repeat the slice (2.5D).
+    context: int = 0
     # Slices to train on: those with a lesion (the paper's choice), or all.
     train_slices: Literal["tumour", "all"] = "tumour"
     resample_masks: bool = False  # take masks on another grid than the image's, resampled
@@ -52,6 +55,11 @@ class Data:
     # False: each process prepares its own cache.
     cache_shared: bool = True
     workers: int = 0  # processes that read and augment; 0: threads of this process
+
+    @property
+    def planes(self) -> int:
+        """How many images a slice is made of: 1, which the channels repeat, or 3, one in each."""
+        return 3 if self.context else 1
 
 
 @dataclass

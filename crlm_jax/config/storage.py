@@ -22,6 +22,7 @@ _BEFORE = {
     "data.antialias": False,
     "data.mr_window": "percentiles",
     "data.resample_masks": False,
+    "data.context": 0,
     "data.test_patients": 0,
     "data.fold": "",
     "phantom.version": 1,

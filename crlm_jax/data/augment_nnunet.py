@@ -17,6 +17,9 @@ Differences: nnU-Net takes mean and deviation of the scan (CT: of all labelled v
 are those of the slice. nnU-Net cuts its patch from a larger image, here the slice has no
 surroundings. The result is rounded and clipped to the grey levels 0 to 255, since slices stay uint8
 until they are on the device.
+
+A slice that shows three images (`Data.planes`) is changed as one: the images share every change and
+the mean, deviation and range that it is made by. nnU-Net draws grey changes for each channel.
 """
 
 import dataclasses
@@ -85,7 +88,7 @@ def augment(
     """Returns the slice and its mask, augmented.
 
     Args:
-      image: uint8 (S, S, 1), grey levels.
+      image: uint8 (S, S, C), grey levels.
       mask: uint8 (S, S, 1), 0 or 1.
       rng: source of all random numbers.
 
@@ -100,27 +103,27 @@ def apply_changes(
     image: np.ndarray, mask: np.ndarray, changes: Changes, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Applies the changes that `draw` drew; `rng` is the source of the noise of the pixels."""
-    x = image[..., 0].astype(np.float32)
+    x = np.ascontiguousarray(np.moveaxis(image, -1, 0), np.float32)  # (C, S, S)
     mean, deviation = x.mean(), x.std()
     # A slice of one grey level stays as it is: its changes are multiplied by its deviation, 0.
     x = (x - mean) / max(deviation, np.float32(1e-8))
     if changes.angle or changes.scale != 1:
-        x, target = rotate_and_scale(x, mask[..., 0], changes.angle, changes.scale)
-        mask = target[..., None]
+        turned = [rotate_and_scale(own, mask[..., 0], changes.angle, changes.scale) for own in x]
+        x, mask = np.stack([own for own, _ in turned]), turned[0][1][..., None]
     if changes.noise:
         x = x + np.float32(changes.noise) * rng.standard_normal(x.shape, np.float32)
     if any(changes.blur):
-        x = blur(x, changes.blur)
+        x = np.stack([blur(own, changes.blur) for own in x])
     x = x * np.float32(changes.brightness)
     if changes.contrast != 1:
         x = change_contrast(x, changes.contrast)
     if changes.resolution != 1:
-        x = lower_resolution(x, changes.resolution)
+        x = np.stack([lower_resolution(own, changes.resolution) for own in x])
     if changes.gamma_inverted != 1:
         x = -correct_gamma(-x, changes.gamma_inverted)
     if changes.gamma != 1:
         x = correct_gamma(x, changes.gamma)
-    image = np.rint(np.clip(x * deviation + mean, 0, 255)).astype(np.uint8)[..., None]
+    image = np.moveaxis(np.rint(np.clip(x * deviation + mean, 0, 255)).astype(np.uint8), 0, -1)
     flips = tuple(slice(None, None, -1 if flip else 1) for flip in changes.mirror)
     return image[flips], mask[flips]
 

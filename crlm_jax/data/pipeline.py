@@ -12,6 +12,7 @@ This is the only file that imports Grain. Batches are dicts of numpy arrays; sli
 """
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import signal
@@ -73,8 +74,10 @@ def train_batches(
       tumour: indices of the records with tumour; read if `foreground` is above 0.
 
     Returns:
-      An iterator over dicts: `image` and `mask` uint8 (b, S, S, 1), `photometric` float32 (b, 6)
-      as from `augment.photometric`, `record` int32 (b,), the index into the source.
+      An iterator over dicts: `image` uint8 (b, S, S, C) and `mask` uint8 (b, S, S, 1),
+      `photometric` float32 (b, 6) as from `augment.photometric`, `record` int32 (b,), the index
+      into the source. C is 1, or 3 where slices show three images (`Data.planes`), which are
+      augmented alike: then `photometric` changes neither hue nor saturation.
 
     Raises:
       UserError: `workers` is above 0 and the shared memory of this machine is full.
@@ -108,8 +111,8 @@ def evaluation_batches(
     The places beyond the last record repeat it and have `valid` False.
 
     Returns:
-      An iterator over dicts: `image` and `mask` uint8 (b, S, S, 1), `record` int32 (b,), the index
-      into the source, `valid` bool (b,).
+      An iterator over dicts: `image` uint8 (b, S, S, C) and `mask` uint8 (b, S, S, 1), `record`
+      int32 (b,), the index into the source, `valid` bool (b,).
     """
     order = np.asarray(range(len(source)) if indices is None else indices, np.int64)
 
@@ -171,6 +174,8 @@ def _paper(
     rng = np.random.default_rng((seed, step, _PAPER))
     # Drawn for the whole batch, so that a share of it does not depend on the sharing.
     turns = augment.draw_turns(rng, batch_size)[mine].tolist()
+    if pairs[0][0].shape[-1] > 1:  # a hue would change the images of a slice unlike
+        limits = dataclasses.replace(limits, hue=0.0, saturation=0.0)
     photometric = augment.photometric(rng, limits, batch_size)[mine]
     turned = [
         (augment.apply_turn(image, turn), augment.apply_turn(mask, turn))
@@ -200,8 +205,7 @@ def _share(batch_size: int, process_index: int, process_count: int) -> slice:
 
 def _batch(records: Sequence[int], pairs: Sequence[Pair]) -> Batch:
     """Copies images and masks into one array each."""
-    shape = (len(records), *pairs[0][0].shape)
-    image, mask = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+    image, mask = (np.empty((len(records), *own.shape), np.uint8) for own in pairs[0])
     for place, pair in enumerate(pairs):
         image[place], mask[place] = pair
     return {"image": image, "mask": mask, "record": np.array(records, np.int32)}

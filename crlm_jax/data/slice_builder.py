@@ -2,7 +2,8 @@
 
 TFDS is used without TensorFlow. Records are not compressed and the mask has one bit a pixel: a
 slice of 224 × 224 takes 57 kB and is read and decoded in about 50 µs. zstd would save a fifth of
-the disk and take three times as long.
+the disk and take three times as long. With its neighbours (`data.context`) a slice takes 157 kB:
+the slices beside one with tumour are often in no other record.
 """
 
 import collections
@@ -28,6 +29,7 @@ from crlm_jax.data.cohort.reference import read_reference
 from crlm_jax.data.cohort.rows import CohortError, ImagePair
 from crlm_jax.data.slices import DATASET, VERSION
 from crlm_jax.imaging import volumes
+from crlm_jax.imaging.context import context_doubt, find_neighbours, with_neighbours
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.imaging.resize import resize, resize_mask
@@ -47,11 +49,11 @@ class _Job:
 
 @dataclasses.dataclass(frozen=True)
 class _Cut:
-    """The slices of an image: images uint8 (Z, S, S, 1), masks uint8 (Z, bytes), tumour bool (Z,).
+    """The slices of an image: images uint8 (Z, S, S, C), masks uint8 (Z, bytes), tumour bool (Z,).
 
     The masks are `numpy.packbits` of 0 and 1, by rows. `tumour` tells which slices hold tumour, and
     `too_small` (Z,) how many lesions of a slice are smaller than a pixel there. `print` is that of
-    `Slices.prints`.
+    `Slices.prints`, `doubt` one of `Slices.doubts`.
     """
 
     images: np.ndarray
@@ -59,6 +61,7 @@ class _Cut:
     tumour: np.ndarray
     too_small: np.ndarray
     print: str
+    doubt: str | None
 
 
 class LiverSlices(tfds.core.GeneratorBasedBuilder):
@@ -66,7 +69,8 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
 
     Args:
       cases: as from `read_cohort`.
-      data: `image_size`, `antialias`, both windows, `train_slices` and `resample_masks` are read.
+      data: `image_size`, `antialias`, both windows, `train_slices`, `resample_masks` and `context`
+        are read.
       workers: images that are read at once, each in memory as a whole.
       data_dir: folder of the data set.
     """
@@ -90,13 +94,14 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
         self.tables: dict[Split, list[tuple[int, int, int, bool, int]]] = {s: [] for s in SPLITS}
         self.digest = hashlib.sha256()
         self.prints: list[tuple[int, int, str]] = []  # case, image, `Slices.prints`
+        self.doubts: list[tuple[int, str]] = []  # case, what is doubtful of an image
         super().__init__(file_format="array_record", data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self._data.image_size
         tensor = functools.partial(tfds.features.Tensor, dtype=np.uint8, encoding="bytes")
         features = {
-            "image": tensor(shape=(size, size, 1), doc="grey levels"),
+            "image": tensor(shape=(size, size, self._data.planes), doc="grey levels"),
             "mask": tensor(
                 shape=((size * size + 7) // 8,), doc="numpy.packbits of 0 and 1, by rows"
             ),
@@ -139,6 +144,7 @@ class LiverSlices(tfds.core.GeneratorBasedBuilder):
         table = self.tables[split]
         for job, cut in self._cut(jobs, problems):
             self.prints.append((job.case, job.image, cut.print))
+            self.doubts += [(job.case, cut.doubt)] if cut.doubt else []
             for z in range(0 if problems else len(cut.images)):
                 if split != "train" or cut.tumour[z] or self._data.train_slices == "all":
                     about = bool(cut.tumour[z]), int(cut.too_small[z])
@@ -211,11 +217,16 @@ def _cut_image(job: _Job, *, data: Data) -> _Cut:
     mask = read_reference(job.pair, volume, resample=data.resample_masks).voxels
     grey = to_uint8(volume, job.condition, data)
     masks, too_small = resize_mask(mask, data.image_size, antialias=data.antialias)
-    images = resize(grey, data.image_size, antialias=data.antialias)[..., None]
+    images = resize(grey, data.image_size, antialias=data.antialias)
+    own, doubt = images[..., None], None
+    if data.context:
+        doubt = context_doubt(grey, volume.geometry)
+        own = with_neighbours(images, find_neighbours(grey, volume.geometry))
     return _Cut(
-        images=images,
+        images=own,
         masks=np.packbits(masks.reshape(len(masks), -1), axis=1),
         tumour=np.any(mask, axis=(1, 2)),
         too_small=too_small,
-        print=hashlib.sha256(images.tobytes()).hexdigest()[:16],
+        print=hashlib.sha256(images.tobytes()).hexdigest()[:16],  # the same without neighbours
+        doubt=doubt,
     )

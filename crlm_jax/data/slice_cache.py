@@ -41,7 +41,7 @@ def prepare(cases: Sequence[Case], data: Data, *, workers: int = 2) -> Slices:
     cases = tuple(cases)
     fingerprint = _fingerprint(cases, data)
     root = cache_folder(data.cache, "slices")
-    slices = Slices(cases, root / fingerprint, fingerprint, data.image_size)
+    slices = Slices(cases, root / fingerprint, fingerprint, data.image_size, data.planes)
     if _is_finished(slices.folder):
         return slices
     with writing_to(data.cache, root):
@@ -54,6 +54,8 @@ def prepare(cases: Sequence[Case], data: Data, *, workers: int = 2) -> Slices:
                 folder / INDEX_FILE,
                 digest=np.array(builder.digest.hexdigest()),
                 prints=np.array(builder.prints, PRINT_DTYPE),
+                doubtful=np.array([case for case, _ in builder.doubts], np.int32),
+                doubts=np.array([text for _, text in builder.doubts], np.str_),
                 train=np.array(builder.tables["train"], INDEX_DTYPE),
                 validation=np.array(builder.tables["validation"], INDEX_DTYPE),
                 test=np.array(builder.tables["test"], INDEX_DTYPE),
@@ -72,6 +74,8 @@ def _fingerprint(cases: Sequence[Case], data: Data) -> str:
         _SCHEMA, data.image_size, data.antialias, window, data.mr_window, data.train_slices,
         data.resample_masks,
     ]  # fmt: skip
+    if data.context:
+        content.append(f"context {data.context}")
     problems = []
     for case in cases:
         content.append([case.patient, case.condition, case.split])

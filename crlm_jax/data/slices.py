@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from crlm_jax.data.cohort.cases import SPLITS, Case, Split
+from crlm_jax.system.text import listed
 
+_NAMED = 8  # cases that a doubt names
 DATASET, VERSION = "liver_slices", "1.0.0"  # the TFDS data set below `Slices.folder`
 # An array of INDEX_DTYPE for each split, one of PRINT_DTYPE, and the digest.
 INDEX_FILE = "index.npz"
@@ -22,21 +24,26 @@ INDEX_DTYPE = np.dtype(
     [("case", "i4"), ("image", "i4"), ("z", "i4"), ("tumour", "?"), ("too_small", "i4")]
 )
 PRINT_DTYPE = np.dtype([("case", "i4"), ("image", "i4"), ("print", "S16")])
-Pair = tuple[np.ndarray, np.ndarray]  # image and mask of a slice, both uint8 (S, S, 1)
+# Image uint8 (S, S, C) and mask uint8 (S, S, 1) of a slice; C is `Data.planes`.
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-    """A prepared cohort: `cases` in the order in which records name them, `size` in pixels."""
+    """A prepared cohort: `cases` in the order in which records name them, `size` in pixels.
+
+    `planes` is the number of images that a slice shows (`Data.planes`).
+    """
 
     cases: tuple[Case, ...]
     folder: Path
     fingerprint: str
     size: int
+    planes: int = 1
 
     def source(self, split: Split) -> "SliceSource":
         """Random access to the records of a split, in the order of `index(split)`."""
-        return SliceSource(self.folder, split, self.size, len(self.index(split)))
+        return SliceSource(self.folder, split, self.size, len(self.index(split)), self.planes)
 
     def index(self, split: Split) -> np.ndarray:
         """A row of `INDEX_DTYPE` for each record: case, image of the case, z, tumour, too small.
@@ -65,6 +72,22 @@ class Slices:
             return {(int(c), int(i)): name.decode() for c, i, name in tables["prints"]}
 
     @functools.cached_property
+    def doubts(self) -> tuple[str, ...]:
+        """What the user should know of how images were cut, a line for each kind of doubt."""
+        with np.load(self.folder / INDEX_FILE, allow_pickle=False) as tables:
+            if "doubts" not in tables:  # cut by an earlier version
+                return ()
+            cases, texts = tables["doubtful"].tolist(), tables["doubts"].tolist()
+        found: dict[str, list[str]] = {}
+        for number, text in zip(cases, texts, strict=True):
+            case = self.cases[number]
+            found.setdefault(text, []).append(f"{case.patient}/{case.condition}")
+        return tuple(
+            f"{len(names)} image(s) ({listed(list(dict.fromkeys(names)), _NAMED)}): {text}"
+            for text, names in found.items()
+        )
+
+    @functools.cached_property
     def _tables(self) -> dict[Split, np.ndarray]:
         with np.load(self.folder / INDEX_FILE, allow_pickle=False) as tables:
             return {split: tables[split] for split in SPLITS}
@@ -73,12 +96,12 @@ class Slices:
 class SliceSource:
     """The records of a split: ``source[i]`` is the image and the mask of a slice.
 
-    Both are uint8 (S, S, 1) and read-only; the mask is 0 or 1. A source can be pickled, so that
-    worker processes can read from it.
+    They are uint8 (S, S, C) and (S, S, 1), and read-only; the mask is 0 or 1. A source can be
+    pickled, so that worker processes can read from it.
     """
 
-    def __init__(self, folder: Path, split: Split, size: int, length: int):
-        self._size = size
+    def __init__(self, folder: Path, split: Split, size: int, length: int, planes: int = 1):
+        self._size, self._planes = size, planes
         self._length = length
         self._records = []
         if length:  # TFDS has no empty splits
@@ -100,6 +123,6 @@ class SliceSource:
         feature: Mapping = tf_example_pb2.Example.FromString(self._records[index]).features.feature
         image = np.frombuffer(feature["image"].bytes_list.value[0], np.uint8)
         bits = np.frombuffer(feature["mask"].bytes_list.value[0], np.uint8)
-        mask = np.unpackbits(bits, count=image.size)
-        shape = (self._size, self._size, 1)
-        return image.reshape(shape), mask.reshape(shape)
+        sides = (self._size, self._size)
+        mask = np.unpackbits(bits, count=self._size**2)
+        return image.reshape(*sides, self._planes), mask.reshape(*sides, 1)

@@ -129,6 +129,7 @@ def of_run(
     config = _measured_with(trained, cohort, conditions, options)
     notes += of_patients + _unlike(conditions, trained.data.conditions)
     slices = slice_cache.prepare(cases, config.data)
+    notes += [f"{doubt}." for doubt in slices.doubts]
     notes += check_images(cohort, slices, wish, taught)
 
     def measure(into: RunFolder) -> tuple[list[CaseResult], Card]:
@@ -215,6 +216,7 @@ def of_masks(
     config.data, config.evaluation = copy.deepcopy((base.data, base.evaluation))
     config.phantom, config.loss.stages = base.phantom, ()
     config = _measured_with(config, cohort, conditions, options)
+    config.data.context = 0  # nothing looks at the images
     slices = slice_cache.prepare(cases, config.data)  # errors of the cohort come first
     given = read_masks(files, cases, label, config.data)
     notes += own_references(files, cases)

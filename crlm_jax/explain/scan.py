@@ -13,6 +13,7 @@ from tqdm import tqdm
 from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import ConfigError
 from crlm_jax.imaging import volumes
+from crlm_jax.imaging.context import SHOWN, context_doubt
 from crlm_jax.imaging.dicom.listing import HOW_TO_CHOOSE
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.grey import image_doubts
@@ -53,7 +54,7 @@ class ExplainedScan:
     condition: str
     volume: volumes.Volume
     grey: np.ndarray  # (Z, H, W) uint8
-    slices: np.ndarray  # (Z, S, S) uint8
+    slices: np.ndarray  # (Z, S, S, C) uint8
     prediction: Prediction
     reference: np.ndarray | None  # (Z, H, W) bool
 
@@ -102,6 +103,7 @@ class LesionScores:
     steps: int  # of the slice with the most
     share_inside: float  # of the absolute attributions
     share_within_10_mm: float
+    share_by_image: list[float] | None  # of the absolute attributions; None: a slice is one image
     by_slice: list[SliceScores]
 
 
@@ -172,12 +174,14 @@ def read_scan(
     for text in of_mask:
         warn(f"{mask}: {text}")
     grey = segmenter.grey(volume, condition)
-    slices = segmenter.slices(grey)
+    lacking = context_doubt(grey, volume.geometry) if segmenter.config.data.context else None
+    if lacking:
+        warn(f"{scan.path}: {lacking}")
+    slices = segmenter.slices(grey, volume.geometry)
     probability = segmenter.probability(slices)
     prediction = segmenter.finish(probability, volume.geometry, volume.padding)
     return ExplainedScan(
-        segmenter, network, scan.name, condition, volume, grey, slices[..., 0], prediction,
-        reference,
+        segmenter, network, scan.name, condition, volume, grey, slices, prediction, reference,
     )  # fmt: skip
 
 
@@ -221,6 +225,7 @@ def _integrate(
     pixel = np.multiply(inside.shape[1:], explained.volume.spacing[1:]) / side  # mm
     maps: Maps = {}
     rows, weights = [], np.zeros(3)  # |attribution|: in the lesion, near it, all
+    images = np.zeros(explained.slices.shape[-1])  # |attribution| of each
     chosen = np.flatnonzero(inside.any(axis=(1, 2))).tolist()
     for z in tqdm(chosen, f"lesion {number}", unit="slice", disable=None):
         region, image = _region(inside[z], side), explained.slices[z]
@@ -233,11 +238,17 @@ def _integrate(
         near = ndimage.distance_transform_edt(~region, sampling=pixel) <= NEAR
         weight = np.abs(found.map)
         weights += weight[region].sum(), weight[near].sum(), weight.sum()
-    return maps, _sum_up(rows, *(weights[:2] / (weights[2] or 1)).tolist())
+        if found.by_image is not None:
+            images += np.abs(found.by_image).sum(axis=(0, 1))
+    inside_share, near_share = (weights[:2] / (weights[2] or 1)).tolist()
+    by_image = (images / (images.sum() or 1)).tolist() if len(images) > 1 else None
+    return maps, _sum_up(rows, inside_share, near_share, by_image)
 
 
-def _sum_up(rows: list[SliceScores], inside: float, near: float) -> LesionScores:
-    """Returns the numbers of a lesion from those of its slices and two shares of attribution."""
+def _sum_up(
+    rows: list[SliceScores], inside: float, near: float, by_image: list[float] | None
+) -> LesionScores:
+    """Returns the numbers of a lesion from those of its slices and its shares of attribution."""
     score = sum(row.score for row in rows)
     baseline = sum(row.baseline_score for row in rows)
     total = sum(row.sum for row in rows)
@@ -254,6 +265,7 @@ def _sum_up(rows: list[SliceScores], inside: float, near: float) -> LesionScores
         steps=max(row.steps for row in rows),
         share_inside=inside,
         share_within_10_mm=near,
+        share_by_image=by_image,
         by_slice=rows,
     )
 
@@ -314,6 +326,7 @@ def describe(explained: ExplainedScan, steps: int) -> dict[str, Any]:
         "threshold": segmenter.threshold,
         "warnings": warnings(segmenter.config),
         "image_size": segmenter.config.data.image_size,
+        "images": list(SHOWN) if segmenter.config.data.context else None,
         "score": "sum of the logits over the lesion's pixels at image_size",
         "integrated_gradients": f"logits a pixel at image_size, interpolated to the scan's grid; "
         f"all slices of the lesion; baseline: the slice under a Gaussian of image_size / 8 pixels; "

@@ -4,7 +4,8 @@ Two files hold the same function, the network at its own size with the weights i
 
     grey levels 0 … 255 (B, S, S) float32 -> probability of tumour (B, S, S) float32
 
-B, the number of slices, is free; S is the run's `data.image_size`. `segmenter.stablehlo` is
+B, the number of slices, is free; S is the run's `data.image_size`. A run that sees the slices below
+and above too takes (B, S, S, 3). `segmenter.stablehlo` is
 `jax.export`'s, for CPU, CUDA and TPU, and computes as the run did; `segmenter.onnx` is float32.
 
 Beside them lie `preprocessing.json`, which says how a scan becomes grey levels and how the
@@ -23,10 +24,11 @@ import jax
 from crlm_jax import __version__
 from crlm_jax.config.notices import warnings
 from crlm_jax.config.schema import Config
-from crlm_jax.export.function import make_network, to_stablehlo
+from crlm_jax.export.function import make_network, slice_shape, to_stablehlo
 from crlm_jax.export.to_onnx import check_onnx, require_onnx, to_onnx
 from crlm_jax.imaging import grey
 from crlm_jax.imaging.conditions import is_ct
+from crlm_jax.imaging.context import FURTHEST
 from crlm_jax.method.segment import load_best
 from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
@@ -79,9 +81,29 @@ def _describe_steps(config: Config) -> dict[str, Any]:
         "triangle as wide as two new pixels instead, without pixels beyond the border.",
         "resampling_note": "Grey levels to image_size x image_size, then rounded again; the "
         "probability back to the slice's own size, neither averaged nor rounded.",
-        "input": "grey: float32 (B, S, S), whole grey levels 0 to 255 of B slices, S = image_size",
+        **_describe_input(config),
         "output": "probability: float32 (B, S, S), of tumour",
         "mask": "probability > threshold, after resampling to the slice's own size",
+    }
+
+
+def _describe_input(config: Config) -> dict[str, Any]:
+    """Describes what the network sees of a slice."""
+    if not config.data.context:
+        return {
+            "input": "grey: float32 (B, S, S), whole grey levels 0 to 255 of B slices, "
+            "S = image_size",
+            "context": None,
+        }
+    return {
+        "input": "grey: float32 (B, S, S, 3), whole grey levels 0 to 255 of B slices, "
+        "S = image_size; the last axis: the slice below, the slice itself, the slice above",
+        "context": {
+            "furthest_mm": FURTHEST,
+            "note": "The slice itself stands in for a neighbour beyond an end of the scan, for one "
+            "of a single grey level before resampling, and for all where slices lie further apart "
+            "than furthest_mm, centre to centre.",
+        },
     }
 
 
@@ -132,9 +154,9 @@ def export_run(run: str | Path, out: Path, formats: str = "both") -> dict[str, A
     run = locate(run)
     config = read_run(run)
     trained = load_best(config, RunFolder(run).checkpoints, parallel.make_mesh(1))
-    size, files = config.data.image_size, {}
+    shape, files = slice_shape(config), {}
     if formats != "onnx":
-        files[STABLEHLO] = to_stablehlo(make_network(trained), size)
+        files[STABLEHLO] = to_stablehlo(make_network(trained), shape)
     if formats != "stablehlo":
         network = make_network(trained.in_float32())
         notes = {
@@ -143,8 +165,8 @@ def export_run(run: str | Path, out: Path, formats: str = "both") -> dict[str, A
             "conditions": ", ".join(config.data.conditions),
             "warnings": " ".join(warnings(config)),
         }
-        files[ONNX] = to_onnx(network, size, notes)
-        check_onnx(files[ONNX], network, size)
+        files[ONNX] = to_onnx(network, shape, notes)
+        check_onnx(files[ONNX], network, shape)
     example = importlib.resources.files("crlm_jax.export") / "templates" / "example.py"
     files[EXAMPLE] = example.read_bytes()
     description = describe(config, run.resolve().name, trained.step, files)

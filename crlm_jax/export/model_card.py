@@ -39,7 +39,7 @@ def _parts(config: Config, run: FinishedRun, step: int) -> Iterator[str]:
         "A network that marks colorectal liver metastases on "
         f"{', '.join(config.data.conditions)}. {config.segmenter.name}, widths "
         f"{', '.join(map(str, config.segmenter.widths))}, slices of {config.data.image_size} × "
-        f"{config.data.image_size} pixels, checkpoint of step {step:,}, threshold "
+        f"{config.data.image_size} pixels{_images(config)}, checkpoint of step {step:,}, threshold "
         f"{config.evaluation.threshold:g}; crlm_jax {__version__}."
     )
     yield "## Data"
@@ -66,6 +66,10 @@ def _parts(config: Config, run: FinishedRun, step: int) -> Iterator[str]:
         "at their own resolution. A `*` marks fewer than 20 patients."
     )
     yield f"## What it is not for\n\n{_NOT_FOR}"
+
+
+def _images(config: Config) -> str:
+    return ", each with the slices below and above" if config.data.context else ""
 
 
 def _window(config: Config) -> str:

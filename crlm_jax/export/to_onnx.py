@@ -5,6 +5,7 @@ Needs the extra `export`.
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator
 
 import jax
@@ -49,16 +50,16 @@ def _without_warnings() -> Iterator[None]:
         logging.disable(before)
 
 
-def to_onnx(network: Network, size: int, notes: dict[str, str]) -> bytes:
+def to_onnx(network: Network, shape: tuple[int, ...], notes: dict[str, str]) -> bytes:
     """Serialises a network as ONNX, for any number of slices.
 
     Args:
       network: from `export.make_network`; float32, since ONNX Runtime lacks much of bfloat16.
-      size: S, the side of a slice in pixels.
+      shape: of a slice, (S, S) or (S, S, 3).
       notes: metadata that viewers show.
 
     Returns:
-      A model with one input, `grey` (B, S, S) float32, and one output, `probability` (B, S, S)
+      A model with one input, `grey` (B, *shape) float32, and one output, `probability` (B, S, S)
       float32.
 
     Raises:
@@ -71,7 +72,7 @@ def to_onnx(network: Network, size: int, notes: dict[str, str]) -> bytes:
         with _without_warnings():
             model = jax2onnx.to_onnx(
                 network,
-                [("B", size, size)],
+                [("B", *shape)],
                 model_name="segmenter",
                 opset=_OPSET,
                 input_names=[INPUT],
@@ -89,7 +90,7 @@ def to_onnx(network: Network, size: int, notes: dict[str, str]) -> bytes:
     return serialised
 
 
-def check_onnx(model: bytes, network: Network, size: int) -> None:
+def check_onnx(model: bytes, network: Network, shape: tuple[int, ...]) -> None:
     """Runs a serialised ONNX model and its JAX network on random slices, one and then three.
 
     Raises:
@@ -100,9 +101,11 @@ def check_onnx(model: bytes, network: Network, size: int) -> None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     for count in (1, 3):
-        blobs = resize(rng.uniform(0, 255, (count, 6, 6)).astype(np.float32), size)
+        planes = math.prod(shape[2:])  # images of a slice
+        blobs = resize(rng.uniform(0, 255, (count * planes, 6, 6)).astype(np.float32), shape[0])
         noisy = blobs + rng.normal(0, 12, blobs.shape)
         grey = np.rint(np.clip(noisy, 0, 255)).astype(np.float32)
+        grey = np.moveaxis(grey.reshape(count, planes, *shape[:2]), 1, -1).reshape(count, *shape)
         with jax.default_matmul_precision("highest"):  # a GPU or TPU would round to fewer bits
             expected = np.asarray(jax.jit(network)(grey))
         (found,) = session.run([OUTPUT], {INPUT: grey})

@@ -33,6 +33,8 @@ class SliceAttribution:
             f"{found.score - found.baseline_score:.4g}. Completeness error "
             f"{error_text(found.error)}"
         )
+        if found.by_image is not None:
+            text += "; each pixel has the sum over the images that the network sees together"
         if found.complete:
             return f"{text}."
         return (

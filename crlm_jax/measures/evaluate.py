@@ -39,7 +39,7 @@ from crlm_jax.method.attribution import Attribution
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system import parallel
 
-# (S, S) uint8 slice, (S, S) bool region of its prediction -> its score shared out over the slice
+# (S, S, C) uint8 slice, (S, S) bool region of its prediction -> its score shared out over the slice
 Attribute = Callable[[np.ndarray, np.ndarray], Attribution]
 
 
@@ -198,4 +198,4 @@ def _attribute_largest_slice(
         return None
     z = int(predicted.found.sum(axis=(1, 2)).argmax())
     image, _ = slices.source("test")[predicted.first + z]
-    return SliceAttribution(z, attribute(image[..., 0], predicted.found[z]))
+    return SliceAttribution(z, attribute(image, predicted.found[z]))

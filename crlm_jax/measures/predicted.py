@@ -22,7 +22,7 @@ from crlm_jax.imaging.resize import at_own_size
 from crlm_jax.imaging.volumes import Volume
 from crlm_jax.system import parallel
 
-# (B, S, S, 1) uint8 slices -> (B, S, S) float32, probability of tumour
+# (B, S, S, C) uint8 slices, as in `Slices` -> (B, S, S) float32, probability of tumour
 Segment = Callable[[np.ndarray], jax.Array | np.ndarray]
 
 

@@ -4,7 +4,7 @@ A lesion's score is the sum of the segmenter's logits over its pixels. Two maps 
 over the image: integrated gradients, whose values add up to the score minus that of a baseline, and
 occlusion, the loss of score where a patch is hidden. `stage_differences` shows where each stage of
 the critic distinguishes prediction and reference. All maps are of single slices, as the network
-sees them.
+sees them; where a slice shows several images, the maps of scores sum over them.
 
 References:
   Sundararajan et al., Axiomatic Attribution (https://arxiv.org/abs/1703.01365), 2017.
@@ -29,7 +29,8 @@ from crlm_jax.models.inputs import MaskApplied, critic_input, network_input
 TOLERANCE = 0.01  # of the relative error of the sum of integrated gradients
 MOST_DOUBLINGS = 3  # of the steps, until the error is within the tolerance
 
-Score = Callable[[jax.Array], jax.Array]  # (S, S) float32 grey levels -> ()
+# (S, S) float32 grey levels, or (S, S, C) where a slice has C images -> ()
+Score = Callable[[jax.Array], jax.Array]
 
 
 @jax.tree_util.register_dataclass
@@ -37,8 +38,8 @@ Score = Callable[[jax.Array], jax.Array]  # (S, S) float32 grey levels -> ()
 class LesionScore:
     r"""The score of a lesion in one slice, :math:`F(x) = \sum_{i \in R} z_i(x)`, in logits.
 
-    Called with x, (S, S) float32 grey levels 0 … 255. The score is a pytree, so that all lesions
-    and slices go through the same compiled program.
+    Called with x, (S, S) or (S, S, C) float32 grey levels 0 … 255. The score is a pytree, so that
+    all lesions and slices go through the same compiled program.
 
     Args:
       graph: of the segmenter, in evaluation mode; z are the logits of its first head.
@@ -61,25 +62,31 @@ class LesionScore:
 
 
 def logits(segmenter: TrainedSegmenter, image: jax.Array | np.ndarray) -> jax.Array:
-    """Maps grey levels (S, S) to the logits (S, S) of the first head."""
+    """Maps grey levels (S, S) or (S, S, C) to the logits (S, S) of the first head."""
     return _logits(segmenter.graph, segmenter.variables, image)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(graph: nnx.GraphDef, variables: Variables, image: jax.Array) -> jax.Array:
     model = nnx.merge(graph, variables["params"], variables["batch_stats"])
-    return model(network_input(image[None, ..., None]))[0][0, ..., 0]
+    return model(network_input(_with_channels(image)[None]))[0][0, ..., 0]
+
+
+def _with_channels(image: jax.Array) -> jax.Array:
+    """(S, S) -> (S, S, 1); (S, S, C) stays."""
+    return image[..., None] if image.ndim == 2 else image
 
 
 @dataclasses.dataclass(frozen=True)
 class Attribution:
     """A score distributed over the pixels of a slice; scores and sums are in logits."""
 
-    map: np.ndarray  # (S, S) float32, logits per pixel
+    map: np.ndarray  # (S, S) float32, logits per pixel; of several images the sum
     score: float  # of the image
     baseline_score: float
     total: float  # sum of the map
     steps: int
+    by_image: np.ndarray | None = None  # (S, S, C), the map of each image; None: there is one
 
     @property
     def error(self) -> float:
@@ -121,16 +128,13 @@ def blurred(image: np.ndarray) -> np.ndarray:
     be all dark pixels, and metastases on portal-venous CT are darker than the liver. The blurred
     slice keeps the brightness of the region but not the lesion, bright or dark.
 
-    Args:
-      image: (S, S) grey levels.
-
-    Returns:
-      (S, S) float32.
+    Takes grey levels (S, S) or (S, S, C), and returns float32 of that shape.
 
     References:
       Sturmfels et al., Visualizing the Impact of Feature Attribution Baselines, Distill, 2020.
     """
-    return ndimage.gaussian_filter(image.astype(np.float32), image.shape[0] / 8, mode="nearest")
+    grey, wide = image.astype(np.float32), image.shape[0] / 8
+    return ndimage.gaussian_filter(grey, wide, mode="nearest", axes=(0, 1))
 
 
 def _in_batches(program: Callable, *columns: np.ndarray) -> Iterator[tuple[Any, int]]:
@@ -146,8 +150,8 @@ def _in_batches(program: Callable, *columns: np.ndarray) -> Iterator[tuple[Any, 
 def _gradients(
     score: Score, image: jax.Array, baseline: jax.Array, nodes: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Scores (K,) and gradients (K, S, S) at baseline + node · (image − baseline)."""
-    points = baseline + nodes[:, None, None] * (image - baseline)
+    """Scores (K,) and gradients (K, *image.shape) at baseline + node · (image − baseline)."""
+    points = baseline + nodes.reshape(-1, *[1] * image.ndim) * (image - baseline)
     with jax.default_matmul_precision("highest"):
         return jax.vmap(jax.value_and_grad(lambda x: score(x)))(points)
 
@@ -172,7 +176,7 @@ def integrated_gradients(
 
     Args:
       score: F, a pytree: a `LesionScore`, or `jax.tree_util.Partial` of a function.
-      image: x, (S, S) grey levels.
+      image: x, (S, S) or (S, S, C) grey levels.
       baseline: x', alike, such as from `blurred`.
       steps: intervals to begin with.
       tolerance: of the relative error of the sum; see `Attribution.error` for what was reached.
@@ -202,7 +206,9 @@ def integrated_gradients(
     count = steps
     while True:
         a = (x - start) * (ends / 2 + inner) / count
-        result = Attribution(a.astype(np.float32), after, before, float(a.sum()), count)
+        several = a.astype(np.float32) if a.ndim == 3 and a.shape[-1] > 1 else None
+        flat = (a.sum(-1) if a.ndim == 3 else a).astype(np.float32)
+        result = Attribution(flat, after, before, float(a.sum()), count, several)
         if result.error <= tolerance or count >= steps * 2**MOST_DOUBLINGS:
             return result
         inner += along((np.arange(count) + 0.5) / count)[1]
@@ -218,24 +224,24 @@ def attribute_region(
 
     Args:
       segmenter: as trained.
-      image: (S, S) grey levels.
+      image: (S, S) or (S, S, C) grey levels.
       region: (S, S) bool, of a lesion or of all that is predicted.
       steps: intervals to begin with.
     """
-    score = LesionScore.of(segmenter, region)
-    return integrated_gradients(score, image, blurred(image), steps)
+    return integrated_gradients(LesionScore.of(segmenter, region), image, blurred(image), steps)
 
 
 @jax.jit
 def _hidden(
-    score: Score, image: jax.Array, size: int, fill: float, top: jax.Array, left: jax.Array
+    score: Score, image: jax.Array, size: int, fill: jax.Array, top: jax.Array, left: jax.Array
 ) -> jax.Array:
     """Scores (K,) with the square at each (top, left) filled."""
-    row, column = (jnp.arange(n) for n in image.shape)
+    row, column = (jnp.arange(n) for n in image.shape[:2])
 
     def one(top: jax.Array, left: jax.Array) -> jax.Array:
         inside = ((row >= top) & (row < top + size))[:, None] & (column >= left)
-        return score(jnp.where(inside & (column < left + size), fill, image))
+        inside &= column < left + size
+        return score(jnp.where(inside.reshape(*inside.shape, *[1] * (image.ndim - 2)), fill, image))
 
     with jax.default_matmul_precision("highest"):
         return jax.vmap(one)(top, left)
@@ -244,7 +250,7 @@ def _hidden(
 def occlusion(
     score: Score, image: np.ndarray, patch: int, stride: int, fill: float | None = None
 ) -> np.ndarray:
-    r"""Measures the score that is lost where a square patch is hidden.
+    r"""Measures the score that is lost where a square patch is hidden, in all images of a slice.
 
     .. math::
       o_i = \frac{1}{|P_i|} \sum_{p \in P_i} F(x) - F(x \text{ with } p \text{ filled})
@@ -253,10 +259,10 @@ def occlusion(
 
     Args:
       score: F, a pytree, as for `integrated_gradients`.
-      image: x, (S, S) grey levels.
+      image: x, (S, S) or (S, S, C) grey levels.
       patch: side of the patch in pixels.
       stride: pixels from one to the next, at most `patch`.
-      fill: grey level; None: the mean of the slice.
+      fill: grey level; None: the mean of the slice, of each of its images.
 
     Returns:
       (S, S) float32, logits; above 0 where the hidden pixels raise the score.
@@ -264,13 +270,12 @@ def occlusion(
     References:
       Zeiler and Fergus, Visualizing Convolutional Networks (https://arxiv.org/abs/1311.2901), 2014.
     """
-    if not 1 <= stride <= patch <= min(image.shape):
-        raise ValueError(
-            f"patch = {patch}, stride = {stride}: 1 ≤ stride ≤ patch ≤ {min(image.shape)} pixels"
-        )
+    most = min(sides := image.shape[:2])
+    if not 1 <= stride <= patch <= most:
+        raise ValueError(f"patch = {patch}, stride = {stride}: 1 ≤ stride ≤ patch ≤ {most} pixels")
     x = np.asarray(image, np.float32)
-    grey = np.float32(x.mean() if fill is None else fill)
-    edges = [np.unique(np.append(np.arange(0, n - patch, stride), n - patch)) for n in x.shape]
+    grey = np.float32(x.mean(axis=(0, 1)) if fill is None else fill)
+    edges = [np.unique(np.append(np.arange(0, n - patch, stride), n - patch)) for n in sides]
     corners = np.stack(np.meshgrid(*edges, indexing="ij"), -1).reshape(-1, 2)
     program = functools.partial(_hidden, score, x)
     whole = float(program(0, grey, *np.zeros((2, slices_at_once(jax.default_backend())), int))[0])
@@ -278,7 +283,7 @@ def occlusion(
         np.asarray(values, float)[:count]
         for values, count in _in_batches(functools.partial(program, patch, grey), *corners.T)
     ])  # fmt: skip
-    total, times = np.zeros(x.shape), np.zeros(x.shape)
+    total, times = np.zeros(sides), np.zeros(sides)
     for (top, left), value in zip(corners, scores, strict=True):
         place = np.s_[top : top + patch, left : left + patch]
         total[place] += whole - value
@@ -294,7 +299,7 @@ def _stage_maps(
     state: nnx.State,
     *slices: jax.Array,
 ) -> dict[int, jax.Array]:
-    image, predicted, mask = (a.astype(jnp.float32)[None, ..., None] for a in slices)
+    image, predicted, mask = (_with_channels(a.astype(jnp.float32))[None] for a in slices)
     critic, seen = nnx.merge(graph, state), network_input(image)
     found, true = (critic(critic_input(seen, shown, applied)) for shown in (predicted, mask))
     distance = lambda f, r: jnp.abs(f.astype(jnp.float32) - r.astype(jnp.float32))  # noqa: E731
@@ -318,7 +323,7 @@ def stage_differences(
 
     Args:
       critic: as from `networks.create_critic`.
-      image: (S, S) grey levels, x before stacking and z-score.
+      image: (S, S) or (S, S, C) grey levels, x before stacking and z-score.
       predicted: (S, S), p: probability, or logits where `loss.mask_with` says so.
       mask: (S, S), y in {0, 1}.
       stages: those wanted.
@@ -337,7 +342,7 @@ def upsample_stage_map(values: np.ndarray, size: int) -> np.ndarray:
     """Lays a stage's map (H_s, W_s) over the slice (size, size): every pixel takes the nearest.
 
     A ResNet pads evenly and strides from the first pixel on, so that feature i of a stage lies on
-    pixel i · size / H_s, not in the middle of the i-th part of the slice.
+    pixel i · size / H_s, not in the middle of a part.
     """
     row, column = (
         np.minimum(np.rint(np.arange(size) * n / size).astype(int), n - 1) for n in values.shape

@@ -42,7 +42,9 @@ class TrainedSegmenter:
     mirror: bool  # average the logits of a slice and its three mirror images
 
     def probability(self, slices: np.ndarray | jax.Array) -> jax.Array:
-        """Maps slices (B, S, S, 1) uint8 to the probability of tumour (B, S, S) float32.
+        """Maps slices (B, S, S, C) uint8 to the probability of tumour (B, S, S) float32.
+
+        C is 1, or 3 for a run whose slices show three images (`Data.planes`).
 
         The devices of the mesh share the slices, so B is a multiple of their number. Every shape
         is compiled once.
@@ -98,7 +100,7 @@ def _logits(model: nnx.Module, image: jax.Array) -> jax.Array:
 def _jitted_probability(
     graph: nnx.GraphDef, mesh: Mesh, mirror: bool
 ) -> Callable[[Variables, jax.Array], jax.Array]:
-    """Builds the jitted map (variables, (B, H, W, 1) uint8) -> (B, H, W) probability, float32.
+    """Builds the jitted map (variables, (B, H, W, C) uint8) -> (B, H, W) probability, float32.
 
     The jitted function is cached, so that a segmenter with new weights is not compiled again.
     """

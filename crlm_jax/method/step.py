@@ -256,8 +256,8 @@ def make_train_step(
     """Builds the jitted step over the mesh, `(state, batch) -> (state, terms)`; `state` is donated.
 
     `steps` is the number of updates of the whole training. The batch is global: `image`
-    (B, H, W, 1) uint8, `mask` (B, H, W, 1) uint8 {0, 1} and `photometric` (B, 6) float32
-    (`network_input`). The terms are those of `make_update`.
+    (B, H, W, 1) or (B, H, W, 3) uint8, `mask` (B, H, W, 1) uint8 {0, 1} and `photometric` (B, 6)
+    float32 (`network_input`). The terms are those of `make_update`.
     """
     update = make_update(config, networks, steps)
     form = forms.of_platform(parallel.platform(mesh))

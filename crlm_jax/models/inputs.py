@@ -1,4 +1,4 @@
-"""From a grey slice to what the networks see: photometric change, three channels, z-score.
+"""From grey slices to what the networks see: photometric change, three channels, z-score.
 
 This is computed on the device, inside the step, so that only one byte per pixel is transferred.
 """
@@ -18,10 +18,11 @@ IMAGENET_STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 
 def network_input(image: jax.Array, photometric: jax.Array | None = None) -> jax.Array:
-    """Stacks a grey image to three channels and normalises it.
+    """Stacks a grey image to three channels, if it has one, and normalises it.
 
     Args:
-      image: (B, H, W, 1) uint8; or packed (`crlm_jax.models.packing`), (B, H/2, W/2, 4).
+      image: (B, H, W, 1) uint8, or (B, H, W, 3), three grey images; or packed
+        (`crlm_jax.models.packing`), (B, H/2, W/2, 4) or (B, H/2, W/2, 12).
       photometric: (B, 6) float32: three gains, then three offsets in grey levels, one per
         channel (`crlm_jax.data.augment.photometric`); None: no change.
 
@@ -29,8 +30,8 @@ def network_input(image: jax.Array, photometric: jax.Array | None = None) -> jax
       (B, H, W, 3) float32, z-scored with the ImageNet mean and standard deviation; or packed,
       (B, H/2, W/2, 12).
     """
-    grey, squares = image.astype(jnp.float32), image.shape[-1]
-    if squares > 1:  # otherwise the one channel spreads by itself
+    grey, squares = image.astype(jnp.float32), {1: 1, 3: 1, 4: 4, 12: 4}[image.shape[-1]]
+    if image.shape[-1] == 4:  # one channel spreads by itself
         grey = jnp.repeat(grey, 3, -1)
     mean, deviation = (np.tile(values, squares) for values in (IMAGENET_MEAN, IMAGENET_STD))
     if photometric is not None:

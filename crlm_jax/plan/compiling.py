@@ -63,12 +63,13 @@ def _lower(step: Step, devices: Sequence[jax.Device], batch: int) -> jax.stages.
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     state = jax.tree.map(lambda x: described(x.shape, x.dtype, everywhere), step.state)
-    slices = described((batch, size, size, 1), jnp.uint8, split)
+    planes = step.config.data.planes
+    slices, masks = (described((batch, size, size, n), jnp.uint8, split) for n in (planes, 1))
     photometric = described((batch, 6), jnp.float32, split)
     # The number of steps affects nothing but the learning rate.
     train_step = make_train_step(step.config, step.networks, mesh, steps=1000)
     assert isinstance(train_step, jax.stages.Wrapped)
-    return train_step.lower(state, {"image": slices, "mask": slices, "photometric": photometric})
+    return train_step.lower(state, {"image": slices, "mask": masks, "photometric": photometric})
 
 
 def compile_step(step: Step, target: Target, batch: int) -> jax.stages.Compiled:
@@ -184,8 +185,8 @@ def estimate(config: Config, name: str, batch: int, measured: bool = False) -> S
     report = read_report(compiled, step, target, batch, time.perf_counter() - start)
     if not measured:
         return report
-    size = config.data.image_size
-    return replace(report, measured=measuring.measure_step(step.state, size, compiled, batch))
+    shape = (batch, config.data.image_size, config.data.image_size, config.data.planes)
+    return replace(report, measured=measuring.measure_step(step.state, compiled, shape))
 
 
 def in_subprocess(function: Callable[..., _Result], *args: object) -> _Result:

@@ -13,22 +13,24 @@ from crlm_jax.system import parallel
 
 
 def measure_step(
-    state: TrainState, size: int, compiled: jax.stages.Compiled, batch: int, runs: int = 5
+    state: TrainState,
+    compiled: jax.stages.Compiled,
+    shape: tuple[int, int, int, int],
+    runs: int = 5,
 ) -> MeasuredStep:
     """Runs and times a step that was compiled for the CPU.
 
     Args:
       state: to start from; it is kept.
-      size: side of a slice, pixels.
-      compiled: the step, for a batch of so many slices.
-      batch: slices.
+      compiled: the step, for a batch of that shape.
+      shape: (B, S, S, C) of the slices.
       runs: that are timed.
     """
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, size, size, 1), np.uint8)
-    photometric = np.repeat(np.array([[1, 1, 1, 0, 0, 0]], np.float32), batch, 0)
+    images = rng.integers(0, 256, shape, np.uint8)
+    photometric = np.repeat(np.array([[1, 1, 1, 0, 0, 0]], np.float32), len(images), 0)
     mesh = parallel.make_mesh(jax.devices("cpu")[:1])
-    slices = {"image": images, "mask": images // 128, "photometric": photometric}
+    slices = {"image": images, "mask": images[..., :1] // 128, "photometric": photometric}
     inputs = parallel.to_global(slices, mesh)
     current = jax.tree.map(jnp.copy, state)  # the step uses its state up
     used = sum(x.nbytes for x in jax.tree.leaves((current, inputs)))

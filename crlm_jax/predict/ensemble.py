@@ -57,7 +57,7 @@ class EnsembleSegmenter(ScanSegmenter):
     def probability(
         self, slices: np.ndarray, progress: Callable[[int], object] = lambda done: None
     ) -> np.ndarray:
-        """Maps (Z, S, S, 1) uint8 to the members' mean probability (Z, S, S) float32.
+        """Maps (Z, S, S, C) uint8 to the members' mean probability (Z, S, S) float32.
 
         `progress` is called for every member and batch.
         """

@@ -34,8 +34,8 @@ class LiverOf:
     run: str  # as it was named
 
     def slices(self, volume: Volume, condition: str) -> np.ndarray:
-        """Returns the slices of a scan as the run sees them, (Z, S, S, 1) uint8."""
-        return self.segmenter.slices(self.segmenter.grey(volume, condition))
+        """Returns the slices of a scan as the run sees them, (Z, S, S, C) uint8."""
+        return self.segmenter.slices(self.segmenter.grey(volume, condition), volume.geometry)
 
     def find(self, slices: np.ndarray, volume: Volume, doubts: list[str]) -> np.ndarray | None:
         """Returns where no lesion can be, (Z, H, W) bool: outside the largest part, and `MARGIN`.

@@ -13,6 +13,7 @@ from crlm_jax.config.notices import marks
 from crlm_jax.config.schema import Config, ConfigError, Data
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
+from crlm_jax.imaging.context import find_neighbours, with_neighbours
 from crlm_jax.imaging.decision import MaskRule, outside_of
 from crlm_jax.imaging.geometry import Geometry, check_same_grid
 from crlm_jax.imaging.grey import to_uint8
@@ -49,7 +50,8 @@ class ScanSegmenter:
     threshold: float  # probability above which a voxel is tumour
     min_lesion_mm3: float  # lesions below it are removed
     batch: int  # slices in one call of the network
-    network: Callable[[np.ndarray], np.ndarray]  # (batch, S, S, 1) uint8 -> (batch, S, S) float32
+    # (batch, S, S, C) uint8 -> (batch, S, S) float32; C is `Data.planes`
+    network: Callable[[np.ndarray], np.ndarray]
     engine: Engine = XLA  # what computes the network
     liver: Literal["none", "column"] = "none"  # whether a cohort's liver masks restrict it
 
@@ -92,7 +94,7 @@ class ScanSegmenter:
           ConfigError: `condition` is None, and the run's conditions are windowed differently.
         """
         volume = volumes.from_image(image)
-        probability = self.probability(self.slices(self.grey(volume, condition)))
+        probability = self.probability(self.slices(self.grey(volume, condition), volume.geometry))
         geometry, inside = volume.geometry, None
         if liver is not None:
             own, _ = volumes.read_geometry(liver, Path("liver"))
@@ -120,15 +122,21 @@ class ScanSegmenter:
         """Windows a scan at its own resolution: grey levels (Z, H, W) uint8."""
         return to_uint8(volume, self.windowed_as(condition), self.config.data)
 
-    def slices(self, grey: np.ndarray) -> np.ndarray:
-        """Resamples grey levels (Z, H, W) to the network's size S: (Z, S, S, 1) uint8."""
+    def slices(self, grey: np.ndarray, geometry: Geometry) -> np.ndarray:
+        """Resamples grey levels (Z, H, W) to the network's size S: (Z, S, S, C) uint8.
+
+        C is 1, or 3 with the slices below and above (`data.context`).
+        """
         data = self.config.data
-        return resize(grey, data.image_size, antialias=data.antialias)[..., None]
+        small = resize(grey, data.image_size, antialias=data.antialias)
+        if data.context:
+            return with_neighbours(small, find_neighbours(grey, geometry))
+        return small[..., None]
 
     def probability(
         self, slices: np.ndarray, progress: Callable[[int], object] = lambda done: None
     ) -> np.ndarray:
-        """Maps (Z, S, S, 1) uint8 to the probability of tumour (Z, S, S) float32, in batches.
+        """Maps (Z, S, S, C) uint8 to the probability of tumour (Z, S, S) float32, in batches.
 
         `progress` is called after each batch with its number of slices.
         """

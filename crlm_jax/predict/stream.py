@@ -13,6 +13,7 @@ from crlm_jax.data.cohort.reference import read_liver
 from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
+from crlm_jax.imaging.context import context_doubt
 from crlm_jax.imaging.decision import outside_of
 from crlm_jax.imaging.dicom import segmentation
 from crlm_jax.imaging.dicom.sources import check_sources
@@ -27,6 +28,7 @@ from crlm_jax.predict.scans import Scan
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter
 from crlm_jax.system.files import write_whole
 
+Warn = Callable[[str], None]
 _Result = TypeVar("_Result")
 
 # Errors of a single scan; the other scans go on. The libraries that read and write images raise
@@ -40,19 +42,15 @@ class _Ready:
 
     volume: volumes.Volume  # without its voxels
     condition: str
-    slices: np.ndarray  # (Z, S, S, 1) uint8
+    slices: np.ndarray  # (Z, S, S, C) uint8
     grey: np.ndarray | None  # (Z, H, W) uint8; None: no overlay is wanted
     doubts: list[str]  # reasons why the scan may not be what the run was trained on
     outside: np.ndarray | None  # (Z, H, W) bool, where no lesion can be; None: nowhere
-    liver: np.ndarray | None = None  # (Z, S, S, 1) uint8, for the run that segments the liver
+    liver: np.ndarray | None = None  # (Z, S, S, C) uint8, for the run that segments the liver
 
 
 def predict_scans(
-    segmenter: ScanSegmenter,
-    jobs: Sequence[Job],
-    *,
-    warn: Callable[[str], None],
-    liver: LiverOf | None = None,
+    segmenter: ScanSegmenter, jobs: Sequence[Job], *, warn: Warn, liver: LiverOf | None = None
 ) -> tuple[list[LesionRow], list[tuple[Scan, str]]]:
     """Predicts scans in order; the next one is read and the last one written meanwhile.
 
@@ -78,8 +76,8 @@ def predict_scans(
             return None
 
     def collect(job: Job, future: "futures.Future[list[LesionRow]]") -> None:
-        if rows := result_of(job, future):
-            found.extend(rows)
+        rows = result_of(job, future)
+        found.extend(rows or [])
 
     with (
         futures.ThreadPoolExecutor(1) as reading,
@@ -154,6 +152,9 @@ def _read(segmenter: ScanSegmenter, job: Job, liver: LiverOf | None) -> _Ready:
     if looks_like_a_mask(volume.voxels):
         doubts.append("has two different values only, as a mask has; if it is one, leave it out")
     grey = segmenter.grey(volume, condition)
+    if segmenter.config.data.context and (doubt := context_doubt(grey, volume.geometry)):
+        doubts.append(doubt)
+    slices = segmenter.slices(grey, volume.geometry)
     inside = None
     if scan.liver:
         said: list[str] = []
@@ -166,7 +167,7 @@ def _read(segmenter: ScanSegmenter, job: Job, liver: LiverOf | None) -> _Ready:
         of_liver = liver.slices(volume, condition)
     without = dataclasses.replace(volume, voxels=np.empty((0, 0, 0), np.float32))
     return _Ready(
-        without, condition, segmenter.slices(grey), grey if job.overlay else None, doubts,
+        without, condition, slices, grey if job.overlay else None, doubts,
         outside_of(volume.padding, inside), of_liver,
     )  # fmt: skip
 

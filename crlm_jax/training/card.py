@@ -72,7 +72,8 @@ def describe_run(
                     f"{jax.process_count()} process(es), {parallel.threads()} threads, "
                     f"{config.train.precision}"),
         ("training", f"{steps:,} steps of {config.train.batch_size} slices at "
-                     f"{config.data.image_size} × {config.data.image_size}; "
+                     f"{config.data.image_size} × {config.data.image_size}"
+                     f"{', with the slices below and above' * bool(config.data.context)}; "
                      f"{'Adam' if config.optimizer.name == 'adam' else 'SGD'}, learning rate "
                      f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"
                      + f" after a warm-up of {warmup:.0%}" * bool(warmup)),

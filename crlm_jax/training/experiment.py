@@ -147,7 +147,7 @@ def _run(
         _check_validation(config, data)
     if refit is not None:
         refit.check_patients(data)
-    doubts = doubts_of_test(init.path, data["test"]) if init else []
+    doubts = [*prepared.doubts, *(doubts_of_test(init.path, data["test"]) if init else ())]
     check_records(folder, data, prepared.digest)
     if parallel.is_main() and (aside := set_aside(folder)):
         console.print(f"what the run had found so far is kept in {aside}")

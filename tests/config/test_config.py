@@ -16,6 +16,7 @@ YOUNGER = {
     "data.antialias": False,
     "data.mr_window": "percentiles",
     "data.resample_masks": False,
+    "data.context": 0,
     "data.test_patients": 0,
     "data.fold": "",
     "phantom.version": 1,

@@ -271,3 +271,18 @@ def test_low_resolution_leaves_a_ramp_where_it_is(scale):
     assert out.shape == ramp.shape
     assert np.abs(out - ramp).max() <= (0 if scale == 1 else 1.5)
     assert (out != ramp).any() == (scale < 1)
+
+
+def test_the_images_of_a_slice_share_their_change():
+    """Three times the same image stays so, and a difference of grey levels scales as one image."""
+    image, mask = scene()
+    changes = {"angle": 0.4, "scale": 1.1, "blur": (0.6, 0.8), "brightness": 1.2, "contrast": 0.8,
+               "resolution": 0.7, "gamma": 1.3, "mirror": (True, False)}  # fmt: skip
+    alone, own = changed(image, mask, **changes)
+    three, same = changed(np.repeat(image, 3, -1), mask, **changes)
+    np.testing.assert_array_equal(three, np.repeat(alone, 3, -1))
+    np.testing.assert_array_equal(same, own)
+    darker = np.concatenate([image, image - 20, image], axis=-1)
+    bright, _ = changed(darker, mask, brightness=1.25)
+    apart = bright[..., 0].astype(int) - bright[..., 1]
+    assert np.abs(apart - 25).max() <= 1

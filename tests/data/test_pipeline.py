@@ -46,6 +46,35 @@ def take(source, steps: int, **options) -> list[dict]:
     return list(itertools.islice(batches, steps))
 
 
+class Three:
+    """The same records, each with its neighbours in a list of three images."""
+
+    def __init__(self, source):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int):
+        others = [self._source[(index + step) % len(self)][0] for step in (-1, 0, 1)]
+        return np.concatenate(others, axis=-1), self._source[index][1]
+
+
+@pytest.mark.parametrize("policy", ["paper", "nnunet"])
+def test_three_images_of_a_slice_are_changed_alike(source, policy):
+    alike = {"policy": policy, "workers": 0}
+    for own, three in zip(take(source, 6, **alike), take(Three(source), 6, **alike), strict=True):
+        assert three["image"].shape == (8, SIZE, SIZE, 3)
+        np.testing.assert_array_equal(three["mask"], own["mask"])
+        gain, offset = np.split(three["photometric"], 2, axis=1)
+        assert (gain == gain[:, :1]).all()  # neither hue nor saturation
+        assert (offset == offset[:, :1]).all()
+        if policy == "paper":  # the turn of the slice itself is that of a slice alone
+            np.testing.assert_array_equal(three["image"][..., 1:2], own["image"])
+            assert gain.std() > 0.01
+            np.testing.assert_array_equal(offset, own["photometric"][:, 3:])
+
+
 def assert_same(one: list[dict], two: list[dict]) -> None:
     assert len(one) == len(two)
     for a, b in zip(one, two, strict=True):

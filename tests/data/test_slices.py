@@ -172,6 +172,7 @@ def test_found_again_and_made_anew_where_something_changed(tmp_path):
         cut(cases, cache, ct_window=(0, 100)),
         cut(cases, cache, mr_window="percentiles"),
         cut(cases, cache, antialias=False),
+        cut(cases, cache, context=1),
         cut(cases, cache, train_slices="all"),
         cut(cases[:3], cache),
         cut((*cases[:3], dataclasses.replace(cases[3], split="test")), cache),
@@ -189,7 +190,7 @@ def test_found_again_and_made_anew_where_something_changed(tmp_path):
     os.utime(cases[0].images[0].masks[0], ns=(2, 2))  # the second file of the last one
     last = dataclasses.replace(cases[0], images=(several,))
     changed += [cut((last, *cases[1:]), cache), cut(cases, cache, resample_masks=True)]
-    assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 15
+    assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 16
 
 
 def test_masks_on_another_grid_are_cut_if_asked_for(tmp_path):

@@ -338,7 +338,7 @@ def test_the_example_segments_a_scan_without_the_package(run, request, tmp_path,
     predict, volume = load(run), volumes.read_image(scan)
     assert volume.voxels.shape[0] == 11
     found = masks.read_mask(mask, None, volume)  # raises where the grids differ
-    probability = predict.probability(predict.slices(predict.grey(volume)))
+    probability = predict.probability(predict.slices(predict.grey(volume), volume.geometry))
     expected = predict.finish(probability, volume.geometry).mask
     probability = imaging_resize.resize(probability, volume.voxels.shape[1:], antialias=False)
     assert 0.05 < found.mean() < 0.95

@@ -85,7 +85,7 @@ def test_prediction_validation_and_choice_see_the_same_mask(cohort, least, liver
     pair = validated.images[0]
     volume = volumes.read_image(pair.image)
     outside = evaluate.find_outside(pair, volume, liver)
-    probability = segmenter.probability(segmenter.slices(segmenter.grey(volume)))
+    probability = segmenter.probability(segmenter.slices(segmenter.grey(volume), volume.geometry))
     mask = segmenter.finish(probability, volume.geometry, outside).mask
     reference = np.zeros_like(mask)
     reference[1, 8:16, 8:16] = True

@@ -46,7 +46,8 @@ def folds(tmp_path_factory, one_device):
 
 def slices(segment):
     """A scan as the network sees it."""
-    return segment.slices(segment.grey(volumes.from_image(ball()[0])))
+    volume = volumes.from_image(ball()[0])
+    return segment.slices(segment.grey(volume), volume.geometry)
 
 
 def call(*words) -> int:

@@ -98,7 +98,8 @@ def test_a_single_slice():
 def test_tta_undoes_what_it_does():
     image, _ = ball(shape=(4, 32, 32))
     segmenter = identity()
-    slices = segmenter.slices(segmenter.grey(volumes.from_image(image)))
+    volume = volumes.from_image(image)
+    slices = segmenter.slices(segmenter.grey(volume), volume.geometry)
     plain, averaged = (identity(tta=tta).probability(slices) for tta in (False, True))
     np.testing.assert_allclose(averaged, plain, atol=1e-6)
 

@@ -74,6 +74,7 @@ def test_a_folder_without_one_of_its_folds_is_refused(tmp_path):
         ({"conditions": ("post_dwi",)}, "data.conditions is pre_dwi in .*one and post_dwi in"),
         ({"mr_window": "percentiles"}, "data.mr_window is body in .* and percentiles in"),
         ({"antialias": False}, "data.antialias is True"),
+        ({"context": 1}, "data.context is 0 in .*one and 1 in .*two; leave one"),
         ({"threshold": 0.4}, "evaluation.threshold is 0.5 .* and 0.4 .*; give --threshold"),
     ],
 )

@@ -64,13 +64,7 @@ def from_patterns(
     """
     if not masks:
         raise CohortError("--images needs --masks with the pattern of the masks' names")
-    names = _names(images)
-    for option, pattern in (("--masks", masks), ("--livers", livers or images)):
-        for name in sorted(set(names) ^ set(_names(pattern)) | ({"patient"} - set(names))):
-            raise CohortError(
-                f"{{{name}}} must be in --images and in {option}, to tell which belong together; "
-                "write it into both, or * in its place"
-            )
+    names = _check_names(images, masks, livers)
     if label and not masks.lower().endswith(".dcm") and not re.fullmatch("[1-9][0-9]*", label):
         raise CohortError(f"--label {label!r}: write the number of the label, above 0")
     found_masks, found_livers = (
@@ -84,15 +78,8 @@ def from_patterns(
         raise CohortError(f"no file matches {option} {pattern!r}; {what_is_there(pattern)}")
     if livers and not found_livers:
         raise CohortError(f"no file matches --livers {livers!r}; {what_is_there(livers)}")
-    if "condition" not in names:
-        renamed = {"": one_condition(conditions, "--images has no {condition}")}
-        if rename:
-            raise CohortError("--rename-condition: --images has no {condition} to rename")
-    elif conditions:
-        raise CohortError("--condition and {condition} in --images: leave one of them out")
-    else:
-        renamed = _rename({v["condition"] for v in found_images.values()}, rename)
-
+    there = {v.get("condition", "") for v in found_images.values()}
+    renamed = _conditions(names, there, conditions, rename)
     image_of, mask_of = _by_values(found_images), _by_values(found_masks)
     liver_of = _by_values(found_livers)
     entries = []
@@ -109,6 +96,31 @@ def from_patterns(
     without = sum(entry.liver is None for entry in entries) if livers else 0
     notes = [f"{without} of {len(entries)} images have no mask of the liver"] * bool(without)
     return Found(tuple(entries), tuple(unpaired + alone), tuple(notes))
+
+
+def _check_names(images: str, masks: str, livers: str | None) -> list[str]:
+    """Returns the placeholders of the images' pattern, which the other patterns have too."""
+    names = _names(images)
+    for option, pattern in (("--masks", masks), ("--livers", livers or images)):
+        for name in sorted(set(names) ^ set(_names(pattern)) | ({"patient"} - set(names))):
+            raise CohortError(
+                f"{{{name}}} must be in --images and in {option}, to tell which belong together; "
+                "write it into both, or * in its place"
+            )
+    return names
+
+
+def _conditions(
+    names: Sequence[str], there: Iterable[str], conditions: Sequence[str], rename: Sequence[str]
+) -> dict[str, str]:
+    """Returns the name of each condition by the text in the file names, "" where they have none."""
+    if "condition" not in names:
+        if rename:
+            raise CohortError("--rename-condition: --images has no {condition} to rename")
+        return {"": one_condition(conditions, "--images has no {condition}")}
+    if conditions:
+        raise CohortError("--condition and {condition} in --images: leave one of them out")
+    return _rename(there, rename)
 
 
 def _tokens(pattern: str) -> Iterator[tuple[str, str | None, str | None]]:

@@ -31,7 +31,7 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 
 def load(name: str) -> Network:
-    """Returns the network: grey levels 0 … 255 (B, S, S) float32 -> probability (B, S, S)."""
+    """Returns the network: grey levels 0 … 255 float32, as of `look` -> probability (B, S, S)."""
     model = (FOLDER / name).read_bytes()
     if name.endswith(".onnx"):
         import onnxruntime
@@ -129,6 +129,27 @@ def resize(slices: np.ndarray, rows: int, columns: int, antialias: bool) -> np.n
     return resize_rows(lines, columns, antialias).swapaxes(1, 2)
 
 
+def look(voxels: np.ndarray, window: tuple[float, float], distance: float) -> np.ndarray:
+    """Returns what the network sees of each slice (Z, H, W): float32 (Z, S, S) or (Z, S, S, 3).
+
+    `distance` is that of the slices in mm.
+    """
+    side, number = SETTINGS["image_size"], np.arange(len(voxels))
+    slices, shows = np.empty((len(voxels), side, side), np.float32), np.empty(len(voxels), bool)
+    for z in number:
+        grey = to_grey(voxels[z : z + 1], window)
+        slices[z] = np.rint(resize(grey, side, side, SETTINGS["antialias"]))[0]
+        shows[z] = grey.min() < grey.max()
+    if not SETTINGS["context"]:
+        return slices
+    near = distance <= SETTINGS["context"]["furthest_mm"]
+    seen = []
+    for step in (-1, 0, 1):  # below, itself, above
+        beside = np.clip(number + step, 0, len(number) - 1)
+        seen.append(slices[np.where(shows[beside] & near, beside, number)])
+    return np.stack(seen, axis=-1)
+
+
 def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
     """Returns the mask of a 3D scan, 0 and 1, on the scan's own grid."""
     if scan.GetDimension() != 3 or scan.GetNumberOfComponentsPerPixel() != 1:
@@ -139,14 +160,12 @@ def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
         sys.exit("error: the scan has NaN or infinite voxels, or no contrast; export it again")
     eight_bit = scan.GetPixelID() == sitk.sitkUInt8
     window = find_window(voxels, eight_bit, SETTINGS["windows"][condition])
-    side, mask = SETTINGS["image_size"], np.empty(voxels.shape, np.uint8)
+    mask, slices = np.empty(voxels.shape, np.uint8), look(voxels, window, axial.GetSpacing()[2])
     height, width = voxels.shape[1:]
     for start in range(0, len(voxels), BATCH):
         start = max(0, min(start, len(voxels) - BATCH))  # all of one size: compiled once
         batch = slice(start, start + BATCH)
-        grey = to_grey(voxels[batch], window)
-        grey = np.rint(resize(grey, side, side, SETTINGS["antialias"]))
-        probability = resize(network(grey), height, width, antialias=False)
+        probability = resize(network(slices[batch]), height, width, antialias=False)
         mask[batch] = probability > SETTINGS["threshold"]
     image = sitk.GetImageFromArray(mask)
     image.CopyInformation(axial)

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 MARGIN = 0.04  # of a probability; the largest error that was measured is 0.036
 
-Network = Callable[[np.ndarray], np.ndarray]  # (1, S, S, 1) uint8 -> (1, S, S) float32
+Network = Callable[[np.ndarray], np.ndarray]  # (1, S, S, C) uint8 -> (1, S, S) float32
 
 
 @dataclass(frozen=True)

@@ -98,22 +98,25 @@ def _translate(run: Path, size: int) -> tuple[openvino.Model, dict[str, Any]]:
     """Translates the best checkpoint of a run; returns it with what is known of it."""
     xla = engine.xla
     trained = xla.load_run(run, xla.find_device("cpu"))
-    model = engine.to_openvino(xla.in_float32(trained), (1, size, size, 1), "uint8")
-    _check(compile_exactly(model), lambda slices: xla.compute(trained, slices), size)
+    shape = (1, size, size, trained.config.data.planes)
+    model = engine.to_openvino(xla.in_float32(trained), shape, "uint8")
+    _check(compile_exactly(model), lambda slices: xla.compute(trained, slices), shape)
     fingerprint = xla.fingerprint(trained.config, trained.variables)
     return model, {"run": trained.config.name, "step": trained.step, "fingerprint": fingerprint}
 
 
-def _check(found: Network, expected: Network, size: int) -> None:
-    """Runs both networks on a random slice.
+def _check(found: Network, expected: Network, shape: tuple[int, int, int, int]) -> None:
+    """Runs both networks on a random slice of `shape`, (1, S, S, C).
 
     Raises:
       EngineError: a probability differs by more than `TOLERANCE`.
     """
-    rng = np.random.default_rng(0)
-    blocks = np.kron(rng.integers(0, 216, (8, 8)), np.ones((-(-size // 8),) * 2, int))
-    grey = blocks[:size, :size] + rng.integers(0, 40, (size, size))
-    slices = grey.astype(np.uint8)[None, ..., None]
+    rng, (_, size, _, planes) = np.random.default_rng(0), shape
+    grey = []
+    for _ in range(planes):
+        blocks = np.kron(rng.integers(0, 216, (8, 8)), np.ones((-(-size // 8),) * 2, int))
+        grey.append(blocks[:size, :size] + rng.integers(0, 40, (size, size)))
+    slices = np.stack(grey, axis=-1).astype(np.uint8)[None]
     difference = float(np.abs(found(slices) - expected(slices)).max())
     if not difference <= TOLERANCE:  # true of NaN too
         raise EngineError(

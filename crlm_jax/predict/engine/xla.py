@@ -58,7 +58,7 @@ def in_own_precision(trained: TrainedSegmenter) -> TrainedSegmenter:
 
 
 def in_float32(trained: TrainedSegmenter) -> Callable[[jax.Array], jax.Array]:
-    """Returns the map of slices (B, S, S, 1) uint8 to probability (B, S, S), weights inside."""
+    """Returns the map of slices (B, S, S, C) uint8 to probability (B, S, S), weights inside."""
     graph = trained.in_float32().graph
     constants = jax.tree.map(np.asarray, trained.variables)
 
@@ -69,7 +69,7 @@ def in_float32(trained: TrainedSegmenter) -> Callable[[jax.Array], jax.Array]:
 
 
 def compute(trained: TrainedSegmenter, slices: np.ndarray) -> np.ndarray:
-    """Maps slices (B, S, S, 1) uint8 to probability (B, S, S) float32, in float32."""
+    """Maps slices (B, S, S, C) uint8 to probability (B, S, S) float32, in float32."""
     return np.asarray(trained.in_float32().probability(slices))
 
 

@@ -150,6 +150,18 @@ def look(voxels: np.ndarray, window: tuple[float, float], distance: float) -> np
     return np.stack(seen, axis=-1)
 
 
+def without_small(mask: np.ndarray, voxel: float) -> np.ndarray:
+    """Returns the mask (Z, H, W) without lesions smaller than the run keeps; `voxel` in mm³."""
+    least = SETTINGS["min_lesion_mm3"]
+    if not least:
+        return mask
+    labels = sitk.ConnectedComponent(sitk.GetImageFromArray(mask), True)  # corners connect
+    labels = sitk.GetArrayFromImage(labels)
+    large = np.bincount(labels.ravel()) * voxel >= least
+    large[0] = False
+    return large[labels].astype(np.uint8)
+
+
 def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
     """Returns the mask of a 3D scan, 0 and 1, on the scan's own grid."""
     if scan.GetDimension() != 3 or scan.GetNumberOfComponentsPerPixel() != 1:
@@ -167,7 +179,7 @@ def segment(scan: sitk.Image, network: Network, condition: str) -> sitk.Image:
         batch = slice(start, start + BATCH)
         probability = resize(network(slices[batch]), height, width, antialias=False)
         mask[batch] = probability > SETTINGS["threshold"]
-    image = sitk.GetImageFromArray(mask)
+    image = sitk.GetImageFromArray(without_small(mask, math.prod(axial.GetSpacing())))
     image.CopyInformation(axial)
     own = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(scan.GetDirection())
     image = sitk.DICOMOrient(image, own)

@@ -16,7 +16,8 @@ from crlm_jax.study.tables import conditions_of, mean_of, values_by_run
 
 LESIONS = (
     "experiment", "system", "condition", "runs", "n", "false lesions a case",
-    "share of the first's", "difference", "p", "lesions found", *(f"found {text}" for text in SIZES.values()),
+    "share of the first's", "difference", "p", "lesions found",
+    *(f"found {text}" for text in SIZES.values()),
 )  # fmt: skip
 _MOST = (1, 2, 4, 8)  # false lesions a case
 CURVES = ("experiment", "system", "condition", *(f"at {n} false a case" for n in _MOST))

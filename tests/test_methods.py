@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 import SimpleITK as sitk
 
@@ -235,6 +236,25 @@ def test_the_learning_rate_falls_as_the_authors_let_it():
     # 200 epochs in 2000 steps: halved every 250 steps.
     assert rates["segan"] == pytest.approx([2e-4, 2e-4 / 16, 2e-4 / 128])
     assert rates["unet"] == pytest.approx([1e-3] * 3)
+
+
+def test_a_cosine_after_a_warm_up_is_optax_own():
+    config = Config()
+    config.optimizer.schedule, config.optimizer.learning_rate = "cosine", 0.1
+    config.optimizer.warmup = 0.05
+    schedule = learning_rate(config, steps=400)
+    expected = optax.warmup_cosine_decay_schedule(0.0, 0.1, warmup_steps=20, decay_steps=400)
+    steps = (0, 1, 10, 19, 20, 21, 200, 399, 400)
+    np.testing.assert_allclose(
+        [float(schedule(step)) for step in steps], [float(expected(step)) for step in steps]
+    )
+    config.optimizer.schedule = "constant"
+    schedule = learning_rate(config, steps=400)
+    assert [float(schedule(step)) for step in (0, 10, 20, 399)] == pytest.approx(
+        [0, 0.05, 0.1, 0.1]
+    )
+    config.optimizer.schedule, config.optimizer.warmup = "cosine", 0.0
+    assert float(learning_rate(config, steps=1)(0)) == pytest.approx(0.1)
 
 
 def test_mirrored_probability_is_the_mean_over_mirror_images():

@@ -35,6 +35,7 @@ _NOT_NEGATIVE = (
     "critic.clip",
     "optimizer.clip_norm",
     "loss.feature_weight",
+    "evaluation.min_lesion_mm3",
     "system.threads",
 )
 _PATHS = ("data.cohort", "data.cache", "critic.weights", "transunet.weights")
@@ -185,6 +186,7 @@ def _ranges(values: dict[str, Any]) -> list[str]:
         "data.test_fraction",
         "data.validation_fraction",
         "transunet.dropout",
+        "optimizer.warmup",
         "train.ema",
     ):
         if not 0 <= values[name] < 1:

@@ -16,7 +16,9 @@ def total_steps(config: Config, slices: int) -> int:
 def has_own_length(config: Config) -> bool:
     """Whether a training is planned for its length, so that going on would be another training.
 
-    The learning rate of the polynomial schedule has fallen to 0 at its end; a refit has the length
-    that validation chose.
+    The learning rate of the polynomial and cosine schedules has fallen to 0 at its end, and a
+    warm-up takes a share of the whole; a refit has the length that validation chose.
     """
-    return config.optimizer.schedule == "polynomial" or bool(config.train.refit)
+    optimizer = config.optimizer
+    falls = optimizer.schedule in ("polynomial", "cosine")
+    return falls or optimizer.warmup > 0 or bool(config.train.refit)

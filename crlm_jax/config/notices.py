@@ -29,3 +29,9 @@ def warnings(config: Config) -> list[str]:
 def marks(config: Config) -> list[str]:
     """Returns the words that stand on every picture of a run."""
     return ["phantom"] if is_phantom(config) else []
+
+
+def scale_of(config: Config) -> str:
+    """Says at which scale, and by which recipe, a run was trained."""
+    recipe = f", {config.recipe} recipe" * (config.recipe != "paper")
+    return f"{config.scale} scale{recipe}"

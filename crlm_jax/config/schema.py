@@ -167,9 +167,13 @@ class Optimizer:
 
     name: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 1e-3
-    # polynomial: times (1 − step/steps)^0.9; halved: every `halve_every` epochs.
-    schedule: Literal["constant", "polynomial", "halved"] = "constant"
+    # polynomial: times (1 − step/steps)^0.9; halved: every `halve_every` epochs; cosine: half a
+    # wave, from the full rate down to 0 at the last update.
+    schedule: Literal["constant", "polynomial", "halved", "cosine"] = "constant"
     halve_every: int = 25  # epochs
+    # Share of the updates over which the rate first rises from 0, in a line; 0: none. The schedule
+    # follows in what is left.
+    warmup: float = 0.0
     momentum: float = 0.9  # Adam: β1 (β2 is 0.999)
     nesterov: bool = False
     weight_decay: float = 1e-4  # as PyTorch has it: L2 added to the gradient of every parameter
@@ -220,6 +224,12 @@ class Evaluation:
     # choice is equal, `threshold` counts.
     choose_threshold: bool = False
     mirror: bool = False  # average over mirror images; prediction does the same
+    # mm³; lesions of a smaller volume are removed from the mask; prediction does the same. The
+    # paper's protocol, at the network's size, measures what is there before.
+    min_lesion_mm3: float = 0.0
+    # column: nothing is marked outside the liver masks of the cohort's column `liver`, in images
+    # that have one; prediction does the same.
+    liver: Literal["none", "column"] = "none"
     resamples: int = 9999  # of the bootstrap over patients
     register: bool = False  # align pre_ and post_ images, so that responses pair lesions
     # Of integrated gradients at first, in one slice an image; doubled up to three times until the
@@ -242,6 +252,7 @@ class Config:
     name: str = "crlm"  # the run's default folder is runs/<name>
     method: str = "crlm_gan"  # what the reports call it
     scale: str = "paper"  # what the reports call it: "paper", "laptop" …
+    recipe: str = "paper"  # what the reports call it: "paper", "clinical" …
     data: Data = field(default_factory=Data)
     phantom: Phantom = field(default_factory=Phantom)
     augment: Augment = field(default_factory=Augment)

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 
 from crlm_jax import __version__
-from crlm_jax.config.notices import is_phantom
+from crlm_jax.config.notices import is_phantom, scale_of
 from crlm_jax.config.schema import Config, ConfigError, Data
 from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import Case
@@ -43,6 +43,7 @@ from crlm_jax.system import parallel
 from crlm_jax.training.card import (
     describe_attributions,
     describe_choice,
+    describe_mask,
     describe_small_lesions,
 )
 from crlm_jax.training.fit_picture import write_fit
@@ -141,7 +142,7 @@ def of_run(
             write_fit(config, slices, into)
         return _measure(config, slices, members, into)
 
-    about = f"{'+'.join(_unlike_ones(c.method for c in every))}, {trained.scale} scale"
+    about = f"{'+'.join(_unlike_ones(c.method for c in every))}, {scale_of(trained)}"
     seeds = ", ".join(_unlike_ones(str(c.train.seed) for c in every))
     what = "run" if len(every) == 1 else f"mean of {len(every)} runs in"
     about += f", ensemble of {len(every)}" * (len(every) > 1)
@@ -158,7 +159,7 @@ def of_run(
         ("trained on", f"{', '.join(_unlike_ones(c.data.cohort for c in every))}: "
                        f"{', '.join(trained.data.conditions)}; "
                        f"{len(taught.training)} patients with those who validated"),
-        *_about_data(cohort, config, cases, slices, wish),
+        *_about_data(cohort, config, cases, slices, wish, network=True),
         ("devices", f"{len(jax.devices())} × {jax.devices()[0].device_kind}, "
                     f"{parallel.threads()} threads, {config.train.precision}"),
     ]  # fmt: skip
@@ -237,7 +238,7 @@ def of_masks(
         ("evaluated", f"the masks {pattern}: tumour is {said}; crlm_jax {__version__}"),
         ("paper's protocol", f"masks are shrunk to {config.data.image_size} × "
                              f"{config.data.image_size} pixels as the reference is"),
-        *_about_data(cohort, config, cases, slices, wish),
+        *_about_data(cohort, config, cases, slices, wish, network=False),
     ]  # fmt: skip
     return System(name, config, slices, evaluation, card, measure, given.doubts)
 
@@ -326,7 +327,13 @@ def _record(
 
 
 def _about_data(
-    cohort: TestCohort, config: Config, cases: Sequence[Case], slices: Slices, wish: Wish
+    cohort: TestCohort,
+    config: Config,
+    cases: Sequence[Case],
+    slices: Slices,
+    wish: Wish,
+    *,
+    network: bool,
 ) -> Card:
     index = slices.index("test")
     patients, every = ({case.patient for case in each} for each in (cases, cohort.cases))
@@ -339,4 +346,5 @@ def _about_data(
         ("patients", f"{whom}{renamed}: {len(patients)} of {len(every)}, {len(index):,} slices "
                      f"({int(index['tumour'].sum()):,} with tumour)"),
         *describe_small_lesions(config, slices),
+        *(describe_mask(config, cases) if network else ()),
     ]  # fmt: skip

@@ -51,6 +51,8 @@ def describe(config: Config, run: str, step: int, files: dict[str, bytes]) -> di
         "conditions": list(config.data.conditions),
         **_describe_steps(config),
         "threshold": config.evaluation.threshold,
+        "min_lesion_mm3": config.evaluation.min_lesion_mm3,
+        "liver": config.evaluation.liver,
         "image_size": config.data.image_size,
         "precision": {name: precision[name] for name in files if name in precision},
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
@@ -83,7 +85,10 @@ def _describe_steps(config: Config) -> dict[str, Any]:
         "probability back to the slice's own size, neither averaged nor rounded.",
         **_describe_input(config),
         "output": "probability: float32 (B, S, S), of tumour",
-        "mask": "probability > threshold, after resampling to the slice's own size",
+        "mask": "probability > threshold, after resampling to the slice's own size; then lesions "
+        "(voxels that share at least a corner) of a volume below min_lesion_mm3 are removed",
+        "liver_note": "column: the run marks nothing outside the liver where it is given a mask of "
+        "it, before small lesions are removed. Whoever has a mask does the same.",
     }
 
 

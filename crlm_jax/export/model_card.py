@@ -40,7 +40,7 @@ def _parts(config: Config, run: FinishedRun, step: int) -> Iterator[str]:
         f"{', '.join(config.data.conditions)}. {config.segmenter.name}, widths "
         f"{', '.join(map(str, config.segmenter.widths))}, slices of {config.data.image_size} × "
         f"{config.data.image_size} pixels{_images(config)}, checkpoint of step {step:,}, threshold "
-        f"{config.evaluation.threshold:g}; crlm_jax {__version__}."
+        f"{config.evaluation.threshold:g}{_removed(config)}; crlm_jax {__version__}."
     )
     yield "## Data"
     names = ("patients", "slices", "of them with tumour")
@@ -66,6 +66,15 @@ def _parts(config: Config, run: FinishedRun, step: int) -> Iterator[str]:
         "at their own resolution. A `*` marks fewer than 20 patients."
     )
     yield f"## What it is not for\n\n{_NOT_FOR}"
+
+
+def _removed(config: Config) -> str:
+    least, parts = config.evaluation.min_lesion_mm3, []
+    if least:
+        parts.append(f"lesions below {least:g} mm³")
+    if config.evaluation.liver == "column":
+        parts.append("what lies outside a mask of the liver, where one is given")
+    return f"; removed are {' and '.join(parts)}" * bool(parts)
 
 
 def _images(config: Config) -> str:

@@ -133,12 +133,11 @@ def _axes(pixels: np.ndarray, size: tuple[float, float]) -> tuple[float, float, 
     return float(lengths[longest]), float((above - below).max()), outline[[first, second]]
 
 
-def drop_small(mask: np.ndarray, least: float, geometry: Geometry) -> np.ndarray:
-    """Returns the mask (Z, H, W) without the lesions smaller than `least` mm³."""
+def drop_small(mask: np.ndarray, fewest: int) -> np.ndarray:
+    """Returns the mask (Z, H, W) without the lesions of fewer than so many voxels."""
     labels, count = label_lesions(mask)
     if not count:
         return mask
-    voxel = float(np.prod(geometry.axial_spacing))
-    large = np.bincount(labels.ravel(), minlength=count + 1) * voxel >= least
+    large = np.bincount(labels.ravel(), minlength=count + 1) >= fewest
     large[0] = False
     return large[labels]

@@ -86,6 +86,53 @@ def read_mask(
     return mask
 
 
+def read_organ(
+    paths: Path | Sequence[Path],
+    names: str,
+    like: Volume,
+    doubts: list[str],
+    *,
+    resample: bool = False,
+) -> np.ndarray:
+    """Reads the mask of an organ, such as the liver with the lesions in it, as bool (Z, H, W).
+
+    In a label map every label is the organ, of which there may be two: the organ and the tumour in
+    it. In a file that names its segments the organ is those that fit `names`.
+
+    Args:
+      paths: of the mask, or of the files that make it up.
+      names: pattern of the organ's segments, such as `Liver*`.
+      like: as for `read_mask`.
+      doubts: as for `read_mask`.
+      resample: as for `read_mask`.
+
+    Raises:
+      VolumeError: as for `read_mask`; or the map has more labels, or no voxel is the organ.
+    """
+    organ = names.rstrip("*").lower()
+    paths, mask = _listed(paths), np.zeros(like.voxels.shape, bool)
+    for path in paths:
+        named = files.is_dicom(path) or _has_segments(path)
+        if not named:
+            labels = np.unique(read_label_map(path)[0])[1:]
+            if len(labels) > 2:
+                raise VolumeError(
+                    f"{path}: has {len(labels)} labels, of which one may be the {organ}; give a "
+                    f"mask of the {organ} alone (with its tumour, which may be a second label)"
+                )
+            if len(labels) == 2:
+                doubts.append(f"both of its labels are taken as {organ}")
+        drawing = _draw((path,), names if named else EACH_LABEL, like, doubts, resample)
+        shape = (*like.geometry.size, 1)[:3][::-1]
+        mask |= like.geometry.to_axial(fill(drawing.regions, shape))
+    if not mask.any():
+        raise VolumeError(
+            f"{paths[0]}: no voxel of it is {organ}, so that nothing would be left; correct the "
+            "mask, or leave it out"
+        )
+    return mask
+
+
 def read_lesions(
     paths: Path | Sequence[Path],
     label: int | str | None,
@@ -184,13 +231,22 @@ def _read_file(
             regions, geometry = read_segments(path, geometry, like.series, label, own_grid=resample)
         doubts += empty(regions)
         return _Drawing(regions, geometry, each=len(regions) > 1)
-    if path.name.lower().endswith((".nrrd", ".nhdr")):
+    if _may_have_segments(path):
         image = load(path)
         if is_slicer_segmentation(image):
             regions, geometry = read_slicer_segments(path, image, label, doubts)
             doubts += empty(regions)
             return _Drawing(regions, geometry, each=len(regions) > 1)
     return _draw_labels(path, label, doubts)
+
+
+def _may_have_segments(path: Path) -> bool:
+    return path.name.lower().endswith((".nrrd", ".nhdr"))
+
+
+def _has_segments(path: Path) -> bool:
+    """Whether a file that is not DICOM names its segments."""
+    return _may_have_segments(path) and is_slicer_segmentation(load(path))
 
 
 def read_label_map(path: Path, doubts: list[str] | None = None) -> tuple[np.ndarray, Geometry]:

@@ -20,7 +20,7 @@ from crlm_jax.measures.case_view import MeasuredImage, SliceAttribution, show_im
 from crlm_jax.measures.detection import LesionScores
 from crlm_jax.measures.froc import Sweep
 from crlm_jax.measures.overlap import Counts, Volumes, overlap
-from crlm_jax.measures.predicted import PredictedImage
+from crlm_jax.measures.predicted import PredictedImage, mask_rule
 from crlm_jax.measures.surfaces import Surfaces
 from crlm_jax.measures.table import MEASURES, OVERLAP, SUFFIX
 from crlm_jax.measures.view import READERS
@@ -149,10 +149,12 @@ class Measurement:
                 for number, lesion in enumerate(found, start=1)
             ]
         if own.probability is not None:
+            rule = mask_rule(config)
             self.reliability.add(own.probability, drawn.voxels, volume.padding)
             self.sweep.add(
-                own.probability, drawn.lesions, len(drawn.regions), config.evaluation.threshold
-            )
+                own.probability, drawn.lesions, len(drawn.regions), rule.threshold,
+                rule.fewest(volume.geometry),
+            )  # fmt: skip
         if len(self.case.images) == 1:
             self.frame = frame_of_reference(volume)
         if view is not None:

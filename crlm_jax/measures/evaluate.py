@@ -12,14 +12,16 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
+from typing import Literal
 
 import numpy as np
 
 from crlm_jax.config.schema import Config
-from crlm_jax.data.cohort.reference import read_reference
+from crlm_jax.data.cohort.reference import find_outside, read_reference
 from crlm_jax.data.cohort.rows import ImagePair
 from crlm_jax.data.slices import Slices
 from crlm_jax.imaging import volumes
+from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.resize import at_own_size
 from crlm_jax.measures.case import CaseResult, Measurement
 from crlm_jax.measures.case_view import SliceAttribution
@@ -27,6 +29,7 @@ from crlm_jax.measures.overlap import Counts, overlap
 from crlm_jax.measures.predicted import (
     PredictedImage,
     Segment,
+    mask_rule,
     network_images,
     own_records,
     probabilities,
@@ -71,48 +74,53 @@ def _paper_counts(config: Config, slices: Slices, segment: Segment) -> dict[int,
 def _clinical_counts(config: Config, slices: Slices, segment: Segment) -> dict[int, Counts]:
     """Pools the volumes of each of this process's validation cases, at their own resolution."""
     counts: dict[int, Counts] = {}
-    for case, probability, mask in validation_images(config, slices, segment):
-        counts.setdefault(case, Counts()).add(probability > config.evaluation.threshold, mask)
+    rule = mask_rule(config)
+    for case, probability, mask, geometry in validation_images(config, slices, segment):
+        counts.setdefault(case, Counts()).add(rule.decide(probability, geometry), mask)
     return counts
 
 
 def validation_images(
     config: Config, slices: Slices, segment: Segment
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, Geometry]]:
     """Yields the images of this process's validation cases at their own resolution.
 
-    These are the case's number, the probability (Z, H, W) float32 and the reference (Z, H, W) bool.
+    These are the case's number, the probability (Z, H, W) float32, which is 0 where no lesion can
+    be, the reference (Z, H, W) bool, and the geometry.
     """
     for image in network_images(config, slices, "validation", segment):
         pair = slices.cases[image.case].images[image.image]
-        mask, padding = _reference(pair, config.data.resample_masks)
-        yield image.case, at_own_size(image.probability, mask.shape[1:], padding), mask
+        mask, outside, geometry = _reference(pair, config)
+        own = at_own_size(image.probability, mask.shape[1:], outside)
+        yield image.case, own, mask, geometry
 
 
-def _reference(pair: ImagePair, resample: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns the mask of an image and its padding, (Z, H, W) bool."""
-    shape, *packed = _packed_reference(pair, resample)
+def _reference(pair: ImagePair, config: Config) -> tuple[np.ndarray, np.ndarray | None, Geometry]:
+    """Returns the mask of an image, where no lesion can be, (Z, H, W) bool, and its geometry."""
+    geometry, *packed = _packed_reference(pair, config.evaluation.liver, config.data.resample_masks)
+    shape = geometry.axial_size
 
     def whole(bits: np.ndarray) -> np.ndarray:
         return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
 
-    mask, padding = (None if bits is None else whole(bits) for bits in packed)
+    mask, outside = (None if bits is None else whole(bits) for bits in packed)
     assert mask is not None
-    return mask, padding
+    return mask, outside, geometry
 
 
 @functools.cache
 def _packed_reference(
-    pair: ImagePair, resample: bool
-) -> tuple[tuple[int, ...], np.ndarray, np.ndarray | None]:
-    """Reads an image's size, its mask and its padding, in an eighth of their memory.
+    pair: ImagePair, liver: Literal["none", "column"], resample: bool
+) -> tuple[Geometry, np.ndarray, np.ndarray | None]:
+    """Reads an image's geometry, its mask, and where no lesion can be, in an eighth of the memory.
 
     They are asked for at every validation, and reading takes longer than predicting.
     """
     volume = volumes.read_image(pair.image, b_value=pair.b_value)
     mask = read_reference(pair, volume, resample=resample).voxels
-    padding = volume.padding
-    return mask.shape, np.packbits(mask), None if padding is None else np.packbits(padding)
+    outside = find_outside(pair, volume, liver, resample=resample)
+    packed = None if outside is None else np.packbits(outside)
+    return volume.geometry, np.packbits(mask), packed
 
 
 def evaluate_cases(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from crlm_jax.imaging.lesions import label_lesions
+from crlm_jax.imaging.lesions import drop_small, label_lesions
 from crlm_jax.measures.detection import match
 from crlm_jax.runs.rows import FrocRow
 
@@ -34,7 +34,12 @@ class Sweep:
     found: dict[float, int] = field(default_factory=dict)
 
     def add(
-        self, probability: np.ndarray, reference: np.ndarray, lesions: int, threshold: float
+        self,
+        probability: np.ndarray,
+        reference: np.ndarray,
+        lesions: int,
+        threshold: float,
+        fewest: int = 0,
     ) -> None:
         """Counts the lesions of an image at every threshold.
 
@@ -43,12 +48,13 @@ class Sweep:
           reference: (Z, H, W) int, the reference's lesions by number, from `read_lesions`.
           lesions: of the reference; one that others cover has no voxel.
           threshold: of the run, which is one of the points.
+          fewest: voxels of a lesion; smaller ones are removed, as `MaskRule` does.
         """
         sizes = np.bincount(reference[reference > 0], minlength=lesions + 1)
         self.reference += lesions
         parts = [(probability, reference)]
         for each in sorted({*THRESHOLDS, threshold}):
-            predicted, pairs, parts = _count(parts, each, sizes)
+            predicted, pairs, parts = _count(parts, each, sizes, fewest)
             self.predicted[each] = self.predicted.get(each, 0) + predicted
             self.found[each] = self.found.get(each, 0) + pairs
 
@@ -67,13 +73,16 @@ class Sweep:
         ]
 
 
-def _count(parts: list[Part], threshold: float, sizes: np.ndarray) -> tuple[int, int, list[Part]]:
+def _count(
+    parts: list[Part], threshold: float, sizes: np.ndarray, fewest: int
+) -> tuple[int, int, list[Part]]:
     """Counts the lesions of a mask, and how many of the reference's they find.
 
     Args:
       parts: of an image, between which no two voxels of the mask touch.
       threshold: of the mask.
       sizes: (R + 1,) the voxels of the reference's lesions in the whole image.
+      fewest: voxels of a lesion of the mask.
 
     Returns:
       Both numbers, and the parts that a mask of a higher threshold has.
@@ -83,6 +92,9 @@ def _count(parts: list[Part], threshold: float, sizes: np.ndarray) -> tuple[int,
     for probability, reference in parts:
         mask = probability > threshold
         found, count = label_lesions(mask)
+        if fewest > 1 and count:
+            mask = drop_small(mask, fewest)
+            found, count = label_lesions(mask)
         labels.append(found[mask] + predicted)
         theirs.append(reference[mask])
         predicted += count

@@ -15,7 +15,9 @@ import numpy as np
 from crlm_jax.config.schema import Config
 from crlm_jax.data import pipeline
 from crlm_jax.data.cohort.cases import Split
+from crlm_jax.data.cohort.reference import find_outside
 from crlm_jax.data.slices import Slices
+from crlm_jax.imaging.decision import MaskRule
 from crlm_jax.imaging.resize import at_own_size
 from crlm_jax.imaging.volumes import Volume
 from crlm_jax.system import parallel
@@ -39,7 +41,7 @@ class PredictedImage(abc.ABC):
     case: int
     image: int
     first: int  # its first record
-    found: np.ndarray  # (Z, S, S) bool, the prediction
+    found: np.ndarray  # (Z, S, S) bool, the prediction, from which nothing is removed
     reference: np.ndarray  # (Z, S, S) bool
     tumour: np.ndarray  # (Z,) bool, whether a slice was drawn with tumour
 
@@ -57,12 +59,14 @@ class NetworkImage(PredictedImage):
     """An image that a network predicted."""
 
     probability: np.ndarray  # (Z, S, S) float32, of tumour
-    threshold: float  # probability above which a voxel is tumour
+    rule: MaskRule
+    outside: Callable[[Volume], np.ndarray | None]  # where no lesion can be in the image
 
     def at_own_size(self, volume: Volume) -> OwnSize:
-        """Resizes the probability, and then thresholds."""
-        own = at_own_size(self.probability, volume.voxels.shape[1:], volume.padding)
-        return OwnSize(own > self.threshold, own)
+        """Resizes the probability, and decides what is a lesion."""
+        outside = self.outside(volume)
+        own = at_own_size(self.probability, volume.voxels.shape[1:], outside)
+        return OwnSize(self.rule.decide(own, volume.geometry), own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +95,19 @@ def probabilities(
             yield int(batch["record"][i]), probability[i], batch["mask"][i, ..., 0] > 0
 
 
+def mask_rule(config: Config) -> MaskRule:
+    """Returns how a run makes a mask of a probability."""
+    return MaskRule(config.evaluation.threshold, config.evaluation.min_lesion_mm3)
+
+
+def outside_in(
+    config: Config, slices: Slices, case: int, image: int, volume: Volume
+) -> np.ndarray | None:
+    """Returns where no lesion can be in an image of `slices`, (Z, H, W) bool; None: nowhere."""
+    pair, resample = slices.cases[case].images[image], config.data.resample_masks
+    return find_outside(pair, volume, config.evaluation.liver, resample=resample)
+
+
 def own_records(index: np.ndarray) -> np.ndarray:
     """Returns the records of the cases that this process measures, in order."""
     return np.flatnonzero(np.isin(index["case"], parallel.share(np.unique(index["case"]).tolist())))
@@ -100,7 +117,7 @@ def network_images(
     config: Config, slices: Slices, split: Split, segment: Segment
 ) -> Iterator[NetworkImage]:
     """Predicts the images of this process's cases of a split, one after the other."""
-    index = slices.index(split)
+    index, rule = slices.index(split), mask_rule(config)
     pending: list[tuple[np.ndarray, np.ndarray]] = []
     stream = probabilities(config, slices, split, segment, own_records(index))
     for record, probability, reference in stream:
@@ -108,15 +125,17 @@ def network_images(
         if _ends_image(index, record):
             first = record + 1 - len(pending)
             predicted, references = (np.stack(each) for each in zip(*pending, strict=True))
+            case, number = int(index["case"][record]), int(index["image"][record])
             yield NetworkImage(
-                case=int(index["case"][record]),
-                image=int(index["image"][record]),
+                case=case,
+                image=number,
                 first=first,
                 found=predicted > config.evaluation.threshold,
                 reference=references,
                 tumour=index["tumour"][first : record + 1],
                 probability=predicted,
-                threshold=config.evaluation.threshold,
+                rule=rule,
+                outside=functools.partial(outside_in, config, slices, case, number),
             )
             pending = []
 

@@ -1,5 +1,6 @@
 """The threshold of the mask that suits the validation patients best."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ from crlm_jax.config.schema import Config
 from crlm_jax.data.slices import Slices
 from crlm_jax.measures.evaluate import validation_images
 from crlm_jax.measures.overlap import Counts, overlap
-from crlm_jax.measures.predicted import Segment
+from crlm_jax.measures.predicted import Segment, mask_rule
 from crlm_jax.runs.threshold import ChosenThreshold
 from crlm_jax.system import parallel
 
@@ -30,11 +31,16 @@ def choose_threshold(
       segment: `TrainedSegmenter.probability`, on this process's devices.
       step: of its checkpoint.
     """
-    own = config.evaluation.threshold
+    rule, own = mask_rule(config), config.evaluation.threshold
     tried = sorted({*GRID, own})
     counts: dict[int, list[Counts]] = {}
-    for case, probability, reference in validation_images(config, slices, segment):
+    for case, probability, reference, geometry in validation_images(config, slices, segment):
         pooled = counts.setdefault(case, [Counts() for _ in tried])
+        if rule.min_lesion_mm3:  # what is removed depends on the threshold
+            for whole, threshold in zip(pooled, tried, strict=True):
+                at = dataclasses.replace(rule, threshold=threshold)
+                whole.add(at.decide(probability, geometry), reference)
+            continue
         for whole, each in zip(pooled, count_each(probability, reference, tried), strict=True):
             whole.pool(each)
     found = [(case, [overlap(each)["dsc"] for each in pooled]) for case, pooled in counts.items()]

@@ -55,9 +55,20 @@ Update = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Terms]]
 
 def learning_rate(config: Config, steps: int) -> optax.Schedule:
     """Returns the learning rate as a function of the number of updates done, of `steps` in all."""
+    start, rising = config.optimizer.learning_rate, round(config.optimizer.warmup * steps)
+    following = _after_warmup(config, max(1, steps - rising))
+    if not rising:
+        return following
+    return optax.join_schedules([optax.linear_schedule(0.0, start, rising), following], [rising])
+
+
+def _after_warmup(config: Config, steps: int) -> optax.Schedule:
+    """Returns the learning rate after the warm-up, over so many updates."""
     optimizer, start = config.optimizer, config.optimizer.learning_rate
     if optimizer.schedule == "polynomial":
         return optax.polynomial_schedule(start, 0.0, power=0.9, transition_steps=steps)
+    if optimizer.schedule == "cosine":
+        return optax.cosine_decay_schedule(start, decay_steps=steps)
     if optimizer.schedule == "halved":
         every = max(1, steps * optimizer.halve_every // config.train.epochs)
         return optax.exponential_decay(start, every, 0.5, staircase=True)

@@ -45,8 +45,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="of several runs: also write the standard deviation of their probabilities",
     )
     add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
-    add("--threshold", type=float, help="probability of tumour (default: that of the run)")
-    add("--min-lesion-mm3", type=float, default=0.0, metavar="V", help="drop smaller lesions")
+    _add_decision(add)
     add("--overlay", type=local_path, metavar="DIR", help="also draw every slice with a lesion")
     add("--lesions", type=local_path, metavar="CSV", help="list of lesions (default: beside masks)")
     add(
@@ -86,6 +85,24 @@ def _add_out(add: Callable[..., argparse.Action]) -> None:
         type=local_path,
         metavar="FILE",
         help="of DICOM series: also write the lesions' measurements as a structured report (.dcm)",
+    )
+
+
+def _add_decision(add: Callable[..., argparse.Action]) -> None:
+    """Adds what decides how a probability becomes a mask."""
+    add("--threshold", type=float, help="probability of tumour (default: that of the run)")
+    add(
+        "--min-lesion-mm3",
+        type=float,
+        metavar="V",
+        help="remove smaller lesions (default: as the run does)",
+    )
+    add(
+        "--liver",
+        metavar="MASK",
+        help="mark nothing outside the liver: its mask (with {name} for many scans), a run that "
+        "segments the liver, 'column' (the masks of the cohort's column liver) or 'none' (default: "
+        "as the run says)",
     )
 
 

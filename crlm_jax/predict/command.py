@@ -22,6 +22,7 @@ from crlm_jax.imaging.dicom.files import is_directory_file
 from crlm_jax.predict import archive
 from crlm_jax.predict.arguments import parse
 from crlm_jax.predict.ensemble import EnsembleSegmenter, load
+from crlm_jax.predict.liver import decided_by, restrict
 from crlm_jax.predict.outputs import (
     Job,
     Outputs,
@@ -141,7 +142,9 @@ def _predict(
     if args.condition:
         jobs = [replace(job, scan=replace(job.scan, condition=args.condition)) for job in jobs]
     _check(args, segmenter, jobs, warn)
-    found, failed = predict_scans(segmenter, jobs, warn=warn)
+    liver = restrict([job.scan for job in jobs], args.liver, segmenter)
+    jobs = [replace(job, scan=own) for job, own in zip(jobs, liver.scans, strict=True)]
+    found, failed = predict_scans(segmenter, jobs, warn=warn, liver=liver.run)
     done = len(jobs) - len(failed)
     if done:
         where = jobs[0].mask if len(jobs) == 1 else jobs[0].mask.parent
@@ -150,8 +153,9 @@ def _predict(
         print(f"{where}: {done} mask(s), {len(found)} lesion(s), listed in {path}")
         if isinstance(segmenter, EnsembleSegmenter):
             path = ensemble_path(jobs)
-            write_whole(path, segmenter.record())
+            write_whole(path, segmenter.record(liver.about))
             print(f"ensemble of {segmenter.networks}, whose members are in {path}")
+        print(liver.about)
         print(f"computed by {segmenter.engine}")
     _print_failures(failed, len(jobs), named)
     return jobs, failed
@@ -161,8 +165,8 @@ def _load(args: argparse.Namespace) -> ScanSegmenter:
     """Returns the segmenter, and says what is to be known of it."""
     segmenter = load(
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,
+        liver=decided_by(args.liver), engine=args.engine,
         device=predict.engine.xla.find_device(args.device) if args.device else None,
-        engine=args.engine,
     )  # fmt: skip
     if args.uncertainty and not isinstance(segmenter, EnsembleSegmenter):
         raise ConfigError(

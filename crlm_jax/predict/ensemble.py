@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -88,8 +88,11 @@ class EnsembleSegmenter(ScanSegmenter):
     def _exactly(self, slices: np.ndarray) -> Iterator[np.ndarray]:
         return (_of_network(each, "exactly").probability(slices) for each in self.members)
 
-    def record(self) -> str:
-        """Returns `ensemble.json`: the members, and how their mean becomes a mask."""
+    def record(self, liver: str = "") -> str:
+        """Returns `ensemble.json`: the members, and how their mean becomes a mask.
+
+        `liver` says how the masks are restricted to it.
+        """
         members: list[dict[str, Any]] = [
             {
                 "run": str(folder),
@@ -112,6 +115,7 @@ class EnsembleSegmenter(ScanSegmenter):
                 "threshold": self.threshold,
                 "tta": self.tta,
                 "min_lesion_mm3": self.min_lesion_mm3,
+                "liver": liver or self.liver,
                 "members": members,
             },
             indent=2,
@@ -165,7 +169,8 @@ def load(
     *,
     tta: bool = False,
     threshold: float | None = None,
-    min_lesion_mm3: float = 0.0,
+    min_lesion_mm3: float | None = None,
+    liver: Literal["none", "column"] | None = None,
     device: "jax.Device | None" = None,
     engine: Asked = "auto",
 ) -> ScanSegmenter:
@@ -178,7 +183,8 @@ def load(
         such as that of a cross-validation. They are only read, and nothing else is needed.
       tta: average the probabilities of the 8 flips and quarter turns of every slice.
       threshold: probability above which a voxel is tumour; None: that of the runs.
-      min_lesion_mm3: lesions of a smaller volume are dropped.
+      min_lesion_mm3: lesions of a smaller volume are removed; None: as the runs do.
+      liver: whether a cohort's liver masks restrict the prediction; None: as in the runs.
       device: to compute on; None: JAX's first.
       engine: what computes the networks (`engine.choice.choose`).
 
@@ -189,13 +195,14 @@ def load(
     """
     folders = find_members([runs] if isinstance(runs, (str, os.PathLike)) else runs)
     if len(folders) > 1:
-        check_alike(folders, threshold)
+        given = {"threshold": threshold, "min_lesion_mm3": min_lesion_mm3, "liver": liver}
+        check_alike(folders, [name for name, value in given.items() if value is not None])
 
     def load_all(asked: Asked) -> list[ScanSegmenter]:
         return [
             single.load(
-                folder, tta=tta, threshold=threshold, min_lesion_mm3=min_lesion_mm3, device=device,
-                engine=asked,
+                folder, tta=tta, threshold=threshold, min_lesion_mm3=min_lesion_mm3, liver=liver,
+                device=device, engine=asked,
             )
             for folder in folders
         ]  # fmt: skip
@@ -241,6 +248,7 @@ def of_members(
         batch=first.batch,
         network=first.network,
         engine=Engine(first.engine.name, " and ".join(precisions), note),
+        liver=first.liver,
         members=tuple(members),
         folders=tuple(folders),
     )

@@ -48,6 +48,7 @@ class Scan:
     condition: str | None = None  # None: not known
     series: str | None = None  # UID of the series to take out of a DICOM folder; None: the only one
     b_value: float | None = None  # s/mm²; None: 1000 where a DICOM series has several
+    liver: tuple[Path, ...] = ()  # the files of its liver's mask, as the cohort file says
     about: str = ""  # of a DICOM series in a folder: description, modality, plane, images
     others: tuple["Scan", ...] = ()  # of the same patient, that the network sees beside it
 
@@ -87,7 +88,7 @@ def find_scans(
             warn(doubt)
         found = [
             Scan(row.image, f"{row.patient}_{row.condition}", row.patient, row.condition, None,
-                 b_value if row.b_value is None else row.b_value)
+                 b_value if row.b_value is None else row.b_value, row.liver)
             for row in rows
         ]  # fmt: skip
     elif is_directory_file(image):

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,11 +15,12 @@ from crlm_jax.imaging import volumes
 from crlm_jax.imaging.channels import lay_over, three_channels
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.context import context_doubt, find_neighbours, with_neighbours
+from crlm_jax.imaging.decision import MaskRule, outside_of
 from crlm_jax.imaging.dicom.results import Algorithm
-from crlm_jax.imaging.geometry import Geometry
+from crlm_jax.imaging.geometry import Geometry, check_same_grid
 from crlm_jax.imaging.grey import image_doubts, to_uint8
-from crlm_jax.imaging.lesions import Lesion, drop_small, label_lesions, measure_lesions
-from crlm_jax.imaging.resize import at_own_size, resize
+from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
+from crlm_jax.imaging.resize import resize
 from crlm_jax.predict.engine.choice import XLA, Asked, Engine, EngineError, choose
 from crlm_jax.runs.folder import read_run
 from crlm_jax.system.files import locate
@@ -58,11 +59,17 @@ class ScanSegmenter:
     fingerprint: str  # SHA-256 of configuration and weights
     tta: bool  # average over the 8 flips and quarter turns
     threshold: float  # probability above which a voxel is tumour
-    min_lesion_mm3: float  # lesions below it are dropped
+    min_lesion_mm3: float  # lesions below it are removed
     batch: int  # slices in one call of the network
     # (batch, S, S, C) uint8 -> (batch, S, S) float32; C is `Data.planes`
     network: Callable[[np.ndarray], np.ndarray]
     engine: Engine = XLA  # what computes the network
+    liver: Literal["none", "column"] = "none"  # whether a cohort's liver masks restrict it
+
+    @property
+    def rule(self) -> MaskRule:
+        """How a probability becomes a mask."""
+        return MaskRule(self.threshold, self.min_lesion_mm3)
 
     @property
     def networks(self) -> int:
@@ -79,25 +86,28 @@ class ScanSegmenter:
         """What a DICOM object calls the segmenter."""
         return f"crlm_jax {self.config.method}"
 
-    def made_by(self, *, one_segment: bool = False, others: Sequence[str] = ()) -> Algorithm:
+    def made_by(self, *, one_segment: bool = False, beside: Sequence[str] = ()) -> Algorithm:
         """Returns what DICOM objects say of their origin, from which their UIDs are derived.
 
         Args:
           one_segment: all lesions are in one segment.
-          others: prints of the images that the network saw beside the series, if any.
+          beside: what else decided the masks: prints of other images and of the liver.
         """
         settings = [
             f"threshold {self.threshold:g}",
             *(["8 flips and turns averaged"] if self.tta else []),
             *([f"lesions from {self.min_lesion_mm3:g} mm3"] if self.min_lesion_mm3 else []),
             *(["one segment"] if one_segment else []),
-            *(f"with image {each}" for each in others),
+            *beside,
             str(self.engine),
         ]
         return Algorithm(self.algorithm, __version__, self.fingerprint, "; ".join(settings))
 
     def __call__(
-        self, image: sitk.Image | Sequence[sitk.Image], condition: str | None = None
+        self,
+        image: sitk.Image | Sequence[sitk.Image],
+        condition: str | None = None,
+        liver: sitk.Image | None = None,
     ) -> sitk.Image:
         """Segments one scan.
 
@@ -105,12 +115,14 @@ class ScanSegmenter:
           image: 3D, or a single slice in 2D. For a run that sees several sequences together
             (`data.channels`): one of each, in that order.
           condition: of the scan, such as `ct`; None: that of the run.
+          liver: its mask, outside which nothing is marked; None: not known.
 
         Returns:
           Mask of 0 and 1 (uint8) with the (first) image's size, spacing, origin and direction.
 
         Raises:
-          VolumeError: the image cannot be segmented, for example because it has no contrast.
+          VolumeError: the image cannot be segmented, for example because it has no contrast; or the
+            liver lies on another grid.
           ConfigError: `condition` is None, and the run's conditions are windowed differently; or
             the number of images is not that of the run's channels.
         """
@@ -119,9 +131,14 @@ class ScanSegmenter:
         images = [volumes.from_image(each) for each in given]
         volume = images[0]
         probability = self.probability(self.look(images, condition).slices)
-        return volumes.to_original_grid(
-            self.finish(probability, volume.geometry, volume.padding).mask, volume.geometry
-        )
+        geometry, inside = volume.geometry, None
+        if liver is not None:
+            own, _ = volumes.read_geometry(liver, Path("liver"))
+            check_same_grid("the liver mask and the image", own, geometry)
+            voxels = sitk.GetArrayFromImage(liver) > 0
+            inside = geometry.to_axial(voxels.reshape((*geometry.size, 1)[2::-1]))
+        found = self.finish(probability, geometry, outside_of(volume.padding, inside))
+        return volumes.to_original_grid(found.mask, geometry)
 
     def windowed_as(self, condition: str | None) -> str:
         """Returns the condition that decides a scan's window: the given one, or the run's.
@@ -218,20 +235,13 @@ class ScanSegmenter:
         return total / 8
 
     def finish(
-        self, probability: np.ndarray, geometry: Geometry, padding: np.ndarray | None = None
+        self, probability: np.ndarray, geometry: Geometry, outside: np.ndarray | None = None
     ) -> Prediction:
-        """Thresholds the probability (Z, S, S) on the scan's own grid, and finds the lesions.
+        """Decides on the scan's own grid where the probability (Z, S, S) is of a lesion.
 
-        Where `padding` (Z, H, W) bool is True, there is no lesion.
+        Where `outside` (Z, H, W) bool is True, there is no lesion.
         """
-        size = (len(probability), *geometry.axial_size[1:])
-        mask = np.empty(size, bool)
-        for z in range(len(mask)):  # slice by slice: all as float32 may be larger than the scan
-            mask[z] = at_own_size(probability[z : z + 1], size[1:])[0] > self.threshold
-        if padding is not None:
-            mask[padding] = False
-        if self.min_lesion_mm3 > 0:
-            mask = drop_small(mask, self.min_lesion_mm3, geometry)
+        mask = self.rule.decide(probability, geometry, outside)
         labels, _ = label_lesions(mask)
         return Prediction(mask, labels, measure_lesions(labels, geometry))
 
@@ -241,7 +251,8 @@ def load(
     *,
     tta: bool = False,
     threshold: float | None = None,
-    min_lesion_mm3: float = 0.0,
+    min_lesion_mm3: float | None = None,
+    liver: Literal["none", "column"] | None = None,
     device: "jax.Device | None" = None,
     engine: Asked = "auto",
 ) -> ScanSegmenter:
@@ -251,7 +262,8 @@ def load(
       run: folder of the run, or its address (`gs://`); it is only read, and nothing else is needed.
       tta: average the probabilities of the 8 flips and quarter turns of every slice.
       threshold: probability above which a voxel is tumour; None: that of the run.
-      min_lesion_mm3: lesions of a smaller volume are dropped.
+      min_lesion_mm3: lesions of a smaller volume are removed; None: as the run does.
+      liver: whether a cohort's liver masks restrict the prediction; None: as in the run.
       device: to compute on; None: JAX's first.
       engine: what computes the network (`engine.choice.choose`).
 
@@ -263,6 +275,7 @@ def load(
     run = locate(run)
     config, name = read_run(run), run.resolve().name
     threshold = config.evaluation.threshold if threshold is None else threshold
+    decided: dict[str, Any] = {"min_lesion_mm3": min_lesion_mm3, "liver": liver}
     chosen = choose(engine, device)
     if chosen.name == "OpenVINO":
         try:
@@ -277,13 +290,12 @@ def load(
             note = "; ".join(filter(None, (chosen.note, found.note)))
             return ScanSegmenter(
                 config, name, found.step, found.fingerprint, tta=tta,
-                threshold=threshold, min_lesion_mm3=min_lesion_mm3, batch=1, network=found.network,
-                engine=dataclasses.replace(chosen, note=note),
+                threshold=threshold, batch=1, network=found.network,
+                engine=dataclasses.replace(chosen, note=note), **_decided(config, **decided),
             )  # fmt: skip
     made = for_scans(
-        predict.engine.xla.load_run(run, device), name,
-        tta=tta, threshold=threshold, min_lesion_mm3=min_lesion_mm3,
-    )  # fmt: skip
+        predict.engine.xla.load_run(run, device), name, tta=tta, threshold=threshold, **decided
+    )
     return dataclasses.replace(made, engine=dataclasses.replace(made.engine, note=chosen.note))
 
 
@@ -293,7 +305,8 @@ def for_scans(
     *,
     tta: bool = False,
     threshold: float | None = None,
-    min_lesion_mm3: float = 0.0,
+    min_lesion_mm3: float | None = None,
+    liver: Literal["none", "column"] | None = None,
 ) -> ScanSegmenter:
     """Makes a function on scans of a segmenter on slices, by XLA; `name` is that of its run.
 
@@ -308,11 +321,22 @@ def for_scans(
         fingerprint=xla.fingerprint(trained.config, trained.variables),
         tta=tta,
         threshold=trained.config.evaluation.threshold if threshold is None else threshold,
-        min_lesion_mm3=min_lesion_mm3,
         batch=method.slices_at_once(system.parallel.platform(trained.mesh)),
         network=lambda batch: np.asarray(computing.probability(batch)),
         engine=Engine("XLA", computing.config.train.precision),
+        **_decided(trained.config, min_lesion_mm3, liver),
     )
+
+
+def _decided(
+    config: Config, min_lesion_mm3: float | None, liver: Literal["none", "column"] | None
+) -> dict[str, Any]:
+    """Returns how lesions are removed: as the user says, or as the run does."""
+    own = config.evaluation
+    return {
+        "min_lesion_mm3": own.min_lesion_mm3 if min_lesion_mm3 is None else min_lesion_mm3,
+        "liver": liver or own.liver,
+    }
 
 
 def use_compile_cache() -> None:

@@ -10,9 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from crlm_jax import imaging
+from crlm_jax.data.cohort.reference import read_liver
 from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import is_ct
+from crlm_jax.imaging.decision import outside_of
 from crlm_jax.imaging.dicom import report, rtstruct, segmentation
 from crlm_jax.imaging.dicom.results import Algorithm
 from crlm_jax.imaging.dicom.sources import check_sources
@@ -21,11 +23,13 @@ from crlm_jax.imaging.grey import image_doubts
 from crlm_jax.imaging.resize import at_own_size
 from crlm_jax.predict.beside import looks_like_a_mask
 from crlm_jax.predict.ensemble import average, spread
+from crlm_jax.predict.liver import LiverOf
 from crlm_jax.predict.outputs import Job, LesionRow
 from crlm_jax.predict.scans import Scan
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter
 from crlm_jax.system.files import write_whole
 
+Warn = Callable[[str], None]
 _Result = TypeVar("_Result")
 
 # Errors of a single scan; the other scans go on. The libraries that read and write images raise
@@ -42,11 +46,13 @@ class _Ready:
     slices: np.ndarray  # (Z, S, S, C) uint8
     grey: np.ndarray | None  # (Z, H, W) uint8; None: no overlay is wanted
     doubts: list[str]  # reasons why the scan may not be what the run was trained on
-    others: list[str]  # prints of the images that the network sees beside it
+    beside: list[str]  # what else decides the mask: prints of other images and of the liver
+    outside: np.ndarray | None  # (Z, H, W) bool, where no lesion can be; None: nowhere
+    liver: np.ndarray | None = None  # (Z, S, S, C) uint8, for the run that segments the liver
 
 
 def predict_scans(
-    segmenter: ScanSegmenter, jobs: Sequence[Job], *, warn: Callable[[str], None]
+    segmenter: ScanSegmenter, jobs: Sequence[Job], *, warn: Warn, liver: LiverOf | None = None
 ) -> tuple[list[LesionRow], list[tuple[Scan, str]]]:
     """Predicts scans in order; the next one is read and the last one written meanwhile.
 
@@ -54,6 +60,8 @@ def predict_scans(
       segmenter: from `load`.
       jobs: the scans and their files; at most three scans are in memory at a time.
       warn: called with every doubt about a scan.
+      liver: segments the liver of each scan first, to which its prediction is restricted; None: the
+        masks that the scans have restrict it.
 
     Returns:
       The lesions of all scans, and the scans that failed, each with the reason.
@@ -79,37 +87,53 @@ def predict_scans(
         tqdm(total=0, desc="predict", unit="slice", disable=None) as bar,
     ):
         written = None  # the last scan that was predicted, and the future of its writing
-        ahead = reading.submit(_read, segmenter, jobs[0])
+        ahead = reading.submit(_read, segmenter, jobs[0], liver)
         for i, job in enumerate(jobs):
             current = ahead
             if i + 1 < len(jobs):
                 futures.wait([current])  # the second scan is in memory before a third is read
-                ahead = reading.submit(_read, segmenter, jobs[i + 1])
+                ahead = reading.submit(_read, segmenter, jobs[i + 1], liver)
             ready = result_of(job, current)
             if ready is None:
                 continue
+            ready = _restrict(ready, liver)
             for doubt in ready.doubts:
                 warn(f"{job.scan.path}: {doubt}")
             bar.total = (bar.total or 0) + len(ready.slices) * segmenter.networks
             bar.set_postfix_str(f"{i + 1}/{len(jobs)} scans")
-            if job.uncertainty:
-                each = segmenter.each(ready.slices, bar.update)
-                probability = average(each)
-            else:
-                each, probability = [], segmenter.probability(ready.slices, bar.update)
+            computed = _compute(segmenter, job, ready, bar.update)
             if written:
                 collect(*written)
-            written = job, writing.submit(_write, segmenter, job, ready, probability, each)
+            written = job, writing.submit(_write, segmenter, job, ready, *computed)
         if written:
             collect(*written)
     return found, failed
 
 
-def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
+def _restrict(ready: _Ready, liver: LiverOf | None) -> _Ready:
+    """Segments the liver of a scan, if a run is to do so."""
+    if liver is None or ready.liver is None:
+        return ready
+    outside = liver.find(ready.liver, ready.volume, ready.doubts)
+    return dataclasses.replace(ready, outside=outside, liver=None)
+
+
+def _compute(
+    segmenter: ScanSegmenter, job: Job, ready: _Ready, progress: Callable[[int], object]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Returns the probability (Z, S, S), and that of every member where its spread is wanted."""
+    if not job.uncertainty:
+        return segmenter.probability(ready.slices, progress), []
+    each = segmenter.each(ready.slices, progress)
+    return average(each), each
+
+
+def _read(segmenter: ScanSegmenter, job: Job, liver: LiverOf | None) -> _Ready:
     """Reads and windows a scan.
 
     Raises:
-      VolumeError: the scan cannot be read, or has no mask of the wanted format.
+      VolumeError: the scan or its liver's mask cannot be used, or it has no mask of the wanted
+        format.
     """
     scan = job.scan
     volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
@@ -138,10 +162,28 @@ def _read(segmenter: ScanSegmenter, job: Job) -> _Ready:
     others = [volumes.read_image(o.path, series=o.series, b_value=o.b_value) for o in scan.others]
     seen = segmenter.look([volume, *others], condition)
     doubts += seen.doubts
+    beside = [f"with image {_print(other.voxels)}" for other in others]
+    inside = None
+    if scan.liver:
+        said: list[str] = []
+        resample = segmenter.config.data.resample_masks
+        inside = read_liver(scan.liver, volume, resample=resample, doubts=said)
+        doubts += [f"liver mask: {text}" for text in said]
+        beside.append(f"in liver {_print(inside)}")
+    of_liver = None
+    if liver is not None:
+        doubts += liver.doubt(condition)
+        of_liver = liver.slices(volume, condition)
+        beside.append(f"in liver by {liver.segmenter.fingerprint}")
     without = dataclasses.replace(volume, voxels=np.empty((0, 0, 0), np.float32))
-    prints = [hashlib.sha256(other.voxels.tobytes()).hexdigest()[:16] for other in others]
-    grey = seen.grey if job.overlay else None
-    return _Ready(without, condition, seen.slices, grey, doubts, prints)
+    return _Ready(
+        without, condition, seen.slices, seen.grey if job.overlay else None, doubts, beside,
+        outside_of(volume.padding, inside), of_liver,
+    )  # fmt: skip
+
+
+def _print(voxels: np.ndarray) -> str:
+    return hashlib.sha256(voxels.tobytes()).hexdigest()[:16]
 
 
 def _write(
@@ -155,17 +197,16 @@ def _write(
 
     `probability` is (Z, S, S), and `each` that of every member, where its spread is wanted.
     """
-    geometry = ready.volume.geometry
-    padding = ready.volume.padding
-    prediction = segmenter.finish(probability, geometry, padding)
+    geometry, outside = ready.volume.geometry, ready.outside
+    prediction = segmenter.finish(probability, geometry, outside)
     if job.probability:
-        own = at_own_size(probability, geometry.axial_size[1:], padding)
+        own = at_own_size(probability, geometry.axial_size[1:], outside)
         volumes.write_image(volumes.to_original_grid(own, geometry), job.probability)
     if job.uncertainty:
-        own = spread(each, geometry.axial_size[1:], padding)
+        own = spread(each, geometry.axial_size[1:], outside)
         volumes.write_image(volumes.to_original_grid(own, geometry), job.uncertainty)
     _draw_overlays(segmenter, job, ready, prediction)
-    algorithm = segmenter.made_by(one_segment=job.one_segment, others=ready.others)
+    algorithm = segmenter.made_by(one_segment=job.one_segment, beside=ready.beside)
     _write_report(algorithm, segmenter.marks, job, ready.volume, prediction)
     _write_mask(algorithm, job, ready.volume, prediction)
     return [

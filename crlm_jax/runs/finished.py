@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from crlm_jax.config.notices import marks, warnings
+from crlm_jax.config.notices import marks, scale_of, warnings
 from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.errors import UserError
 from crlm_jax.runs.evaluation import Evaluation, read_evaluation
@@ -44,7 +44,7 @@ class FinishedRun:
         """What a heading says of the run beside its name."""
         if self.evaluation:
             return self.evaluation.about
-        return f"{self.config.method}, {self.config.scale} scale"
+        return f"{self.config.method}, {scale_of(self.config)}"
 
     @property
     def warnings(self) -> list[str]:

@@ -4,7 +4,7 @@ A folder with a `config.json` is a run. A folder without, or with the out-of-fol
 folds, stands for the runs that lie in it. This module loads neither JAX nor a reader of images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from crlm_jax.config.folds import parse_fold
@@ -22,6 +22,15 @@ _UNSEEN = frozenset(
         "validation_fraction", "split_seed", "cache", "cache_shared", "workers",
     )
 )  # fmt: skip
+
+
+# Fields of `evaluation` that decide what is made of a network's answer, and the options of
+# `predict` that decide instead.
+DECIDED = {
+    "threshold": "--threshold",
+    "min_lesion_mm3": "--min-lesion-mm3",
+    "liver": "--liver",
+}
 
 
 def find_members(named: Sequence[str | Path]) -> list[Path]:
@@ -95,20 +104,20 @@ def _missing_folds(configs: Sequence[Config]) -> str:
     return ""
 
 
-def check_alike(runs: Sequence[Path], threshold: float | None = None) -> list[Config]:
+def check_alike(runs: Sequence[Path], given: Collection[str] = ()) -> list[Config]:
     """Returns the configurations of runs that can be averaged.
 
     Args:
       runs: their folders.
-      threshold: that the user gives; None: that of the runs, which then has to be one.
+      given: which of `DECIDED` the user says; the others have to be the same in all runs.
 
     Raises:
       ConfigError: two runs see an image in different ways; names both, the field and the remedy.
     """
     configs = [read_run(run) for run in runs]
-    first = _seen(configs[0], threshold)
+    first = _seen(configs[0], given)
     for run, config in zip(runs[1:], configs[1:], strict=True):
-        own = _seen(config, threshold)
+        own = _seen(config, given)
         different = [
             f"{name} is {_text(first[name])} in {runs[0]} and {_text(own[name])} in {run}"
             for name in first
@@ -116,14 +125,19 @@ def check_alike(runs: Sequence[Path], threshold: float | None = None) -> list[Co
         ]
         if different:
             only = different == [each for each in different if each.startswith("evaluation.")]
-            remedy = "give --threshold" if only else "leave one of the two out, or train it again"
+            options = [
+                DECIDED[name] for name in DECIDED if f"evaluation.{name} is" in str(different)
+            ]
+            remedy = f"give {' and '.join(options)}"
+            if not only:
+                remedy = "leave one of the two out, or train it again"
             raise ConfigError(
                 f"--run: {runs[0]} and {run} cannot be averaged: {'; '.join(different)}; {remedy}"
             )
     return configs
 
 
-def _seen(config: Config, threshold: float | None) -> dict[str, object]:
+def _seen(config: Config, given: Collection[str]) -> dict[str, object]:
     """Returns the fields that decide what a network sees, and what is made of its answer."""
     fields = {
         name: value
@@ -136,8 +150,9 @@ def _seen(config: Config, threshold: float | None) -> dict[str, object]:
         fields["data.ct_window"] = None
     if all(map(is_ct, conditions)):
         fields["data.mr_window"] = None
-    if threshold is None:
-        fields["evaluation.threshold"] = config.evaluation.threshold
+    for name in DECIDED:
+        if name not in given:
+            fields[f"evaluation.{name}"] = getattr(config.evaluation, name)
     return fields
 
 

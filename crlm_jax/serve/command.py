@@ -58,7 +58,8 @@ def _make_parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
     add("--threshold", type=float, help="probability of tumour (default: that of the run)")
-    add("--min-lesion-mm3", type=float, default=0.0, metavar="V", help="drop smaller lesions")
+    add("--min-lesion-mm3", type=float, metavar="V",
+        help="remove smaller lesions (default: as the run does)")  # fmt: skip
     add("--no-sr", action="store_true", help="send the DICOM-SEG alone, without a report")
     add("--device", help="cpu, gpu, tpu or one of several, such as gpu:1 (default: JAX's first)")
     add("--engine", choices=get_args(Asked), default="auto", help="what computes the network")
@@ -170,6 +171,8 @@ def _load(args: argparse.Namespace) -> ScanSegmenter:
         use_compile_cache()
     if segmenter.engine.note:
         print_stderr(f"note: {segmenter.engine.note}")
+    if segmenter.liver == "column":
+        print_stderr("note: the run was measured within liver masks, which no series comes with")
     if segmenter.marks:
         print_stderr(
             "warning: PHANTOM: the run was trained on digital images; its masks are no finding"

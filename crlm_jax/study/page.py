@@ -10,7 +10,7 @@ from crlm_jax.config.schema import ConfigError
 from crlm_jax.measures.view import CaseView
 from crlm_jax.report.html import embed, templates
 from crlm_jax.stats.crossed import LEAST_RUNS
-from crlm_jax.study import figures, tables
+from crlm_jax.study import figures, lesion_tables, tables
 from crlm_jax.study.runs import StudyRun
 from crlm_jax.study.seeds import Systems, collect
 from crlm_jax.system.files import own_names, write_whole
@@ -44,6 +44,12 @@ def write_tables(runs: Sequence[StudyRun], workdir: Path, *, paper: bool = False
             tables.paired_rows(found),
         ),
         ("What each stage adds", tables.EFFECTS, tables.effect_rows(found)),
+        ("Lesions", lesion_tables.LESIONS, lesion_tables.lesion_rows(found)),
+        (
+            "Lesions found with few false ones, at the best threshold",
+            lesion_tables.CURVES,
+            lesion_tables.curve_rows(found),
+        ),
     ]
     filled = [table for table in all_tables if table[2]]
     seeds = [seed for systems in found.values() for each in systems.values() for seed in each]

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from crlm_jax import __version__
-from crlm_jax.config.notices import is_phantom, warnings
+from crlm_jax.config.notices import is_phantom, scale_of, warnings
 from crlm_jax.config.schema import Config
 from crlm_jax.config.selection import LABELS, metric_name
 from crlm_jax.data.cohort.cases import SPLITS, Case
@@ -59,9 +59,9 @@ def describe_run(
             f"{config.critic.name}, weights {config.critic.weights}, {config.critic.update}; "
             f"stages {stages}; {count(state.critic)} numbers"
         )
-    devices = jax.devices()
+    devices, warmup = jax.devices(), config.optimizer.warmup
     return [
-        ("experiment", f"{config.name}, {config.method}, {config.scale} scale, "
+        ("experiment", f"{config.name}, {config.method}, {scale_of(config)}, "
                        f"seed {config.train.seed}, crlm_jax {__version__}"),
         ("data", f"{_describe_cohort(config)}: {', '.join(config.data.conditions)}"),
         ("split", splits),
@@ -75,7 +75,8 @@ def describe_run(
                      f"{config.data.image_size} × {config.data.image_size}"
                      f"{_describe_planes(config)}; "
                      f"{'Adam' if config.optimizer.name == 'adam' else 'SGD'}, learning rate "
-                     f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"),
+                     f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"
+                     + f" after a warm-up of {warmup:.0%}" * bool(warmup)),
         ("files", f"{folder.path}: {folder.listing()}"),
     ]  # fmt: skip
 
@@ -134,6 +135,30 @@ def describe_early_end(
         return []
     text = f"at step {last:,} of {steps:,}: no better validation DSC in {config.train.patience}"
     return [("ended early", f"{text} validations in a row")]
+
+
+def describe_mask(config: Config, cases: Sequence[Case]) -> list[tuple[str, str]]:
+    """Returns the card's line of what is removed from the masks of the test cases; none: nothing.
+
+    Args:
+      config: of the measuring.
+      cases: of the cohort.
+    """
+    evaluation, said = config.evaluation, []
+    if evaluation.min_lesion_mm3:
+        said.append(f"lesions below {evaluation.min_lesion_mm3:g} mm³ are removed")
+    if evaluation.liver == "column":
+        tested = [pair for case in cases if case.split == "test" for pair in case.images]
+        there = sum(bool(pair.liver) for pair in tested)
+        text = "not restricted to the liver: no test image has a mask of it (column liver)"
+        if there:
+            rest = f"; the other {len(tested) - there} are not" * (there < len(tested))
+            text = (
+                f"restricted to the liver masks of the column liver: {there} of {len(tested)} test "
+                f"images{rest}"
+            )
+        said.append(text)
+    return [("masks", "; ".join(said))] if said else []
 
 
 def describe_small_lesions(config: Config, slices: Slices) -> list[tuple[str, str]]:

@@ -34,6 +34,7 @@ from crlm_jax.training.card import (
     describe_attributions,
     describe_choice,
     describe_early_end,
+    describe_mask,
     describe_run,
     describe_small_lesions,
     describe_split,
@@ -162,7 +163,7 @@ def _run(
     steps, _ = lengths(config, data["train"]["slices"], refit)
     card = describe_run(config, folder, data, state, steps)
     card.insert(3, ("patients", describe_split(prepared.cases, config)))
-    card += describe_small_lesions(config, prepared)
+    card += describe_small_lesions(config, prepared) + describe_mask(config, prepared.cases)
     card += [("doubt", doubt) for doubt in doubts]
     if source:
         card.insert(1, ("config file", source))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from crlm_jax import __version__
-from crlm_jax.config.notices import is_phantom
+from crlm_jax.config.notices import is_phantom, scale_of
 from crlm_jax.config.storage import to_json
 from crlm_jax.measures.pooled import check_tested_once, pool_cases, pool_summary
 from crlm_jax.runs.evaluation import Evaluation, write_evaluation
@@ -47,7 +47,7 @@ def write_pooled(folds: Sequence[FinishedRun], folder: RunFolder) -> Summary:
         of="folds",
         source=", ".join(fold.name for fold in folds),
         title=config.name,
-        about=f"{config.method}, {config.scale} scale, {len(folds)} folds",
+        about=f"{config.method}, {scale_of(config)}, {len(folds)} folds",
         cohort=config.data.cohort,
         split="all",
         prefix="",
@@ -78,7 +78,7 @@ def _card(folds: Sequence[FinishedRun]) -> Card:
     config, shared = folds[0].config, dict(folds[0].card)
     tested = {row.patient for fold in folds for row in fold.rows}
     card = [
-        ("experiment", f"{config.name}, {config.method}, {config.scale} scale, "
+        ("experiment", f"{config.name}, {config.method}, {scale_of(config)}, "
                        f"seed {config.train.seed}, crlm_jax {__version__}"),
         *((name, shared[name]) for name in _SHARED if name in shared),
         ("patients", f"{len(tested)}, dealt into {len(folds)} folds (seed "

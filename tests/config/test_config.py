@@ -27,6 +27,9 @@ YOUNGER = {
     "loss.mask_applied": "after_normalisation",
     "evaluation.register": False,
     "evaluation.choose_threshold": False,
+    "evaluation.min_lesion_mm3": 0.0,
+    "evaluation.liver": "none",
+    "optimizer.warmup": 0.0,
     "train.init": "",
     "train.select": "paper",
     "train.refit": "",
@@ -109,7 +112,11 @@ def test_only_the_method_separates_crlm_gan_from_unetpp():
 
 @pytest.mark.parametrize(
     ("arg", "words"),
-    [("scale=huge", "laptop, paper"), ("size=3", "scale, method"), ("method=x", "crlm_gan")],
+    [
+        ("scale=huge", "laptop, paper"),
+        ("size=3", "scale, method, recipe"),
+        ("method=x", "crlm_gan"),
+    ],
 )
 def test_a_wrong_config_argument_lists_the_right_ones(arg, words):
     with pytest.raises(ConfigError, match=words):
@@ -146,6 +153,18 @@ def test_a_wrong_value_is_named_with_the_remedy(field, value, words):
     with pytest.raises(ConfigError, match=words) as error:
         validate(config)
     assert field in str(error.value)
+
+
+def test_the_clinical_recipe_is_asked_for_beside_scale_and_method():
+    paper, clinical = (load("cross_pre", arg) for arg in (None, "recipe=clinical"))
+    assert load("cross_pre", "recipe=paper") == paper
+    assert (clinical.recipe, clinical.data.train_slices) == ("clinical", "all")
+    assert (clinical.optimizer.schedule, clinical.evaluation.liver) == ("cosine", "column")
+    assert clinical.segmenter == paper.segmenter
+    assert from_json(to_json(clinical), "x") == validate(clinical)
+    old = json.loads(to_json(paper))
+    del old["recipe"]
+    assert from_json(json.dumps(old), "x").recipe == "paper"
 
 
 def test_json_round_trip():

@@ -22,6 +22,8 @@ from crlm_jax.export import bundle, to_onnx
 from crlm_jax.export import command as export_command
 from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging import resize as imaging_resize
+from crlm_jax.imaging.decision import MaskRule
+from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.grey import to_uint8
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.segment import load_best
@@ -343,6 +345,22 @@ def test_the_example_segments_a_scan_without_the_package(run, request, tmp_path,
     probability = imaging_resize.resize(probability, volume.voxels.shape[1:], antialias=False)
     assert 0.05 < found.mean() < 0.95
     assert ((found == expected) | (np.abs(probability - 0.5) < to_onnx.TOLERANCE)).all()
+
+
+def test_the_example_removes_the_lesions_that_the_run_does(exported, tmp_path):
+    out = Path(shutil.copytree(exported, tmp_path / "out"))
+    settings = json.loads((out / bundle.PREPROCESSING).read_text())
+    assert (settings["min_lesion_mm3"], settings["liver"]) == (0.0, "none")
+    (out / bundle.PREPROCESSING).write_text(json.dumps(settings | {"min_lesion_mm3": 20.0}))
+    spec = importlib.util.spec_from_file_location("exported_example", out / bundle.EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    mask = np.random.default_rng(0).random((3, 20, 20)) > 0.85
+    geometry = Geometry((20, 20, 3), (1.0, 2.0, 3.0), (0.0,) * 3, (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+    expected = MaskRule(0.5, 20.0).decide(mask.astype(np.float32), geometry)
+    found = example.without_small(mask.astype(np.uint8), 6.0)
+    np.testing.assert_array_equal(found > 0, expected)
+    assert 0 < expected.sum() < mask.sum()
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])

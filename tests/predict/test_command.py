@@ -173,7 +173,7 @@ def test_options_reach_the_segmenter(tmp_path, monkeypatch):
     assert seen.pop("device").id == 2
     assert seen == {
         "run": ["runs/x"], "tta": True, "threshold": 0.3, "min_lesion_mm3": 20.0,
-        "engine": "auto",
+        "liver": None, "engine": "auto",
     }  # fmt: skip
 
 

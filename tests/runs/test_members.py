@@ -92,7 +92,7 @@ def test_what_changes_no_picture_may_differ(tmp_path):
             fold="2/5", ct_window=(0.0, 100.0), train_slices="all", threshold=0.4,
         ),
     ]  # fmt: skip
-    assert [config.train.seed for config in check_alike(runs, threshold=0.5)] == [0, 3]
+    assert [config.train.seed for config in check_alike(runs, ["threshold"])] == [0, 3]
     ct = make(tmp_path / "ct", conditions=("ct",))
     bright = make(tmp_path / "bright", conditions=("ct",), ct_window=(0.0, 100.0))
     with pytest.raises(ConfigError, match=r"data.ct_window is -150.0,250.0 in .*ct and 0.0,100.0"):

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.studies import critic, forks, paper, stages
-from crlm_jax.config.schema import Config, ConfigError, validate
+from configs.studies import clinical, critic, forks, paper, stages
+from crlm_jax.config.schema import Config, ConfigError, flatten, validate
 from crlm_jax.errors import UserError
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.study import command as study_command
+from crlm_jax.study import lesion_tables
 from crlm_jax.study import page as study_page
 from crlm_jax.study import runs as study_runs
 from crlm_jax.study import seeds as study_seeds
@@ -210,6 +211,54 @@ def test_tables_of_what_has_finished(finished):
         "stages_x_pre_dwi.png", "stages_x_post_dwi.png", "contours.png",
         "differences_x_pre_dwi.png", "differences_x_post_dwi.png",
     }  # fmt: skip
+
+
+def test_lesions_of_the_systems_are_counted_and_compared(finished):
+    _, runs = finished
+    rows = [
+        dict(zip(lesion_tables.LESIONS, row, strict=True))
+        for row in lesion_tables.lesion_rows(collected(runs))
+    ]
+    by_system = {(row["system"], row["condition"]): row for row in rows}
+    first = by_system["unetpp", "pre_dwi"]
+    assert (first["runs"], first["n"], first["false lesions a case"]) == ("2", "3", "0.0")
+    assert first["share of the first's"] == first["difference"] == "–"
+    assert first["lesions found"] == "6 / 6 (100%)"  # of two runs
+    other = by_system["stages_1", "pre_dwi"]
+    assert (other["difference"], other["p"]) == ("0.0", "–")  # one run has no interval
+    assert other["lesions found"] == "3 / 3 (100%)"
+    sizes = [other[f"found {text}"] for text in ("< 10 mm", "10–20 mm", "> 20 mm")]
+    assert sizes == ["–", "–", "3 / 3 (100%)"]
+    curves = lesion_tables.curve_rows(collected(runs))
+    assert curves[0] == ["x", "unetpp", "pre_dwi", "100%", "100%", "100%", "100%"]
+    assert len(curves) == 6
+
+
+def test_a_share_of_false_lesions_is_of_the_same_runs():
+    ours = {"seed0": {"a": 1.0, "b": 2.0}, "seed1": {"a": 5.0, "b": 5.0}}
+    first = {"seed0": {"a": 4.0, "b": 5.0}}
+    assert lesion_tables._compared(ours, first) == ["33%", "−3.0", "–"]
+    assert lesion_tables._compared(ours, {}) == ["–"] * 3
+
+
+def test_the_clinical_study_trains_both_recipes_equally_long():
+    found = dict(clinical.get_study("seeds=2"))
+    assert list(found) == [
+        f"recipes/{arm}/seed{seed}" for seed in (0, 1) for arm in ("paper", "clinical")
+    ]
+    paper_, own = found["recipes/paper/seed1"], found["recipes/clinical/seed1"]
+    assert (paper_.recipe, own.recipe) == ("paper", "clinical")
+    for config in (paper_, own):
+        assert (config.train.steps, config.train.seed, config.train.batch_size) == (448, 1, 8)
+    parts = dict(clinical.get_study("seeds=1,arms=parts"))
+    flat = {name: flatten(validate(config)) for name, config in parts.items()}
+    whole = flat.pop("recipes/clinical/seed0")
+    del flat["recipes/paper/seed0"]
+    changed = [{k for k in whole if whole[k] != each[k]} for each in flat.values()]
+    assert all(changed)
+    assert sum(map(len, changed)) == len(set().union(*changed))  # each field in one arm
+    recipe = {k for k in whole if whole[k] != flatten(paper_)[k]} - {"recipe", "train.seed"}
+    assert recipe == set().union(*changed)  # and none is forgotten
 
 
 def test_the_papers_numbers_stand_beside_ours_only_where_the_data_are_its_own(tmp_path):

@@ -22,7 +22,7 @@ from crlm_jax.imaging.mask_files import split_masks
 from crlm_jax.imaging.segment_names import EACH_LABEL
 
 REQUIRED = ("patient", "condition", "image", "mask")
-OPTIONAL = ("mask_label", "b_value", "tumour", "split")
+OPTIONAL = ("mask_label", "liver", "b_value", "tumour", "split")
 _SPLITS = ("train", "validation", "test")
 _YES_NO = {"yes": True, "y": True, "true": True, "1": True} | {
     "no": False, "n": False, "false": False, "0": False,

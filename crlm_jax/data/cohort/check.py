@@ -28,7 +28,7 @@ from crlm_jax.data.cohort.alike import (
     shared_scan_warnings,
 )
 from crlm_jax.data.cohort.cases import Split, read_cohort
-from crlm_jax.data.cohort.reference import read_reference
+from crlm_jax.data.cohort.reference import liver_doubts, read_reference
 from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
 from crlm_jax.imaging import grey
 from crlm_jax.imaging.geometry import VolumeError
@@ -153,6 +153,8 @@ def _check_image(row: Row, data: Data) -> ImageCheck:
     _, too_small = resize_mask(mask.voxels, data.image_size)
     warnings = [f"{row.image}: {doubt}" for doubt in of_image]
     warnings += (f"{name_masks(row.masks)}: {doubt}" for doubt in mask.doubts)
+    of_liver = liver_doubts(pair, volume, mask.voxels, resample=data.resample_masks)
+    warnings += (f"{name_masks(row.liver)}: {doubt}" for doubt in of_liver)
     return ImageCheck(
         row,
         slices=len(mask.voxels),

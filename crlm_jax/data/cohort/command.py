@@ -27,6 +27,7 @@ from crlm_jax.system.files import check_new
 # The layouts that an option goes with; with another layout the option is an error.
 _GOES_WITH = {
     "masks": {"images"},
+    "livers": {"images"},
     "rename_condition": {"images"},
     "label": {"images", "nnunet", "decathlon"},
     "channel": {"nnunet"},
@@ -65,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_layouts(build)
     add = build.add_argument
     add("--masks", metavar="PATTERN", help="with --images; the same {names}")
+    livers = "masks of the liver, with --images; the same {names}; an image may be without"
+    add("--livers", metavar="PATTERN", help=livers)
     add(
         "--condition",
         action="append",
@@ -159,6 +162,7 @@ def _find(layout: str, args: argparse.Namespace) -> Found:
         return from_patterns(
             args.images,
             args.masks,
+            livers=args.livers,
             conditions=args.condition,
             rename=args.rename_condition,
             label=args.label,

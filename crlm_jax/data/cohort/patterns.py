@@ -26,6 +26,7 @@ class Entry:
     mask: Path
     mask_label: str = ""
     split: str = ""
+    liver: Path | None = None  # its mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ def from_patterns(
     images: str,
     masks: str | None,
     *,
+    livers: str | None = None,
     conditions: Sequence[str] = (),
     rename: Sequence[str] = (),
     label: str | None = None,
@@ -52,6 +54,7 @@ def from_patterns(
         or folder name, ``{name:REGEX}`` for a part that matches, ``*`` for any part of a name and
         ``**/`` for any folders. A folder that matches is a DICOM series.
       masks: the same for the masks; a file that fits both patterns is a mask.
+      livers: the same for masks of the liver, which not every image needs; None: there are none.
       conditions: the one condition, if the pattern has no ``{condition}``.
       rename: conditions to rename, each as ``old=new``.
       label: cell `mask_label` of every row.
@@ -61,39 +64,63 @@ def from_patterns(
     """
     if not masks:
         raise CohortError("--images needs --masks with the pattern of the masks' names")
-    both = _names(images), _names(masks)
-    for name in sorted(set(both[0]) ^ set(both[1]) | ({"patient"} - set(both[0]))):
-        raise CohortError(
-            f"{{{name}}} must be in --images and in --masks, to tell which belong together; write "
-            "it into both, or * in its place"
-        )
+    names = _check_names(images, masks, livers)
     if label and not masks.lower().endswith(".dcm") and not re.fullmatch("[1-9][0-9]*", label):
         raise CohortError(f"--label {label!r}: write the number of the label, above 0")
-    found_masks = _match(masks, folders=False)
-    found_images = {k: v for k, v in _match(images, folders=True).items() if k not in found_masks}
+    found_masks, found_livers = (
+        _match(pattern, folders=False) if pattern else {} for pattern in (masks, livers)
+    )
+    found_masks = {k: v for k, v in found_masks.items() if k not in found_livers}
+    others = (*found_masks, *found_livers)
+    found_images = {k: v for k, v in _match(images, folders=True).items() if k not in others}
     if not found_images or not found_masks:
         pattern, option = (images, "--images") if not found_images else (masks, "--masks")
         raise CohortError(f"no file matches {option} {pattern!r}; {what_is_there(pattern)}")
-    if "condition" not in both[0]:
-        renamed = {"": one_condition(conditions, "--images has no {condition}")}
-        if rename:
-            raise CohortError("--rename-condition: --images has no {condition} to rename")
-    elif conditions:
-        raise CohortError("--condition and {condition} in --images: leave one of them out")
-    else:
-        renamed = _rename({v["condition"] for v in found_images.values()}, rename)
-
+    if livers and not found_livers:
+        raise CohortError(f"no file matches --livers {livers!r}; {what_is_there(livers)}")
+    there = {v.get("condition", "") for v in found_images.values()}
+    renamed = _conditions(names, there, conditions, rename)
     image_of, mask_of = _by_values(found_images), _by_values(found_masks)
+    liver_of = _by_values(found_livers)
     entries = []
     for key, image in image_of.items():
         if key in mask_of:
             values = found_images[image]
             condition, split = renamed[values.get("condition", "")], values.get("split", "")
             mask = mask_of[key]
-            entries.append(Entry(values["patient"], condition, image, mask, label or "", split))
+            about = (label or "", split, liver_of.get(key))
+            entries.append(Entry(values["patient"], condition, image, mask, *about))
     unpaired = [f"{image_of[key]}: image without mask" for key in image_of if key not in mask_of]
     unpaired += [f"{mask_of[key]}: mask without image" for key in mask_of if key not in image_of]
-    return Found(tuple(entries), tuple(unpaired))
+    alone = [f"{liver_of[key]}: liver without image" for key in liver_of if key not in image_of]
+    without = sum(entry.liver is None for entry in entries) if livers else 0
+    notes = [f"{without} of {len(entries)} images have no mask of the liver"] * bool(without)
+    return Found(tuple(entries), tuple(unpaired + alone), tuple(notes))
+
+
+def _check_names(images: str, masks: str, livers: str | None) -> list[str]:
+    """Returns the placeholders of the images' pattern, which the other patterns have too."""
+    names = _names(images)
+    for option, pattern in (("--masks", masks), ("--livers", livers or images)):
+        for name in sorted(set(names) ^ set(_names(pattern)) | ({"patient"} - set(names))):
+            raise CohortError(
+                f"{{{name}}} must be in --images and in {option}, to tell which belong together; "
+                "write it into both, or * in its place"
+            )
+    return names
+
+
+def _conditions(
+    names: Sequence[str], there: Iterable[str], conditions: Sequence[str], rename: Sequence[str]
+) -> dict[str, str]:
+    """Returns the name of each condition by the text in the file names, "" where they have none."""
+    if "condition" not in names:
+        if rename:
+            raise CohortError("--rename-condition: --images has no {condition} to rename")
+        return {"": one_condition(conditions, "--images has no {condition}")}
+    if conditions:
+        raise CohortError("--condition and {condition} in --images: leave one of them out")
+    return _rename(there, rename)
 
 
 def _tokens(pattern: str) -> Iterator[tuple[str, str | None, str | None]]:

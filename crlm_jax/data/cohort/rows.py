@@ -2,11 +2,11 @@
 
 The file has one row an image: ``patient,condition,image,mask`` and optionally ``mask_label`` (what
 is tumour in the mask: an integer, a pattern of names such as ``Tumor*``, or ``lesions``; see
-`imaging.masks`), ``b_value`` (s/mm², which image of a diffusion series), ``tumour`` (``yes`` or
-``no``; an image without tumour needs no mask) and ``split`` (``train``, ``validation`` or ``test``;
-absent: drawn, see `cases`). Paths are relative to the file; an image may be a folder, a DICOM
-series; a mask may be several files joined by ``|``, or a pattern. `cells` has the rules of each
-column, `table` those of the text.
+`imaging.masks`), ``liver`` (a mask of the liver, see `reference`), ``b_value`` (s/mm², which image
+of a diffusion series), ``tumour`` (``yes`` or ``no``; an image without tumour needs no mask) and
+``split`` (``train``, ``validation`` or ``test``; absent: drawn, see `cases`). Paths are relative to
+the file; an image may be a folder, a DICOM series; a mask may be several files joined by ``|``, or
+a pattern. `cells` has the rules of each column, `table` those of the text.
 
 A problem names its row as a spreadsheet numbers it (the header is row 1).
 """
@@ -46,7 +46,7 @@ class ImagePair:
     `masks` are the files that make up the mask; without any, the image shows no tumour.
     `mask_label` says what is tumour in them, see `imaging.masks.read_mask`. `tumour` is what the
     file says of the image; None: nothing. `others` are the patient's images of the other
-    conditions of `data.channels`, in their order.
+    conditions of `data.channels`, in their order. `liver` is as in `ImageRow`.
     """
 
     image: Path
@@ -56,17 +56,22 @@ class ImagePair:
     b_value: float | None = None
     tumour: bool | None = None
     others: tuple["ImageRow", ...] = ()
+    liver: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageRow:
-    """A row without its mask; `image`: a file or a DICOM series' folder, `b_value` in s/mm²."""
+    """A row without its mask; `image`: a file or a DICOM series' folder, `b_value` in s/mm².
+
+    `liver` are the files that make up the mask of the liver; none: there is no such mask.
+    """
 
     patient: str
     condition: str
     image: Path
     b_value: float | None
     row: int
+    liver: tuple[Path, ...] = dataclasses.field(default=(), kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +87,9 @@ class Row(ImageRow):
     def pair(self) -> ImagePair:
         """The image and its mask, without patient and condition."""
         return ImagePair(
-            self.image, self.masks, self.mask_label, self.row, self.b_value, self.tumour
-        )
+            self.image, self.masks, self.mask_label, self.row, self.b_value, self.tumour,
+            liver=self.liver,
+        )  # fmt: skip
 
 
 _AnyRow = TypeVar("_AnyRow", bound=ImageRow)
@@ -188,10 +194,14 @@ def _check_header(path: Path, number: int, names: list[str], unused: Sequence[st
 
 
 def _read_image_row(cells: Cells) -> ImageRow:
+    patient = cells.read("patient", parse_patient, "")
+    condition = cells.read("condition", parse_condition, "")
+    image = cells.read("image", lambda text: find_image(text, cells.folder), Path())
     return ImageRow(
-        patient=cells.read("patient", parse_patient, ""),
-        condition=cells.read("condition", parse_condition, ""),
-        image=cells.read("image", lambda text: find_image(text, cells.folder), Path()),
+        patient=patient,
+        condition=condition,
+        image=image,
+        liver=cells.read("liver", lambda text: find_masks(text, cells.folder, image), ()),
         b_value=cells.read("b_value", lambda text: parse_b_value(text, cells.decimal_comma), None),
         row=cells.number,
     )

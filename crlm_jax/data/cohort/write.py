@@ -35,10 +35,13 @@ def write_cohort(out: Path, entries: Sequence[Entry]) -> list[Row]:
             f"patients that differ in upper and lower case only: {', '.join(alike[0])}; rename the "
             "files, since the split takes them for different patients"
         )
-    table: list[tuple] = [(*REQUIRED, "mask_label", "split")]
+    with_liver = any(entry.liver for entry in entries)
+    table: list[tuple] = [(*REQUIRED, "mask_label", "split", *["liver"] * with_liver)]
     for entry in entries:
         image, mask = (_relative(file, out.parent) for file in (entry.image, entry.mask))
-        table.append((entry.patient, entry.condition, image, mask, entry.mask_label, entry.split))
+        cells = (entry.patient, entry.condition, image, mask, entry.mask_label, entry.split)
+        liver = _relative(entry.liver, out.parent) if entry.liver else ""
+        table.append((*cells, *[liver] * with_liver))
     with whole_file(out) as draft:
         draft.write_bytes(to_csv(table).encode())
         rows, problems = read_rows(draft)

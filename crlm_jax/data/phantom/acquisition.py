@@ -67,12 +67,12 @@ def scan_case(rng: np.random.Generator, case: Case, condition: str) -> PhantomSc
         moved = artefacts.slice_motion(rng, scanner.slices, restless)
         lines[0] = (lines[0][0], axes[0] - moved[:, 0], lines[0][2])
     across = (moved[:, 1] / spacing[1]).astype(np.float32)[:, None, None]
-    share = sample_part(lines, tumour)
+    share, liver = sample_part(lines, tumour), sample_part(lines, case.liver)
     make = {"dwi": _dwi, "t2wi": _t2wi, "ct": _ct}[sequence]
     take = _Take(scanner, post, restless, labels, table, lines, axes, across)
     image, displaced = make(rng, take)
     if scanner.mri:
-        share = artefacts.shift_along_y(share, displaced)
+        share, liver = (artefacts.shift_along_y(part, displaced) for part in (share, liver))
     mask = outline(share)
     second = second_reading(rng, mask, axes)
     return PhantomScan(
@@ -81,6 +81,7 @@ def scan_case(rng: np.random.Generator, case: Case, condition: str) -> PhantomSc
         tuple(spacing[::-1]),
         tuple(origin[::-1]),
         second.astype(np.uint8),
+        (outline(liver) | mask).astype(np.uint8),
     )
 
 

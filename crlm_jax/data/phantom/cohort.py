@@ -38,9 +38,12 @@ from crlm_jax.system.files import whole_folder
 from crlm_jax.system.text import to_csv
 
 CONDITIONS = ("pre_dwi", "post_dwi", "pre_t2wi", "post_t2wi", "ct")
-_REVISIONS = {1: 3, 2: 1}  # raise when the images of a seed change
+# Raise when the images of a seed change, or when a file joins them: from 2 on, version 2 has masks
+# of the liver.
+_REVISIONS = {1: 3, 2: 2}
 _KEYS: dict[int, list[int]] = {1: [], 2: [2]}  # the versions draw from different sequences
 _HEADER = ("patient", "condition", "image", "mask", "mask_label", "split")
+_LIVER = "liver"  # a further column of version 2, and the ending of its files
 _README = """\
 These images are a digital phantom. They were computed, they show no patient, and no result on them
 says anything about patients.
@@ -55,6 +58,8 @@ Made by: python -m crlm_jax.data.phantom --version {version} --patients {patient
 _SECOND = """
 *_mask_reader2.nii.gz is the mask of a second reader, whose borders lie 1 or 2 pixels elsewhere. The
 cohort.csv does not name it: it is there to tell how well two readers agree.
+
+*_liver.nii.gz is the mask of the liver with the lesions in it, which the column liver names.
 """
 _Scan = Callable[[np.random.Generator, str], PhantomScan]  # of a patient, under a condition
 
@@ -176,7 +181,11 @@ def _write_cohort(folder: Path, settings: _Settings, workers: int, progress: boo
         for name in lesions
         for condition in settings.conditions
     ]
-    (folder / "cohort.csv").write_bytes(to_csv([_HEADER, *rows]).encode())
+    table: list[tuple[str, ...]] = [_HEADER, *rows]
+    if settings.version > 1:
+        livers = [row[2].replace(".nii.gz", f"_{_LIVER}.nii.gz") for row in rows]
+        table = [(*row, cell) for row, cell in zip(table, [_LIVER, *livers], strict=True)]
+    (folder / "cohort.csv").write_bytes(to_csv(table).encode())
     about = dataclasses.asdict(settings)
     readme = _README.format(**about) + (_SECOND if settings.version > 1 else "")
     (folder / "README.txt").write_text(readme, encoding="utf-8")
@@ -222,6 +231,8 @@ def _write_scan(stem: Path, result: PhantomScan) -> None:
     arrays = [(result.image, ""), (result.mask, "_mask")]
     if result.second is not None:
         arrays.append((result.second, "_mask_reader2"))
+    if result.liver is not None:
+        arrays.append((result.liver, f"_{_LIVER}"))
     for array, ending in arrays:
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(result.spacing)

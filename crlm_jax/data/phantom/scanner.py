@@ -100,7 +100,9 @@ class PhantomScan:
     mask: np.ndarray
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
-    second: np.ndarray | None = None  # the mask of a second reader, uint8; version 2 alone
+    # The mask of a second reader, and that of the liver with its lesions, uint8; version 2 alone.
+    second: np.ndarray | None = None
+    liver: np.ndarray | None = None
 
 
 def signal(scanner: Scanner, rows: np.ndarray) -> np.ndarray:

@@ -151,6 +151,18 @@ def with_neighbours(slices: np.ndarray, shows: np.ndarray, distance: float) -> n
     return np.stack(seen, axis=-1)
 
 
+def without_small(mask: np.ndarray, voxel: float) -> np.ndarray:
+    """Returns the mask (Z, H, W) without lesions smaller than the run keeps; `voxel` in mm³."""
+    least = SETTINGS["min_lesion_mm3"]
+    if not least:
+        return mask
+    labels = sitk.ConnectedComponent(sitk.GetImageFromArray(mask), True)  # corners connect
+    labels = sitk.GetArrayFromImage(labels)
+    large = np.bincount(labels.ravel()) * voxel >= least
+    large[0] = False
+    return large[labels].astype(np.uint8)
+
+
 def lay_over(grey: sitk.Image, like: sitk.Image) -> np.ndarray:
     """Resamples grey levels onto the grid of another scan of the patient: (Z, H, W) float32."""
     axes, others = (np.reshape(scan.GetDirection(), (3, 3)) for scan in (grey, like))
@@ -209,7 +221,7 @@ def segment(
         batch = slice(start, start + BATCH)
         probability = resize(network(slices[batch]), height, width, antialias=False)
         mask[batch] = probability > SETTINGS["threshold"]
-    image = sitk.GetImageFromArray(mask)
+    image = sitk.GetImageFromArray(without_small(mask, math.prod(axial.GetSpacing())))
     image.CopyInformation(axial)
     own = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(scan.GetDirection())
     image = sitk.DICOMOrient(image, own)

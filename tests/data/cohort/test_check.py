@@ -250,6 +250,36 @@ def test_images_without_tumour_need_no_mask(tmp_path):
     ]
 
 
+def test_a_mask_of_the_liver_is_checked_as_the_others_are(tmp_path, capsys):
+    pairs = [write_pair(tmp_path, name, a_mask(ONE)) for name in "abcde"]
+    liver = np.zeros((4, 12, 12), np.uint8)
+    liver[:3] = 1
+    both = liver + a_mask(ONE)  # the tumour in it is a second label
+    cut = liver * ~a_mask(np.s_[2:3])  # a slice of the tumour lies outside
+    for name, voxels in (("a", liver), ("b", both), ("c", cut), ("d", 0 * liver), ("e", liver)):
+        write_volume(tmp_path / f"{name}_liver.nii.gz", voxels)
+    write_volume(tmp_path / "e_liver.nii.gz", liver, spacing=(1.5, 1.5, 6.0))
+    rows = [f"{n},dwi,{pair},{n}_liver.nii.gz" for n, pair in zip("abcde", pairs, strict=True)]
+    path = tmp_path / "cohort.csv"
+    path.write_text("\n".join(["patient,condition,image,mask,liver", *rows[:3]]) + "\n")
+    assert main(["check", str(path)]) == 0
+    said = capsys.readouterr().err
+    assert "b_liver.nii.gz: both of its labels are taken as liver" in said
+    assert "c_liver.nii.gz: 6 of 12 tumour voxels lie outside this mask of the liver" in said
+    assert "a_liver" not in said
+    path.write_text("\n".join(["patient,condition,image,mask,liver", *rows]) + "\n")
+    assert main(["check", str(path)]) == 1
+    errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error")]
+    assert len(errors) == 2
+    assert "row 5: liver mask: " in errors[0]
+    assert "no voxel of it is liver" in errors[0]
+    assert "row 6: liver mask: " in errors[1]
+    assert "spacing" in errors[1]
+    write_volume(tmp_path / "d_liver.nii.gz", both + 3 * a_mask(FAR))
+    found = check_cohort(path).problems[0]
+    assert "has 3 labels, of which one may be the liver" in found
+
+
 def test_a_scan_under_two_patients_is_a_warning(tmp_path):
     cells = write_pair(tmp_path, "a", a_mask(ONE))
     (tmp_path / "copy.nii").write_bytes(b"")

@@ -83,6 +83,29 @@ def test_patterns(capsys):
     assert cases[0].images[0].mask_label == 2
 
 
+def test_masks_of_the_liver_are_found_beside_the_others(capsys):
+    make_hospital()
+    touch("data/p01/dwi_before_liver.nii.gz", "data/p01/T2 after_liver.nii.gz",
+          "data/p02/T2 after_liver.nii.gz")  # fmt: skip
+    pattern = "data/{patient}/{condition}_liver.nii.gz"
+    assert build(*PATTERNS, *RENAME, "--livers", pattern) == 0
+    assert Path("cohort.csv").read_text().startswith("patient,condition,image,mask,mask_label,spl")
+    assert [row.rpartition(",")[2] for row in cells()] == [
+        "data/p01/T2 after_liver.nii.gz", "data/p01/dwi_before_liver.nii.gz",
+        "data/p02/T2 after_liver.nii.gz", "",
+    ]  # fmt: skip
+    assert "1 of 4 images have no mask of the liver" in capsys.readouterr().out
+    (case,) = (c for c in read_cohort("cohort.csv", conditions=["post_t2wi"]) if c.patient == "p01")
+    assert case.images[0].liver == (Path("data/p01/T2 after_liver.nii.gz"),)
+    touch("data/p03/dwi_before_liver.nii.gz")
+    parts = ("p03/dwi_before_liver.nii.gz: liver without image",)
+    refuse(capsys, *PATTERNS, *RENAME, "--livers", pattern, parts=parts)
+    parts = ("no file matches --livers",)
+    refuse(capsys, *PATTERNS, *RENAME, "--livers", "l/{patient}/{condition}.nii", parts=parts)
+    parts = ("{condition} must be in --images and in --livers",)
+    refuse(capsys, *PATTERNS, *RENAME, "--livers", "l/{patient}.nii", parts=parts)
+
+
 def test_built_from_real_files_passes_the_check(tmp_path):
     make_cohort(tmp_path / "scans", patients=4, shape=(2, 12, 12))
     assert build(

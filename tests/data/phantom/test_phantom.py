@@ -82,7 +82,7 @@ def corners(mask: sitk.Image) -> list[np.ndarray]:
 def test_table_lists_every_image_once(cohort, rows, version):
     assert cohort.name == "cohort.csv"
     header = cohort.read_text().splitlines()[0]
-    assert header == "patient,condition,image,mask,mask_label,split"
+    assert header == "patient,condition,image,mask,mask_label,split" + ",liver" * (version == 2)
     assert [row["condition"] for row in rows] == list(CONDITIONS) * PATIENTS
     assert len({row["patient"] for row in rows}) == PATIENTS
     assert all(row["mask_label"] == row["split"] == "" for row in rows)
@@ -248,6 +248,20 @@ def test_wrong_settings_are_an_error(tmp_path, wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         make_phantom(tmp_path / "cohort", **wrong)
     assert not (tmp_path / "cohort").exists()
+
+
+def test_version_2_has_masks_of_the_liver_with_its_lesions(cohort, rows, version):
+    if version == 1:
+        assert not list(cohort.parent.rglob("*_liver.nii.gz"))
+        return
+    for row in rows:
+        mask, liver = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(cohort.parent / row[key])))
+            for key in ("mask", "liver")
+        )
+        assert not (mask & ~liver & 1).any()
+        litres = liver.sum() * np.prod(open_row(cohort, row)[1].GetSpacing()) / 1e6
+        assert 0.8 < litres < 2.5
 
 
 # The second reader

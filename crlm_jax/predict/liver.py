@@ -1,0 +1,141 @@
+"""The liver of a scan, outside which nothing is marked: a mask, or what another run segments.
+
+`--liver` names a file, a run that was trained for the liver, or says whether the masks of the
+cohort's column `liver` count; without it the run says so (`evaluation.liver`).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from crlm_jax.errors import UserError
+from crlm_jax.imaging.conditions import is_ct
+from crlm_jax.imaging.decision import grow, largest_part, outside_of
+from crlm_jax.imaging.volumes import Volume
+from crlm_jax.predict.scans import Scan
+from crlm_jax.predict.segmenter import ScanSegmenter, load
+from crlm_jax.runs.folder import RunFolder
+from crlm_jax.system.files import locate
+
+# mm, by which the liver that a run has segmented is grown: its border cuts off lesions at the
+# surface, and misses some that are as dark as what lies beside the liver.
+MARGIN = 5.0
+_COLUMN, _NONE = "column", "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class LiverOf:
+    """A run that segments the liver of each scan first."""
+
+    segmenter: ScanSegmenter
+    run: str  # as it was named
+
+    def slices(self, volume: Volume, condition: str) -> np.ndarray:
+        """Returns the slices of a scan as the run sees them, (Z, S, S, C) uint8."""
+        return self.segmenter.look([volume], condition).slices
+
+    def find(self, slices: np.ndarray, volume: Volume, doubts: list[str]) -> np.ndarray | None:
+        """Returns where no lesion can be, (Z, H, W) bool: outside the largest part, and `MARGIN`.
+
+        Args:
+          slices: from `slices`.
+          volume: the scan; its voxels are not read.
+          doubts: receives what the user should know.
+        """
+        segmenter = self.segmenter
+        probability = segmenter.probability(slices)
+        mask = segmenter.rule.decide(probability, volume.geometry, volume.padding)
+        if not mask.any():
+            doubts.append(f"{self.run} finds no liver, so that the prediction is not restricted")
+            return volume.padding
+        liver = grow(largest_part(mask), MARGIN, volume.geometry)
+        return outside_of(volume.padding, liver)
+
+    def doubt(self, condition: str) -> list[str]:
+        """Says if a condition is of another modality than those of the run."""
+        own = self.segmenter.config.data.conditions
+        if is_ct(condition) in {is_ct(name) for name in own}:
+            return []
+        return [f"is {condition}, but the liver's run was trained on {', '.join(own)}"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Restriction:
+    """How predictions are restricted to the liver.
+
+    Args:
+      scans: each with the files of its liver's mask, if that counts.
+      run: segments the liver instead; None: no run does.
+      about: a line that says what is used.
+    """
+
+    scans: list[Scan]
+    run: LiverOf | None
+    about: str
+
+
+def decided_by(asked: str | None) -> Literal["none", "column"] | None:
+    """Returns whether `--liver` says that the column counts; None: the run says so."""
+    if asked is None:
+        return None
+    return "column" if asked == _COLUMN else "none"
+
+
+def restrict(scans: Sequence[Scan], asked: str | None, segmenter: ScanSegmenter) -> Restriction:
+    """Decides which livers restrict the predictions.
+
+    Args:
+      scans: from `find_scans`, those of a cohort with the masks of its column.
+      asked: the path of a mask, with `{name}` for several scans; of a run; "column", "none"; None:
+        as the run of the segmenter says.
+      segmenter: of the lesions.
+
+    Raises:
+      UserError: no mask and no run is there, one mask is given for several scans, or the liver's
+        run sees several sequences together.
+    """
+    asked = segmenter.liver if asked is None else asked
+    there = sum(bool(scan.liver) for scan in scans)
+    if asked == _COLUMN:
+        return Restriction([*scans], None, _of_column(there, len(scans)))
+    without = [dataclasses.replace(scan, liver=()) for scan in scans]
+    if asked == _NONE:
+        unused = f" ({there} scans have a mask of it, which --liver column takes)" * bool(there)
+        return Restriction(without, None, f"not restricted to the liver{unused}")
+    path = locate(asked)
+    if RunFolder(path).begun:
+        run = LiverOf(load(path, tta=False), asked)
+        run.segmenter.check_images(1)
+        about = f"restricted to the liver that {asked} segments, and {MARGIN:g} mm around it"
+        return Restriction(without, run, about)
+    return Restriction(
+        _with_files(without, asked), None, f"restricted to the liver mask of {asked}"
+    )
+
+
+def _of_column(there: int, scans: int) -> str:
+    if not there:
+        return "not restricted to the liver: no scan has a mask of it (column liver)"
+    rest = f"; the other {scans - there} are not" * (there < scans)
+    return f"restricted to the liver masks of the column liver: {there} of {scans} scans{rest}"
+
+
+def _with_files(scans: Sequence[Scan], asked: str) -> list[Scan]:
+    if len(scans) > 1 and "{name}" not in asked:
+        raise UserError(
+            f"--liver {asked}: one mask for {len(scans)} scans; write {{name}} where the names of "
+            "the scans stand, give a run, or a cohort.csv with the column liver"
+        )
+    found = []
+    for scan in scans:
+        path = Path(asked.replace("{name}", scan.name)).expanduser()
+        if not path.is_file():
+            raise UserError(
+                f"--liver {path}: no mask and no run is there; give the file of a mask, the folder "
+                f"of a run, '{_COLUMN}' or '{_NONE}'"
+            )
+        found.append(dataclasses.replace(scan, liver=(path,)))
+    return found

@@ -1,0 +1,137 @@
+"""Predictions that are restricted to the liver: by masks, by the cohort's column, by a run."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from crlm_jax.errors import UserError
+from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.predict import liver as predict_liver
+from crlm_jax.predict.ensemble import of_members
+from crlm_jax.predict.liver import restrict
+from crlm_jax.predict.scans import Scan
+from tests.predict.test_command import mask_of, rows, run, scan_file
+from tests.predict.test_segmenter import ball, identity
+
+__all__ = ["run"]  # a fixture
+
+
+def half(path, image, *, shift=0.0) -> np.ndarray:
+    """Writes a liver of the left half of an image; returns it, (Z, H, W) bool."""
+    inside = np.zeros(sitk.GetArrayViewFromImage(image).shape, bool)
+    inside[..., :9] = True
+    mask = sitk.GetImageFromArray(inside.astype(np.uint8))
+    mask.CopyInformation(image)
+    mask.SetOrigin([x + shift for x in image.GetOrigin()])
+    sitk.WriteImage(mask, str(path))
+    return inside
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+def test_a_mask_restricts_mask_lesions_and_probability(tmp_path, run, capsys, ending):
+    scan, liver = scan_file(tmp_path / "scan.nii.gz"), tmp_path / f"liver{ending}"
+    image, ball_inside = ball()
+    inside = half(liver, image)
+    assert run(
+        "--image", scan, "--out", tmp_path / "m.nii.gz", "--probability", tmp_path / "p.nii.gz",
+        "--liver", liver,
+    ) == 0  # fmt: skip
+    np.testing.assert_array_equal(mask_of(tmp_path / "m.nii.gz"), ball_inside & inside)
+    assert not mask_of(tmp_path / "p.nii.gz")[~inside].any()
+    (row,) = rows(tmp_path / "m_lesions.csv")
+    assert float(row["volume_mm3"]) == pytest.approx((ball_inside & inside).sum() * 3.6, abs=0.05)
+    assert f"restricted to the liver mask of {liver}" in capsys.readouterr().out
+
+
+def test_a_mask_of_another_grid_is_one_error(tmp_path, run, capsys):
+    scan, liver = scan_file(tmp_path / "scan.nii.gz"), tmp_path / "liver.nii.gz"
+    half(liver, ball()[0], shift=0.4)
+    assert run("--image", scan, "--out", tmp_path / "m.nii.gz", "--liver", liver) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "liver mask: " in x]
+    assert "resample the mask onto the image's grid" in line
+    assert not (tmp_path / "m.nii.gz").exists()
+
+
+def test_the_column_restricts_the_scans_that_have_a_mask(tmp_path, run, capsys):
+    image, found = ball()
+    for name in "ab":
+        scan_file(tmp_path / f"{name}.nii.gz")
+    inside = half(tmp_path / "a_liver.nii.gz", image)
+    (tmp_path / "cohort.csv").write_text(
+        "patient,condition,image,liver\na,ct,a.nii.gz,a_liver.nii.gz\nb,ct,b.nii.gz,\n"
+    )
+    words = ["--image", tmp_path / "cohort.csv", "--out", tmp_path / "out"]
+    said = {}
+    for asked in ("column", "none", None):
+        assert run(*words, *(["--liver", asked] if asked else [])) == 0
+        said[asked] = capsys.readouterr().out
+        expected = found & inside if asked == "column" else found
+        np.testing.assert_array_equal(mask_of(tmp_path / "out/a_ct.nii.gz"), expected)
+        np.testing.assert_array_equal(mask_of(tmp_path / "out/b_ct.nii.gz"), found)
+    assert "column liver: 1 of 2 scans; the other 1 are not" in said["column"]
+    assert said["none"] == said[None]
+    assert "not restricted to the liver (1 scans have a mask of it" in said[None]
+    # The run's own rule counts where the option is not given.
+    assert run(*words, segmenter=identity(liver="column")) == 0
+    np.testing.assert_array_equal(mask_of(tmp_path / "out/a_ct.nii.gz"), found & inside)
+
+
+def test_a_run_segments_the_liver_first(tmp_path, run, capsys, monkeypatch):
+    scan, other = scan_file(tmp_path / "scan.nii.gz"), tmp_path / "liver_run"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    _, found = ball()
+
+    def network(batch):  # the liver of all slices: their upper rows, and a part for itself
+        out = np.zeros(batch.shape[:3], np.float32)
+        out[:, :20], out[:, 30] = 1, 1
+        return out
+
+    of_liver = dataclasses.replace(identity(), network=network)
+    monkeypatch.setattr(predict_liver, "load", lambda run, **options: of_liver)
+    words = ["--image", scan, "--out", tmp_path / "m.nii.gz", "--liver", other]
+    assert run(*words) == 0
+    rows_left = np.flatnonzero(mask_of(tmp_path / "m.nii.gz").any(axis=(0, 2)))
+    assert found.any(axis=(0, 2))[:27].sum() == 13  # rows 14 to 26 of 1.2 mm
+    assert rows_left.tolist() == list(range(14, 24))  # up to row 19, and 5 mm more
+    text = f"restricted to the liver that {other} segments, and 5 mm around it"
+    assert text in capsys.readouterr().out
+    # A run that finds no liver restricts nothing, and says so.
+    nothing = dataclasses.replace(of_liver, network=lambda batch: np.zeros(batch.shape[:3], "f4"))
+    monkeypatch.setattr(predict_liver, "load", lambda run, **options: nothing)
+    assert run(*words) == 0
+    np.testing.assert_array_equal(mask_of(tmp_path / "m.nii.gz"), found)
+    assert "finds no liver, so that the prediction is not restricted" in capsys.readouterr().err
+
+
+def test_a_liver_that_cannot_be_meant_is_an_error(tmp_path):
+    scans = [Scan(tmp_path / "a", "a"), Scan(tmp_path / "b", "b")]
+    (tmp_path / "b_liver.nii.gz").touch()
+    with pytest.raises(UserError, match=r"one mask for 2 scans; write \{name\}"):
+        restrict(scans, str(tmp_path / "b_liver.nii.gz"), identity())
+    with pytest.raises(UserError, match=r"a_liver.*: no mask and no run is there"):
+        restrict(scans, str(tmp_path / "{name}_liver.nii.gz"), identity())
+    found = restrict(scans[1:], str(tmp_path / "{name}_liver.nii.gz"), identity())
+    assert found.scans[0].liver == (tmp_path / "b_liver.nii.gz",)
+
+
+def test_an_ensemble_writes_down_what_restricts_it(tmp_path):
+    members = [identity(), dataclasses.replace(identity(), fingerprint="e" * 64)]
+    record = json.loads(of_members(members, [tmp_path, tmp_path]).record("restricted to it"))
+    assert record["liver"] == "restricted to it"
+
+
+def test_a_function_takes_a_liver_too():
+    image, found = ball()
+    mask = np.zeros(found.shape, np.uint8)
+    mask[..., :9] = 1
+    liver = sitk.GetImageFromArray(mask)
+    liver.CopyInformation(image)
+    left = sitk.GetArrayFromImage(identity()(image, liver=liver)) > 0
+    np.testing.assert_array_equal(left, found & (mask > 0))
+    liver.SetOrigin((0.0, 0.0, 0.0))
+    with pytest.raises(VolumeError, match="the liver mask and the image differ in origin"):
+        identity()(image, liver=liver)

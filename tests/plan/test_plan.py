@@ -469,12 +469,9 @@ def test_the_documented_plan_scales_in_work_and_says_when_and_with_what():
     assert many["flops"] == pytest.approx(few["flops"], rel=0.01)
     assert {row["chip"] for row in documented["rows"]} == {"v5e", "v6e", "v5p"}
     config = from_json(json.dumps(documented["config"]), "docs/results/plan.json")
-    # The plan is that of 0.1.0, which its page says: these have another default since.
     changed = {text.split(":")[0] for text in differences(config, get_config("scale=paper"))}
-    assert changed == {
-        "data.antialias", "data.mr_window", "data.test_patients", "loss.mask_applied",
-        "phantom.version",
-    }  # fmt: skip
+    assert changed == {"train.precision"}  # what the command gives; all else is today's default
+    assert {row["collectives"]["all-reduce"]["count"] for row in documented["rows"]} == {37}
     text = DOCUMENTED.with_suffix(".md").read_text(encoding="utf-8")
     assert documented["command"] in text
     said = f"{documented['date']}; " + ", ".join(

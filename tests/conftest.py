@@ -21,7 +21,10 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS(sys.argv[:1])
 
 # The files that take minutes, the one with the longest tests first.
-LONGEST = ("test_step.py", "test_parallel.py", "test_main.py", "test_buckets.py", "test_methods.py")
+LONGEST = (
+    "test_step.py", "test_parallel.py", "test_main.py", "test_buckets.py", "test_methods.py",
+    "test_gpu_kit.py", "test_study.py",
+)  # fmt: skip
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[1].parent / "shared"

@@ -31,6 +31,20 @@ def marks(config: Config) -> list[str]:
     return ["phantom"] if is_phantom(config) else []
 
 
+def within_livers(there: int, images: int, what: str) -> str:
+    """Says how many images are restricted to the liver masks of the cohort's column `liver`.
+
+    Args:
+      there: images that have such a mask.
+      images: all of them.
+      what: one of them is called, such as "scan".
+    """
+    if not there:
+        return f"not restricted to the liver: no {what} has a mask of it (column liver)"
+    rest = f"; the other {images - there} are not" * (there < images)
+    return f"restricted to the liver masks of the column liver: {there} of {images} {what}s{rest}"
+
+
 def scale_of(config: Config) -> str:
     """Says at which scale, and by which recipe, a run was trained."""
     recipe = f", {config.recipe} recipe" * (config.recipe != "paper")

@@ -158,7 +158,7 @@ def read_scan(
     asked = dataclasses.replace(scan, condition=condition)
     for text in unknown_conditions([asked], segmenter.config.data.conditions):
         warn(text)
-    volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
+    volume = scan.read()
     for text in image_doubts(volume, condition):
         warn(f"{scan.path}: {text}")
     of_mask: list[str] = []
@@ -169,7 +169,7 @@ def read_scan(
     for text in of_mask:
         warn(f"{mask}: {text}")
     segmenter.check_images(1 + len(scan.others))
-    others = [volumes.read_image(o.path, series=o.series, b_value=o.b_value) for o in scan.others]
+    others = [other.read() for other in scan.others]
     seen = segmenter.look([volume, *others], condition)
     for text in [*([MOTION] if others else []), *seen.doubts]:
         warn(f"{scan.path}: {text}")

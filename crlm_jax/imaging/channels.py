@@ -63,7 +63,8 @@ def lay_over(grey: np.ndarray, volume: Volume, like: Volume) -> tuple[np.ndarray
             f"another sequence shows less than {LEAST:.0%} of the first; the rest of its channel "
             "is black"
         )
-    if _frame(volume) and _frame(like) and _frame(volume) != _frame(like):
+    frames = {each.frame_of_reference for each in (volume, like)} - {None}
+    if len(frames) > 1:
         doubts.append(
             "the DICOM headers of the sequences name different frames of reference, as after the "
             "patient was moved; their positions may not agree"
@@ -93,10 +94,3 @@ def _variances(own: Geometry, like: Geometry) -> list[float]:
     spacing = np.array(own.spacing)
     variances: list[float] = (np.maximum(steps**2 - spacing**2, 0) / _WIDTH**2).tolist()
     return variances
-
-
-def _frame(volume: Volume) -> str:
-    """The UID of the frame of reference of a DICOM image; empty: not known."""
-    if volume.series is None:
-        return ""
-    return str(volume.series.headers[0].get("FrameOfReferenceUID") or "")

@@ -61,6 +61,14 @@ class Volume:
         """Spacing (z, y, x) in mm."""
         return self.geometry.axial_spacing
 
+    @property
+    def frame_of_reference(self) -> str | None:
+        """The Frame of Reference UID; None if the image does not say it, as DICOM alone does.
+
+        Images of one frame have the same patient coordinates.
+        """
+        return self.series.headers[0].get("FrameOfReferenceUID") or None if self.series else None
+
 
 def read_image(
     path: str | Path, *, series: str | None = None, b_value: float | None = None

@@ -27,7 +27,7 @@ from crlm_jax.measures.view import READERS
 from crlm_jax.recist.places import LesionPlaces
 from crlm_jax.recist.registration import Registration
 from crlm_jax.recist.rules import TimePoint
-from crlm_jax.recist.thickness import frame_of_reference, slice_thickness
+from crlm_jax.recist.thickness import slice_thickness
 from crlm_jax.runs.rows import CalibrationRow, CaseRow, FrocRow, LesionRow
 
 
@@ -156,7 +156,7 @@ class Measurement:
                 rule.fewest(volume.geometry),
             )  # fmt: skip
         if len(self.case.images) == 1:
-            self.frame = frame_of_reference(volume)
+            self.frame = volume.frame_of_reference
         if view is not None:
             shown = show_image(
                 self.case, image, measured, own.probability, attribution, config.data

@@ -44,8 +44,14 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="of several runs: also write the standard deviation of their probabilities",
     )
-    add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
-    _add_decision(add)
+    add_segmenting(add)
+    add(
+        "--liver",
+        metavar="MASK",
+        help="mark nothing outside the liver: its mask (with {name} for many scans), a run that "
+        "segments the liver, 'column' (the masks of the cohort's column liver) or 'none' (default: "
+        "as the run says)",
+    )
     add("--overlay", type=local_path, metavar="DIR", help="also draw every slice with a lesion")
     add("--lesions", type=local_path, metavar="CSV", help="list of lesions (default: beside masks)")
     add(
@@ -54,14 +60,6 @@ def _make_parser() -> argparse.ArgumentParser:
         help="in a DICOM-SEG or RTSTRUCT: one segment for all lesions, instead of one for each",
     )
     _add_archive(add)
-    add("--device", help="cpu, gpu, tpu or one of several, such as gpu:1 (default: JAX's first)")
-    add(
-        "--engine",
-        choices=get_args(Asked),
-        default="auto",
-        help="what computes the network (default: OpenVINO in bfloat16 on a CPU that has units for "
-        "it, where it is installed; otherwise XLA)",
-    )
     return parser
 
 
@@ -88,8 +86,9 @@ def _add_out(add: Callable[..., argparse.Action]) -> None:
     )
 
 
-def _add_decision(add: Callable[..., argparse.Action]) -> None:
-    """Adds what decides how a probability becomes a mask."""
+def add_segmenting(add: Callable[..., argparse.Action]) -> None:
+    """Adds how scans are segmented, whichever command does it."""
+    add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
     add("--threshold", type=float, help="probability of tumour (default: that of the run)")
     add(
         "--min-lesion-mm3",
@@ -97,12 +96,13 @@ def _add_decision(add: Callable[..., argparse.Action]) -> None:
         metavar="V",
         help="remove smaller lesions (default: as the run does)",
     )
+    add("--device", help="cpu, gpu, tpu or one of several, such as gpu:1 (default: JAX's first)")
     add(
-        "--liver",
-        metavar="MASK",
-        help="mark nothing outside the liver: its mask (with {name} for many scans), a run that "
-        "segments the liver, 'column' (the masks of the cohort's column liver) or 'none' (default: "
-        "as the run says)",
+        "--engine",
+        choices=get_args(Asked),
+        default="auto",
+        help="what computes the network (default: OpenVINO in bfloat16 on a CPU that has units for "
+        "it, where it is installed; otherwise XLA)",
     )
 
 
@@ -133,7 +133,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line; a usage error ends the program."""
     parser = _make_parser()
     args = parser.parse_args(argv)
-    if args.threshold is not None and not 0 < args.threshold < 1:
-        parser.error(f"--threshold {args.threshold:g}: must be in (0, 1)")
+    check_threshold(parser, args.threshold)
     check_condition(parser, args.condition)
     return args
+
+
+def check_threshold(parser: argparse.ArgumentParser, threshold: float | None) -> None:
+    """Ends the command if `--threshold` is no probability."""
+    if threshold is not None and not 0 < threshold < 1:
+        parser.error(f"--threshold {threshold:g}: must be in (0, 1)")

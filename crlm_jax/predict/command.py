@@ -20,6 +20,7 @@ from crlm_jax.errors import UserError
 from crlm_jax.imaging.channels import MOTION
 from crlm_jax.imaging.dicom.files import is_directory_file
 from crlm_jax.predict import archive
+from crlm_jax.predict.announce import announce
 from crlm_jax.predict.arguments import parse
 from crlm_jax.predict.ensemble import EnsembleSegmenter, load
 from crlm_jax.predict.liver import decided_by, restrict
@@ -36,7 +37,7 @@ from crlm_jax.predict.scans import (
     list_scans,
     unknown_conditions,
 )
-from crlm_jax.predict.segmenter import ScanSegmenter, use_compile_cache
+from crlm_jax.predict.segmenter import ScanSegmenter
 from crlm_jax.predict.stream import predict_scans
 from crlm_jax.predict.together import find_named, is_cohort, join_patients
 from crlm_jax.system.console import print_error, print_stderr
@@ -173,14 +174,7 @@ def _load(args: argparse.Namespace) -> ScanSegmenter:
             f"--uncertainty: {segmenter.name} is one run, which can disagree with nobody; give "
             "several to --run, or leave the option out"
         )
-    if segmenter.engine.name == "XLA":
-        use_compile_cache()
-    if segmenter.engine.note:
-        print_stderr(f"note: {segmenter.engine.note}")
-    if segmenter.marks:
-        print_stderr(
-            "warning: PHANTOM: the run was trained on digital images; its masks are no finding"
-        )
+    announce(segmenter)
     return segmenter
 
 

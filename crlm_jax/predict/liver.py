@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from crlm_jax.config.notices import within_livers
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.decision import grow, largest_part, outside_of
@@ -100,7 +101,7 @@ def restrict(scans: Sequence[Scan], asked: str | None, segmenter: ScanSegmenter)
     asked = segmenter.liver if asked is None else asked
     there = sum(bool(scan.liver) for scan in scans)
     if asked == _COLUMN:
-        return Restriction([*scans], None, _of_column(there, len(scans)))
+        return Restriction([*scans], None, within_livers(there, len(scans), "scan"))
     without = [dataclasses.replace(scan, liver=()) for scan in scans]
     if asked == _NONE:
         unused = f" ({there} scans have a mask of it, which --liver column takes)" * bool(there)
@@ -114,13 +115,6 @@ def restrict(scans: Sequence[Scan], asked: str | None, segmenter: ScanSegmenter)
     return Restriction(
         _with_files(without, asked), None, f"restricted to the liver mask of {asked}"
     )
-
-
-def _of_column(there: int, scans: int) -> str:
-    if not there:
-        return "not restricted to the liver: no scan has a mask of it (column liver)"
-    rest = f"; the other {scans - there} are not" * (there < scans)
-    return f"restricted to the liver masks of the column liver: {there} of {scans} scans{rest}"
 
 
 def _with_files(scans: Sequence[Scan], asked: str) -> list[Scan]:

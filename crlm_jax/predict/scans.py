@@ -52,6 +52,10 @@ class Scan:
     about: str = ""  # of a DICOM series in a folder: description, modality, plane, images
     others: tuple["Scan", ...] = ()  # of the same patient, that the network sees beside it
 
+    def read(self) -> volumes.Volume:
+        """Reads the image; raises VolumeError if that cannot be done."""
+        return volumes.read_image(self.path, series=self.series, b_value=self.b_value)
+
 
 def ending(path: Path) -> str:
     """Returns the ending of an image's name, such as `.nii.gz`; empty if it is not an image's."""

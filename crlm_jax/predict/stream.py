@@ -136,7 +136,7 @@ def _read(segmenter: ScanSegmenter, job: Job, liver: LiverOf | None) -> _Ready:
         format.
     """
     scan = job.scan
-    volume = volumes.read_image(scan.path, series=scan.series, b_value=scan.b_value)
+    volume = scan.read()
     in_dicom = job.mask.suffix == ".dcm"
     if in_dicom and volume.series is None:
         raise VolumeError(
@@ -159,7 +159,7 @@ def _read(segmenter: ScanSegmenter, job: Job, liver: LiverOf | None) -> _Ready:
         doubts.append(f"is {condition}, but the run was trained on {', '.join(own)}")
     if looks_like_a_mask(volume.voxels):
         doubts.append("has two different values only, as a mask has; if it is one, leave it out")
-    others = [volumes.read_image(o.path, series=o.series, b_value=o.b_value) for o in scan.others]
+    others = [other.read() for other in scan.others]
     seen = segmenter.look([volume, *others], condition)
     doubts += seen.doubts
     beside = [f"with image {_print(other.voxels)}" for other in others]

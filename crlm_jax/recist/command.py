@@ -37,7 +37,7 @@ from crlm_jax.recist.output import (
 from crlm_jax.recist.prepared import PreparedImage, prepare
 from crlm_jax.recist.registration import Registration, match_registered, register
 from crlm_jax.recist.rules import TimePoint, compare
-from crlm_jax.recist.thickness import frame_of_reference, slice_thickness
+from crlm_jax.recist.thickness import slice_thickness
 from crlm_jax.system.console import local_path, print_stderr, print_table
 
 
@@ -328,7 +328,7 @@ def _read_scan(mask_path: Path, image_path: Path | None, args: argparse.Namespac
         point=point,
         regions=mask.regions,
         bodies=locate_regions(mask.regions, geometry),
-        frame=None if image is None else frame_of_reference(image),
+        frame=None if image is None else image.frame_of_reference,
         study=None if series is None else series.headers[0].get("StudyInstanceUID") or None,
         view=None if image is None or len(image.geometry.size) < 3 else image.geometry,
         prepared=prepare(image) if args.register and image is not None else None,

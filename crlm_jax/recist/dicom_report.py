@@ -23,14 +23,7 @@ from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.lesions import DISCLAIMER, Lesion
 from crlm_jax.imaging.regions import Region
 from crlm_jax.imaging.volumes import Volume
-from crlm_jax.recist.rules import (
-    LARGER,
-    LARGER_BY,
-    NOT_EVALUABLE,
-    TOLERANCE,
-    Response,
-    TimePoint,
-)
+from crlm_jax.recist.rules import NOT_EVALUABLE, Response, TimePoint, has_progressed
 
 NAME = "crlm_jax RECIST 1.1"
 
@@ -171,12 +164,6 @@ def response_code(response: Response) -> Code:
         return c.NOT_EVALUABLE
     if not response.targets:
         return c.OF_NON_TARGETS.get(category, c.NEW_LESION_PD)
-    if category == "PD" and not _grown(response):
+    if category == "PD" and not has_progressed(response.smallest_sum, response.follow_up_sum):
         return c.NEW_LESION_PD
     return c.OF_TARGETS[category]
-
-
-def _grown(response: Response) -> bool:
-    """Whether the sum itself is a progression (section 4.3.1)."""
-    limit = max(response.smallest_sum * (1 + LARGER), response.smallest_sum + LARGER_BY)
-    return response.follow_up_sum >= limit - TOLERANCE

@@ -216,11 +216,16 @@ def _counted(chosen: list[int], follow_up: TimePoint, match: Match | None) -> li
     return sorted({after for i, after in same if i in chosen})
 
 
+def has_progressed(smallest: float, after: float) -> bool:
+    """Whether a sum in mm is a progression from the smallest one, within `TOLERANCE` (4.3.1)."""
+    return after >= max(smallest * (1 + LARGER), smallest + LARGER_BY) - TOLERANCE
+
+
 def _category(before: float, smallest: float, after: float, *, lesions_left: bool) -> str:
     """Returns the response by sums in mm; limits hold within `TOLERANCE` (4.3.1)."""
     if not lesions_left:
         return "CR"
-    if after >= max(smallest * (1 + LARGER), smallest + LARGER_BY) - TOLERANCE:
+    if has_progressed(smallest, after):
         return "PD"
     if after <= before * (1 - SMALLER) + TOLERANCE:
         return "PR"

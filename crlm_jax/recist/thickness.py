@@ -1,4 +1,4 @@
-"""What DICOM alone says of an image: its slice thickness, and its frame of reference."""
+"""The slice thickness of an image, which DICOM alone says."""
 
 import contextlib
 import math
@@ -18,11 +18,3 @@ def slice_thickness(image: Volume) -> float | None:
             found.append(float(header.get("SliceThickness")))
     known = [value for value in found if math.isfinite(value) and value > 0]
     return max(known, default=None)
-
-
-def frame_of_reference(image: Volume) -> str | None:
-    """Returns the Frame of Reference UID; None if the image does not say it.
-
-    Images of one frame have the same patient coordinates.
-    """
-    return image.series.headers[0].get("FrameOfReferenceUID") or None if image.series else None

@@ -10,13 +10,13 @@ import ssl
 import sys
 import threading
 from collections.abc import Sequence
-from typing import get_args
 
 from crlm_jax import predict
 from crlm_jax.errors import UserError
-from crlm_jax.predict.engine.choice import Asked
+from crlm_jax.predict.announce import announce
+from crlm_jax.predict.arguments import add_segmenting, check_threshold
 from crlm_jax.predict.ensemble import load
-from crlm_jax.predict.segmenter import ScanSegmenter, use_compile_cache
+from crlm_jax.predict.segmenter import ScanSegmenter
 from crlm_jax.runs.folder import read_run
 from crlm_jax.runs.members import find_members
 from crlm_jax.serve.rules import Rule, default_rules, read_rules
@@ -56,13 +56,8 @@ def _make_parser() -> argparse.ArgumentParser:
     group.add_argument("--send-tls", action="store_true", help="also send by TLS")
     group = parser.add_argument_group("segmentation, as in predict")
     add = group.add_argument
-    add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
-    add("--threshold", type=float, help="probability of tumour (default: that of the run)")
-    add("--min-lesion-mm3", type=float, metavar="V",
-        help="remove smaller lesions (default: as the run does)")  # fmt: skip
+    add_segmenting(add)
     add("--no-sr", action="store_true", help="send the DICOM-SEG alone, without a report")
-    add("--device", help="cpu, gpu, tpu or one of several, such as gpu:1 (default: JAX's first)")
-    add("--engine", choices=get_args(Asked), default="auto", help="what computes the network")
     return parser
 
 
@@ -87,8 +82,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line; a usage error ends the program."""
     parser = _make_parser()
     args = parser.parse_args(argv)
-    if args.threshold is not None and not 0 < args.threshold < 1:
-        parser.error(f"--threshold {args.threshold:g}: must be in (0, 1)")
+    check_threshold(parser, args.threshold)
     for name in ("quiet", "interrupted", "room", "keep"):
         if not getattr(args, name) >= 0:
             parser.error(f"--{name}: must be at least 0")
@@ -167,16 +161,9 @@ def _load(args: argparse.Namespace) -> ScanSegmenter:
         device=predict.engine.xla.find_device(args.device) if args.device else None,
         engine=args.engine,
     )  # fmt: skip
-    if segmenter.engine.name == "XLA":
-        use_compile_cache()
-    if segmenter.engine.note:
-        print_stderr(f"note: {segmenter.engine.note}")
+    announce(segmenter)
     if segmenter.liver == "column":
         print_stderr("note: the run was measured within liver masks, which no series comes with")
-    if segmenter.marks:
-        print_stderr(
-            "warning: PHANTOM: the run was trained on digital images; its masks are no finding"
-        )
     return segmenter
 
 

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from crlm_jax import __version__
-from crlm_jax.config.notices import is_phantom, scale_of, warnings
+from crlm_jax.config.notices import is_phantom, scale_of, warnings, within_livers
 from crlm_jax.config.schema import Config
 from crlm_jax.config.selection import LABELS, metric_name
 from crlm_jax.data.cohort.cases import SPLITS, Case
@@ -150,14 +150,7 @@ def describe_mask(config: Config, cases: Sequence[Case]) -> list[tuple[str, str]
     if evaluation.liver == "column":
         tested = [pair for case in cases if case.split == "test" for pair in case.images]
         there = sum(bool(pair.liver) for pair in tested)
-        text = "not restricted to the liver: no test image has a mask of it (column liver)"
-        if there:
-            rest = f"; the other {len(tested) - there} are not" * (there < len(tested))
-            text = (
-                f"restricted to the liver masks of the column liver: {there} of {len(tested)} test "
-                f"images{rest}"
-            )
-        said.append(text)
+        said.append(within_livers(there, len(tested), "test image"))
     return [("masks", "; ".join(said))] if said else []
 
 

@@ -28,6 +28,7 @@ from crlm_jax.imaging.dicom.results import (
     MANUFACTURER,
     SERIES_NUMBERS,
     Algorithm,
+    carrying,
     derive_from,
     derive_uid,
     instance_uid,
@@ -150,16 +151,9 @@ def _write(
     when: datetime.datetime | None,
 ) -> None:
     """Writes a report; `uids` are those of its series and itself, `others` evidence but images."""
-    try:
-        # Invalid values are copied as they are; pydicom would quote them in warnings.
-        with pydicom.config.disable_value_validation():
-            content = _encode(scans, algorithm, uids, others, when)
-    except Exception as error:  # any error of highdicom or pydicom, some quoting patient data
-        names = " and ".join(scan.series.uid for scan in scans)
-        raise VolumeError(
-            f"{path}: series {names} cannot carry a structured report ({type(error).__name__}); "
-            "leave --sr out, and take the list of lesions or --out"
-        ) from error
+    remedy = "leave --sr out, and take the list of lesions or --out"
+    with carrying(path, [scan.series for scan in scans], "a structured report", remedy):
+        content = _encode(scans, algorithm, uids, others, when)
     write_whole(path, content)
 
 

@@ -6,10 +6,12 @@ that comes later gives another object. They are not derived from the clock. The 
 the clock unless they are given; with the same date the file is the same byte for byte.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 import pydicom
@@ -17,6 +19,7 @@ from pydicom.uid import generate_uid
 
 from crlm_jax.imaging.dicom.frames import Frame
 from crlm_jax.imaging.dicom.series import Series
+from crlm_jax.imaging.geometry import VolumeError
 
 Kind = Literal["SEG", "SR", "RTSTRUCT"]
 
@@ -87,6 +90,30 @@ def tracking_uid(series: Series, algorithm: Algorithm, number: int) -> str:
 def name_lesion(number: int) -> str:
     """Returns what a lesion is called in all results: a pattern of `segment_names` finds it."""
     return f"Tumor_{number}"
+
+
+@contextlib.contextmanager
+def carrying(path: Path, of: Sequence[Series], what: str, remedy: str) -> Iterator[None]:
+    """Lets a block put a result together, whose errors name the series and the remedy.
+
+    Args:
+      path: of the result, for messages.
+      of: the series that it belongs to.
+      what: the result, for messages.
+      remedy: what to do instead.
+
+    Raises:
+      VolumeError: any error of the block; the headers of a series are too poor or invalid.
+    """
+    try:
+        # Invalid values are copied as they are; pydicom would quote them in warnings.
+        with pydicom.config.disable_value_validation():
+            yield
+    except Exception as error:  # any error of highdicom or pydicom, some quoting patient data
+        names = " and ".join(series.uid for series in of)
+        raise VolumeError(
+            f"{path}: series {names} cannot carry {what} ({type(error).__name__}); {remedy}"
+        ) from error
 
 
 def frame_of_reference(header: pydicom.Dataset) -> str:

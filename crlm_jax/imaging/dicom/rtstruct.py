@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -23,6 +22,7 @@ from crlm_jax.imaging.dicom.results import (
     MANUFACTURER,
     SERIES_NUMBERS,
     Algorithm,
+    carrying,
     frame_of_reference,
     instance_uid,
     name_lesion,
@@ -32,7 +32,6 @@ from crlm_jax.imaging.dicom.results import (
 )
 from crlm_jax.imaging.dicom.segmentation import count_lesions
 from crlm_jax.imaging.dicom.series import Series
-from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.outlines import trace_outlines
 from crlm_jax.imaging.regions import Region, split
 from crlm_jax.system.files import write_whole
@@ -68,15 +67,8 @@ def write_rtstruct(
       ValueError: the shape of the mask is not that of the series, or its numbers are not 0 … n.
     """
     count = count_lesions(mask, series)
-    try:
-        # Invalid values are copied as they are; pydicom would quote them in warnings.
-        with pydicom.config.disable_value_validation():
-            content = _encode(mask, series, count, algorithm, when)
-    except Exception as error:  # any error of pydicom, some quoting patient data
-        raise VolumeError(
-            f"{path}: series {series.uid} cannot carry contours ({type(error).__name__}); write "
-            "the mask as NIfTI (.nii.gz)"
-        ) from error
+    with carrying(path, [series], "contours", "write the mask as NIfTI (.nii.gz)"):
+        content = _encode(mask, series, count, algorithm, when)
     write_whole(path, content)
 
 

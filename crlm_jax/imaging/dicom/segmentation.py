@@ -19,6 +19,7 @@ from crlm_jax.imaging.dicom.results import (
     MANUFACTURER,
     SERIES_NUMBERS,
     Algorithm,
+    carrying,
     derive_from,
     frame_of_reference,
     instance_uid,
@@ -32,7 +33,7 @@ from crlm_jax.imaging.dicom.results import (
 from crlm_jax.imaging.dicom.segments import object_class, read_segments
 from crlm_jax.imaging.dicom.series import Series
 from crlm_jax.imaging.dicom.sources import as_source_images, put_frame_numbers
-from crlm_jax.imaging.geometry import Geometry, VolumeError
+from crlm_jax.imaging.geometry import Geometry
 from crlm_jax.imaging.regions import fill
 from crlm_jax.system.files import write_whole
 
@@ -93,15 +94,8 @@ def write_segmentation(
       ValueError: the shape of the mask is not that of the series, or its numbers are not 0 … n.
     """
     lesions = max(1, count_lesions(mask, series))
-    try:
-        # Invalid values are copied as they are; pydicom would quote them in warnings.
-        with pydicom.config.disable_value_validation():
-            content = _encode(mask, series, lesions, algorithm, when)
-    except Exception as error:  # any error of highdicom or pydicom, some quoting patient data
-        raise VolumeError(
-            f"{path}: series {series.uid} cannot carry a DICOM segmentation "
-            f"({type(error).__name__}); write the mask as NIfTI (.nii.gz)"
-        ) from error
+    with carrying(path, [series], "a DICOM segmentation", "write the mask as NIfTI (.nii.gz)"):
+        content = _encode(mask, series, lesions, algorithm, when)
     write_whole(path, content)
 
 

@@ -1,0 +1,16 @@
+"""What a command does with a segmenter before it predicts with it."""
+
+from crlm_jax.predict.segmenter import ScanSegmenter, use_compile_cache
+from crlm_jax.system.console import print_stderr
+
+
+def announce(segmenter: ScanSegmenter) -> None:
+    """Tells the user what is to be known of a segmenter, and lets XLA keep its programs."""
+    if segmenter.engine.name == "XLA":
+        use_compile_cache()
+    if segmenter.engine.note:
+        print_stderr(f"note: {segmenter.engine.note}")
+    if segmenter.marks:
+        print_stderr(
+            "warning: PHANTOM: the run was trained on digital images; its masks are no finding"
+        )

@@ -14,7 +14,9 @@ from crlm_jax.data.slices import Slices
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.segment import TrainedSegmenter
 from crlm_jax.method.step import create_state, make_train_step
+from crlm_jax.predict import command as predict_command
 from crlm_jax.system import parallel
+from crlm_jax.system.console import exit_code
 from crlm_jax.training.experiment import prepare
 from crlm_jax.training.loop import segmenter_part
 from tests.cohorts import tiny_config
@@ -57,6 +59,21 @@ def write(path: Path, voxels: np.ndarray, spacing=(1.5, 1.5, 7.0), origin=(0.0, 
     image.SetSpacing(spacing)
     image.SetOrigin(origin)
     sitk.WriteImage(image, str(path))
+
+
+def read(path: Path) -> np.ndarray:
+    """Reads a mask as bool."""
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path))) > 0
+
+
+def dsc(found: np.ndarray, wanted: np.ndarray) -> float:
+    return 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
+
+
+def predict(run: Path, *words) -> int:
+    """Runs the command by XLA; returns its exit code."""
+    words = ("--run", run, "--engine", "xla", *words)
+    return exit_code(predict_command.main, list(map(str, words)))
 
 
 def split_of(patient: int) -> str:

@@ -6,9 +6,10 @@ patients, and are tested on the same. `docs/results/protocol.md` has the protoco
     python -m crlm_jax.study --study configs/studies/clinical.py --workdir runs/clinical
 
 Keys: `scale` (laptop), `seeds` (5), `folds` (none), `cohort` (phantom), `condition`
-(pre_dwi+pre_t2wi: trained on together, tested one by one), `steps` (448 updates: the laptop's 26
-epochs of the phantom's slices with tumour), `threads` (2), `arms` (recipes: paper and clinical;
-parts: both, and the clinical recipe without each of its parts; or some of these, joined by `+`).
+(pre_dwi+pre_t2wi: trained on together, tested one by one), `steps` (448 updates: about the
+laptop's 26 epochs of slices with tumour, which are 477 here), `threads` (2), `arms` (recipes: paper
+and clinical; parts: both, and the clinical recipe without each of its parts; or some of these,
+joined by `+`).
 """
 
 from configs.common import get_config

@@ -18,13 +18,13 @@ from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.evaluate import command as evaluate_command
 from crlm_jax.explain import command as explain_command
 from crlm_jax.export import bundle
-from crlm_jax.predict import command as predict_command
 from crlm_jax.predict import segmenter
 from crlm_jax.system.console import exit_code
 from crlm_jax.training.experiment import describe_data
 from crlm_jax.training.fit_picture import chequered
 from tests import solvable
 from tests.imaging.dicom import dicoms
+from tests.solvable import dsc, predict, read
 
 CHANNELS = ("pre_dwi", "pre_t2wi")
 DEPTH, STEPS = 6, 150
@@ -65,19 +65,6 @@ def pair(cohort) -> tuple[Path, Path, np.ndarray]:
     """DWI and T2WI of a test patient, and the tumour."""
     dwi, t2wi, mask = (cohort.parent / f"6_{name}.nii.gz" for name in ("dwi", "t2wi", "mask"))
     return dwi, t2wi, read(mask)
-
-
-def read(path: Path) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(path))) > 0
-
-
-def dsc(found: np.ndarray, wanted: np.ndarray) -> float:
-    return 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
-
-
-def predict(run: Path, *words) -> int:
-    words = ("--run", run, "--engine", "xla", *words)
-    return exit_code(predict_command.main, list(map(str, words)))
 
 
 def test_the_second_sequence_is_found_and_without_it_there_is_nothing_to_find(

@@ -18,7 +18,7 @@ from crlm_jax.config.schema import Config, ConfigError
 
 # What each part of the clinical recipe sets; without the part, the paper's recipe says it.
 PARTS = {
-    "slices": ("data.train_slices", "train.foreground"),
+    "slices": ("data.train_slices", "train.foreground", "train.tumour_first"),
     "context": ("data.context",),
     "batch_dice": ("loss.dice",),
     "schedule": ("optimizer.schedule", "optimizer.warmup"),

@@ -187,6 +187,7 @@ def _ranges(values: dict[str, Any]) -> list[str]:
         "data.validation_fraction",
         "transunet.dropout",
         "optimizer.warmup",
+        "train.tumour_first",
         "train.ema",
     ):
         if not 0 <= values[name] < 1:

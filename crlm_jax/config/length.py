@@ -16,9 +16,10 @@ def total_steps(config: Config, slices: int) -> int:
 def has_own_length(config: Config) -> bool:
     """Whether a training is planned for its length, so that going on would be another training.
 
-    The learning rate of the polynomial and cosine schedules has fallen to 0 at its end, and a
-    warm-up takes a share of the whole; a refit has the length that validation chose.
+    The learning rate of the polynomial and cosine schedules has fallen to 0 at its end, a warm-up
+    and the updates on tumour alone take a share of the whole, and a refit has the length that
+    validation chose.
     """
-    optimizer = config.optimizer
-    falls = optimizer.schedule in ("polynomial", "cosine")
-    return falls or optimizer.warmup > 0 or bool(config.train.refit)
+    falls = config.optimizer.schedule in ("polynomial", "cosine")
+    shares = config.optimizer.warmup > 0 or config.train.tumour_first > 0
+    return falls or shares or bool(config.train.refit)

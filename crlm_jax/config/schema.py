@@ -191,6 +191,8 @@ class Train:
     # before its steps.
     patience: int = 0
     foreground: float = 0.0  # share of a batch that is drawn from the slices with tumour alone
+    # Share of the updates, the first ones, whose whole batch is drawn from the slices with tumour.
+    tumour_first: float = 0.0
     seed: int = 0
     # Folder of a run whose newest checkpoint this training goes on from: weights, batch statistics,
     # optimiser and step. `steps` counts those of that run too.

@@ -34,6 +34,7 @@ _BEFORE = {
     "evaluation.min_lesion_mm3": 0.0,
     "evaluation.liver": "none",
     "optimizer.warmup": 0.0,
+    "train.tumour_first": 0.0,
     "train.init": "",
     "train.select": "paper",
     "train.refit": "",

@@ -54,6 +54,7 @@ def train_batches(
     process: tuple[int, int] = (0, 1),
     workers: int = 0,
     foreground: float = 0.0,
+    tumour_steps: int = 0,
     tumour: Sequence[int] | np.ndarray = (),
 ) -> Iterator[Batch]:
     """Returns this process's share of the endless training batches.
@@ -71,7 +72,9 @@ def train_batches(
         last ones, all but ``round(batch_size * (1 - foreground))``, as in nnU-Net v2 (PyPI
         nnunetv2 2.8.1), whose own share is 0.33. nnU-Net draws scan and slice with replacement;
         here each of the two sequences gives every record once an epoch.
-      tumour: indices of the records with tumour; read if `foreground` is above 0.
+      tumour_steps: the number of steps, from step 0, all of whose places are kept for slices with
+        tumour.
+      tumour: indices of the records with tumour; read if places are kept for them.
 
     Returns:
       An iterator over dicts: `image` uint8 (b, S, S, C) and `mask` uint8 (b, S, S, 1),
@@ -83,14 +86,11 @@ def train_batches(
       UserError: `workers` is above 0 and the shared memory of this machine is full.
     """
     mine = _share(batch_size, *process)
-    tumour = np.asarray(tumour)
-    if foreground and not len(tumour):
-        raise ValueError(f"foreground {foreground} needs the indices of records with tumour")
-    free = round(batch_size * (1 - foreground))
+    order = _Order(seed, batch_size, foreground, tumour_steps, len(source), np.asarray(tumour))
 
     def load(step: int) -> Batch:
         places = range(batch_size)[mine]
-        records = _records(seed, step, places, batch_size, free, len(source), tumour)
+        records = [order.record(step, place) for place in places]
         pairs = [source[record] for record in records]
         photometric = np.tile(_IDENTITY, (len(places), 1))
         if limits.enabled and limits.policy == "paper":
@@ -141,25 +141,42 @@ def _record(seed: int, length: int, position: int, purpose: int = _SHUFFLE) -> i
     return int(_permutation(length, seed, epoch, purpose)[place])
 
 
-def _records(
-    seed: int,
-    step: int,
-    places: Sequence[int],
-    batch_size: int,
-    free: int,
-    length: int,
-    tumour: np.ndarray,
-) -> list[int]:
-    """Returns the records at some places of a batch, of which the first `free` may be any."""
-    kept = batch_size - free
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """Which record is at which place of which batch."""
 
-    def at(place: int) -> int:
-        if place < free:
-            return _record(seed, length, step * free + place)
-        position = step * kept + place - free
-        return int(tumour[_record(seed, len(tumour), position, _SHUFFLE_TUMOUR)])
+    seed: int
+    batch_size: int
+    foreground: float  # share of the places that are kept for tumour
+    tumour_steps: int  # at the beginning, with every place kept
+    length: int  # records
+    tumour: np.ndarray  # the records with tumour
 
-    return [at(place) for place in places]
+    def __post_init__(self) -> None:
+        if (self.foreground or self.tumour_steps) and not len(self.tumour):
+            raise ValueError(
+                f"foreground {self.foreground} and {self.tumour_steps} tumour_steps need the "
+                "indices of records with tumour"
+            )
+
+    @property
+    def free(self) -> int:
+        """Places of a batch that may show any record."""
+        return round(self.batch_size * (1 - self.foreground))
+
+    def record(self, step: int, place: int) -> int:
+        """Returns the record; either sequence goes on where the step before has left it."""
+        later = step - self.tumour_steps
+        if later < 0:
+            return self._with_tumour(step * self.batch_size + place)
+        if place < self.free:
+            return _record(self.seed, self.length, later * self.free + place)
+        used = self.tumour_steps * self.batch_size + later * (self.batch_size - self.free)
+        return self._with_tumour(used + place - self.free)
+
+    def _with_tumour(self, position: int) -> int:
+        number = _record(self.seed, len(self.tumour), position, _SHUFFLE_TUMOUR)
+        return int(self.tumour[number])
 
 
 def _paper(

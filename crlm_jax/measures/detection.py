@@ -60,16 +60,18 @@ class LesionScores:
             self.found[_size(reference_lesions[number - 1])] += 1
         return pairs
 
-    def values(self) -> dict[str, float | int]:
+    def values(self) -> dict[str, float | int | None]:
         """Computes the values named in `LESION`.
 
             lesion_sensitivity = found / reference    lesion_precision = found / predicted
             lesion_f1 = 2 · found / (reference + predicted)
 
-        Without any lesion in either mask the three are 1, with lesions in one mask alone they are
-        0: the rule of `overlap`. `lesions_…` and `found_…` count the reference lesions, and those
-        found, by the diameter of the reference lesion: < 10 mm (`lt10`), 10 to 20 mm with both
-        bounds (`10to20`), > 20 mm (`gt20`). To report a cohort, sum the counts over its cases.
+        As in `overlap`, precision and F1 are 1 without any lesion in either mask, and 0 with
+        lesions in one mask alone; a reference without lesions has no sensitivity (None).
+
+        `lesions_…` and `found_…` count the reference lesions, and those found, by the diameter of
+        the reference lesion: < 10 mm (`lt10`), 10 to 20 mm with both bounds (`10to20`), > 20 mm
+        (`gt20`). To report a cohort, sum the counts over its cases.
         """
         reference, found = sum(self.reference.values()), sum(self.found.values())
         agree = float(self.predicted == reference == 0)
@@ -79,7 +81,7 @@ class LesionScores:
             self.predicted,
             found,
             self.predicted - found,
-            found / reference if reference else agree,
+            found / reference if reference else None,
             found / self.predicted if self.predicted else agree,
             2 * found / (reference + self.predicted) if reference + self.predicted else agree,
             *(count[size] for size in SIZES for count in counts),

@@ -62,19 +62,20 @@ def overlap(counts: Counts) -> dict[str, float]:
         recall = TP / (TP + FN)         precision = TP / (TP + FP)
         F1 = 2 · precision · recall / (precision + recall)
 
-    F1 of one case equals DSC; the paper reports both. Two empty masks agree: every metric is 1.
-    If one mask alone is empty, every metric is 0, also recall without a reference and precision
-    without a prediction, whose quotients are 0/0.
+    F1 of one case equals DSC; the paper reports both. Two empty masks agree: DSC, IoU, F1 and
+    precision are 1. If one mask alone is empty they are 0, precision without a prediction too. An
+    empty reference has no recall: nothing is there to be found.
 
     Example:
       >>> overlap(Counts(both=1, prediction_only=1, reference_only=0))["recall"]
       1.0
 
     Returns:
-      The metrics by name, each in [0, 1].
+      The metrics by name, each in [0, 1]; without `recall` if the reference is empty.
     """
-    if counts.empty_prediction and counts.empty_reference:
-        return dict.fromkeys(OVERLAP, 1.0)
+    if counts.empty_reference:
+        agree = float(counts.empty_prediction)
+        return {name: agree for name in OVERLAP if name != "recall"}
     if counts.both == 0:
         return dict.fromkeys(OVERLAP, 0.0)
     predicted = counts.both + counts.prediction_only

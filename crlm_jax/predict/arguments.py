@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
+from crlm_jax.imaging.lattice import RESAMPLE
 from crlm_jax.predict import archive
 from crlm_jax.predict.engine.choice import Asked
 from crlm_jax.predict.scans import add_scan_arguments, check_condition
@@ -52,6 +53,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "segments the liver, 'column' (the masks of the cohort's column liver) or 'none' (default: "
         "as the run says)",
     )
+    add("--resample-masks", action="store_true", help=RESAMPLE)
     add("--overlay", type=local_path, metavar="DIR", help="also draw every slice with a lesion")
     add("--lesions", type=local_path, metavar="CSV", help="list of lesions (default: beside masks)")
     add(

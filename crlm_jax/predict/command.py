@@ -145,7 +145,9 @@ def _predict(
     _check(args, segmenter, jobs, warn)
     liver = restrict([job.scan for job in jobs], args.liver, segmenter)
     jobs = [replace(job, scan=own) for job, own in zip(jobs, liver.scans, strict=True)]
-    found, failed = predict_scans(segmenter, jobs, warn=warn, liver=liver.run)
+    found, failed = predict_scans(
+        segmenter, jobs, warn=warn, liver=liver.run, resample_masks=args.resample_masks
+    )
     done = len(jobs) - len(failed)
     if done:
         where = jobs[0].mask if len(jobs) == 1 else jobs[0].mask.parent

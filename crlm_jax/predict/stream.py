@@ -1,8 +1,9 @@
 """Many scans through a segmenter: one is read and another written while the network computes."""
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import TypeVar
 
@@ -52,7 +53,12 @@ class _Ready:
 
 
 def predict_scans(
-    segmenter: ScanSegmenter, jobs: Sequence[Job], *, warn: Warn, liver: LiverOf | None = None
+    segmenter: ScanSegmenter,
+    jobs: Sequence[Job],
+    *,
+    warn: Warn,
+    liver: LiverOf | None = None,
+    resample_masks: bool = False,
 ) -> tuple[list[LesionRow], list[tuple[Scan, str]]]:
     """Predicts scans in order; the next one is read and the last one written meanwhile.
 
@@ -62,10 +68,12 @@ def predict_scans(
       warn: called with every doubt about a scan.
       liver: segments the liver of each scan first, to which its prediction is restricted; None: the
         masks that the scans have restrict it.
+      resample_masks: take liver masks on other grids, as the run's `data.resample_masks` does.
 
     Returns:
       The lesions of all scans, and the scans that failed, each with the reason.
     """
+    resample = resample_masks or segmenter.config.data.resample_masks
     found: list[LesionRow] = []
     failed: list[tuple[Scan, str]] = []
 
@@ -87,12 +95,8 @@ def predict_scans(
         tqdm(total=0, desc="predict", unit="slice", disable=None) as bar,
     ):
         written = None  # the last scan that was predicted, and the future of its writing
-        ahead = reading.submit(_read, segmenter, jobs[0], liver)
-        for i, job in enumerate(jobs):
-            current = ahead
-            if i + 1 < len(jobs):
-                futures.wait([current])  # the second scan is in memory before a third is read
-                ahead = reading.submit(_read, segmenter, jobs[i + 1], liver)
+        read = functools.partial(_read, segmenter, liver=liver, resample=resample)
+        for i, (job, current) in enumerate(_ahead(reading, read, jobs)):
             ready = result_of(job, current)
             if ready is None:
                 continue
@@ -108,6 +112,19 @@ def predict_scans(
         if written:
             collect(*written)
     return found, failed
+
+
+def _ahead(
+    thread: futures.Executor, read: Callable[[Job], _Ready], jobs: Sequence[Job]
+) -> "Iterator[tuple[Job, futures.Future[_Ready]]]":
+    """Gives the scans in order, each read while the caller is busy with the one before."""
+    ahead = thread.submit(read, jobs[0])
+    for i, job in enumerate(jobs):
+        current = ahead
+        if i + 1 < len(jobs):
+            futures.wait([current])  # the second scan is in memory before a third is read
+            ahead = thread.submit(read, jobs[i + 1])
+        yield job, current
 
 
 def _restrict(ready: _Ready, liver: LiverOf | None) -> _Ready:
@@ -128,7 +145,7 @@ def _compute(
     return average(each), each
 
 
-def _read(segmenter: ScanSegmenter, job: Job, liver: LiverOf | None) -> _Ready:
+def _read(segmenter: ScanSegmenter, job: Job, *, liver: LiverOf | None, resample: bool) -> _Ready:
     """Reads and windows a scan.
 
     Raises:
@@ -166,7 +183,6 @@ def _read(segmenter: ScanSegmenter, job: Job, liver: LiverOf | None) -> _Ready:
     inside = None
     if scan.liver:
         said: list[str] = []
-        resample = segmenter.config.data.resample_masks
         inside = read_liver(scan.liver, volume, resample=resample, doubts=said)
         doubts += [f"liver mask: {text}" for text in said]
         beside.append(f"in liver {_print(inside)}")

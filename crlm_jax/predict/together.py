@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from crlm_jax.data.cohort.channels import incomplete
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.bvals import find_bvals
 from crlm_jax.imaging.dicom.files import is_dicom
@@ -72,17 +73,16 @@ def join_patients(source: Path, scans: Sequence[Scan], channels: Sequence[str]) 
         if scan.condition is not None and scan.condition in channels:
             own = patients.setdefault(scan.patient, {name: [] for name in channels})
             own[scan.condition].append(scan)
-    problems = []
-    for patient, own in patients.items():
-        for name, found in own.items():
-            if not found or (len(found) > 1 and name != channels[0]):
-                problems.append(
-                    f"{source}: patient {patient!r} has {len(found) or 'no'} image(s) of {name}, "
-                    "but the run sees one of each condition together; give one, or take the "
-                    "patient out"
-                )
+    problems = incomplete(
+        source,
+        {
+            patient: {name: [str(scan.path) for scan in found] for name, found in own.items()}
+            for patient, own in patients.items()
+        },
+        channels,
+    )
     if not patients:
-        problems.append(f"{source}: has no row with {', '.join(channels)}, which the run sees")
+        problems = [f"{source}: has no row with {', '.join(channels)}, which the run sees"]
     if problems:
         raise UserError("\n".join(problems))
     return [

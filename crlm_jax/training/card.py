@@ -60,6 +60,7 @@ def describe_run(
             f"stages {stages}; {count(state.critic)} numbers"
         )
     devices, warmup = jax.devices(), config.optimizer.warmup
+    tumour_first = config.train.tumour_first
     return [
         ("experiment", f"{config.name}, {config.method}, {scale_of(config)}, "
                        f"seed {config.train.seed}, crlm_jax {__version__}"),
@@ -76,7 +77,9 @@ def describe_run(
                      f"{_describe_planes(config)}; "
                      f"{'Adam' if config.optimizer.name == 'adam' else 'SGD'}, learning rate "
                      f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"
-                     + f" after a warm-up of {warmup:.0%}" * bool(warmup)),
+                     + f" after a warm-up of {warmup:.0%}" * bool(warmup)
+                     + f"; the first {tumour_first:.0%} on slices with tumour alone"
+                     * bool(tumour_first)),
         ("files", f"{folder.path}: {folder.listing()}"),
     ]  # fmt: skip
 

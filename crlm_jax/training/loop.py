@@ -138,7 +138,7 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
                 )
         shares = make_shares(config, networks, experiment.mesh)
         profiler = stack.enter_context(Profiler(folder.profile, profile, start))
-        batches = _batches(config, slices, start)
+        batches = _batches(config, slices, start, schedule)
         board = stack.enter_context(open_board(config, folder, start))
         log = TrainLog(folder.log, start if found else -1, config, _name_record(slices), board)
         patience = Patience(config.train.patience, _validations(folder, config, start))
@@ -205,7 +205,8 @@ def _name_record(slices: Slices) -> Callable[[int], str]:
     return name
 
 
-def _batches(config: Config, slices: Slices, start: int) -> Iterator[pipeline.Batch]:
+def _batches(config: Config, slices: Slices, start: int, planned: int) -> Iterator[pipeline.Batch]:
+    """Returns the batches from a step on, of a training planned for a number of updates."""
     return pipeline.train_batches(
         slices.source("train"),
         config.augment,
@@ -215,5 +216,6 @@ def _batches(config: Config, slices: Slices, start: int) -> Iterator[pipeline.Ba
         process=(jax.process_index(), jax.process_count()),
         workers=config.data.workers,
         foreground=config.train.foreground,
+        tumour_steps=round(config.train.tumour_first * planned),
         tumour=np.flatnonzero(slices.index("train")["tumour"]),
     )

@@ -30,6 +30,7 @@ YOUNGER = {
     "evaluation.min_lesion_mm3": 0.0,
     "evaluation.liver": "none",
     "optimizer.warmup": 0.0,
+    "train.tumour_first": 0.0,
     "train.init": "",
     "train.select": "paper",
     "train.refit": "",
@@ -159,6 +160,7 @@ def test_the_clinical_recipe_is_asked_for_beside_scale_and_method():
     paper, clinical = (load("cross_pre", arg) for arg in (None, "recipe=clinical"))
     assert load("cross_pre", "recipe=paper") == paper
     assert (clinical.recipe, clinical.data.train_slices) == ("clinical", "all")
+    assert (paper.train.tumour_first, clinical.train.tumour_first) == (0, 0.5)
     assert (clinical.optimizer.schedule, clinical.evaluation.liver) == ("cosine", "column")
     assert clinical.segmenter == paper.segmenter
     assert from_json(to_json(clinical), "x") == validate(clinical)

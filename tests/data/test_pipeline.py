@@ -255,9 +255,36 @@ def test_last_places_are_kept_for_tumour(source, batch_size, foreground, kept, p
         assert len(epochs) < 4 or epochs[:2] != epochs[2:4]
 
 
-def test_foreground_that_cannot_be(source):
-    with pytest.raises(ValueError, match=r"foreground 0\.33 needs the indices of records"):
-        train_batches(source, Augment(), batch_size=8, seed=0, foreground=0.33)
+def test_first_steps_show_tumour_alone(source):
+    first, kept, tumour = 4, 3, np.array(TUMOUR)
+    options = {"foreground": 0.33, "tumour_steps": first, "tumour": tumour}
+    records = np.array([batch["record"] for batch in take(source, 30, **options)])
+    assert set(records[:first].ravel()) == set(TUMOUR)
+    free, later = np.split(records[first:], [8 - kept], axis=1)
+    assert set(free.ravel()) == set(range(LENGTH))
+    # Both are sequences without a gap: later steps end the epoch of tumour that the first began.
+    for part, whole in (
+        (free.ravel(), list(range(LENGTH))),
+        (np.concatenate([records[:first].ravel(), later.ravel()]), TUMOUR),
+    ):
+        epochs = [part[i : i + len(whole)].tolist() for i in range(0, len(part), len(whole))]
+        assert all(sorted(epoch) == whole for epoch in epochs[:-1])
+    # The rest of the training is that of the batches without such a beginning.
+    plain = take(source, 26, foreground=0.33, tumour=tumour)
+    np.testing.assert_array_equal(free, [batch["record"][:5] for batch in plain])
+
+
+def test_a_start_within_the_first_steps_and_after_goes_on(source):
+    options = {"foreground": 0.33, "tumour_steps": 4, "tumour": np.array(TUMOUR)}
+    whole = take(source, 8, **options)
+    for start in (3, 4, 6):
+        assert_same(take(source, 8 - start, start_step=start, **options), whole[start:])
+
+
+@pytest.mark.parametrize("options", [{"foreground": 0.33}, {"tumour_steps": 3}])
+def test_tumour_places_without_tumour(source, options):
+    with pytest.raises(ValueError, match="need the indices of records with tumour"):
+        train_batches(source, Augment(), batch_size=8, seed=0, **options)
 
 
 def test_a_batch_that_cannot_be_shared(source):

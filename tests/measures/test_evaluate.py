@@ -153,7 +153,7 @@ def test_the_csv_leaves_an_undefined_cell_empty(known, measured, tmp_path):
     told = summary.summarise(config, measured, {})
     summary.write_results(RunFolder(tmp_path), measured, {}, told, [])
     line = next(x for x in (tmp_path / "cases.csv").read_text().splitlines() if "clean" in x)
-    assert line.startswith("clean,ct,3,0,1.000000,1.000000,1.000000,1.000000,1.000000,,,,,,,,,,,")
+    assert line.startswith("clean,ct,3,0,1.000000,1.000000,,1.000000,1.000000,,,,,,,,,,,")
 
 
 def test_distances_lesions_and_volumes_of_known_cases(measured):

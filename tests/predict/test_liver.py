@@ -51,8 +51,23 @@ def test_a_mask_of_another_grid_is_one_error(tmp_path, run, capsys):
     half(liver, ball()[0], shift=0.4)
     assert run("--image", scan, "--out", tmp_path / "m.nii.gz", "--liver", liver) == 1
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "liver mask: " in x]
-    assert "resample the mask onto the image's grid" in line
+    assert "--resample-masks" in line
     assert not (tmp_path / "m.nii.gz").exists()
+
+
+def test_the_remedy_of_another_grid_works(tmp_path, run, capsys):
+    """The option that the error names takes the mask, and says so."""
+    scan, liver = scan_file(tmp_path / "scan.nii.gz"), tmp_path / "liver.nii.gz"
+    image, ball_inside = ball()
+    inside = half(liver, image, shift=0.4)
+    arguments = ["--image", scan, "--out", tmp_path / "m.nii.gz", "--liver", liver]
+    assert run(*arguments, "--resample-masks") == 0
+    found = mask_of(tmp_path / "m.nii.gz")
+    assert found.any()
+    assert not found[..., 11:].any()
+    assert (found & ~ball_inside).sum() == 0
+    assert (found != (ball_inside & inside)).sum() < 0.2 * found.sum()
+    assert "resampled" in capsys.readouterr().err
 
 
 def test_the_column_restricts_the_scans_that_have_a_mask(tmp_path, run, capsys):

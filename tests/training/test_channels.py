@@ -102,7 +102,7 @@ def test_prediction_of_a_cohort_puts_rows_together_by_patient(solved, cohort, tm
     kept = [line for line in cohort.read_text().splitlines() if not line.startswith("p3,pre_t2wi")]
     lacking.write_text("\n".join(kept) + "\n")
     assert predict(solved.folder, "--image", lacking, "--out", tmp_path / "masks") == 1
-    assert "patient 'p3' has no image(s) of pre_t2wi" in capsys.readouterr().err
+    assert "patient 'p3' has pre_dwi but no row with pre_t2wi" in capsys.readouterr().err
 
 
 def test_dicom_series_are_laid_over_each_other(solved, pair, tmp_path):
@@ -185,7 +185,7 @@ def test_patients_without_a_sequence_are_named_with_the_remedy(cohort, tmp_path)
     assert "patient 'p2' has pre_dwi but no row with pre_t2wi" in said[0]
     assert "take the patient's rows with pre_dwi out" in said[0]
     assert "patient 'p4' has pre_t2wi but no row with pre_dwi" in said[1]
-    assert "patient 'p5' has 2 images of pre_t2wi (rows " in said[2]
+    assert "patient 'p5' has 2 images of pre_t2wi (row " in said[2]
 
 
 @pytest.mark.parametrize(

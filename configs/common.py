@@ -50,15 +50,14 @@ def _clinical(config: Config) -> None:
     The paper trains on slices with tumour alone, so that its network has never seen a liver without
     and marks something in most slices. Here all slices are trained on, each with those below and
     above, and a third of each batch has tumour. The first half of the training sees slices with
-    tumour alone, without which a short training learns to mark nothing. The Dice loss is that of
-    the whole batch, since that of a slice without tumour has no gradient. The checkpoint is chosen
-    by whole volumes. What is marked outside the liver, where the cohort has its mask, or is smaller
-    than a lesion that a report would name, is removed.
+    tumour alone, without which a short training learns to mark nothing. Slices without tumour act
+    through BCE: their Dice loss has hardly a gradient. The checkpoint is chosen by whole volumes.
+    What is marked outside the liver, where the cohort has its mask, or is smaller than a lesion
+    that a report would name, is removed.
     """
     config.data.train_slices, config.train.foreground = "all", 1 / 3
     config.train.tumour_first = 0.5
     config.data.context = 1
-    config.loss.dice = "batch"
     config.optimizer.schedule, config.optimizer.warmup = "cosine", 0.05
     config.train.ema, config.train.select = 0.98, "clinical"
     config.evaluation.mirror = True

@@ -8,8 +8,8 @@ patients, and are tested on the same. `docs/results/protocol.md` has the protoco
 Keys: `scale` (laptop), `seeds` (5), `folds` (none), `cohort` (phantom), `condition`
 (pre_dwi+pre_t2wi: trained on together, tested one by one), `steps` (448 updates: about the
 laptop's 26 epochs of slices with tumour, which are 477 here), `threads` (2), `arms` (recipes: paper
-and clinical; parts: both, and the clinical recipe without each of its parts; or some of these,
-joined by `+`).
+and clinical; parts: both, the paper's with what the clinical one removes from the masks, and the
+clinical one without each of its parts; or some of these, joined by `+`).
 """
 
 from configs.common import get_config
@@ -20,7 +20,6 @@ from crlm_jax.config.schema import Config, ConfigError
 PARTS = {
     "slices": ("data.train_slices", "train.foreground", "train.tumour_first"),
     "context": ("data.context",),
-    "batch_dice": ("loss.dice",),
     "schedule": ("optimizer.schedule", "optimizer.warmup"),
     "average": ("train.ema",),
     "choice": ("train.select",),
@@ -29,21 +28,24 @@ PARTS = {
     "liver": ("evaluation.liver",),
 }
 RECIPES = ("paper", "clinical")
-ARMS = (*RECIPES, *(f"without_{part}" for part in PARTS))
+REMOVAL = "paper_removal"  # the paper's recipe with what the clinical one removes afterwards
+ARMS = (*RECIPES, REMOVAL, *(f"without_{part}" for part in PARTS))
 
 
 def _arm(name: str, scale: str, conditions: tuple[str, ...]) -> Config:
-    """Returns the config of a recipe, or of the clinical one without a part."""
+    """Returns the config of a recipe, or of one with some of the other's parts."""
 
     def recipe(own: str) -> Config:
         return get_config("recipes", conditions, f"scale={scale},recipe={own}")
 
     if name in RECIPES:
         return recipe(name)
-    config, paper = recipe("clinical"), recipe("paper")
-    for field in PARTS[name.removeprefix("without_")]:
-        group, own = field.split(".")
-        setattr(getattr(config, group), own, getattr(getattr(paper, group), own))
+    if name == REMOVAL:
+        config, other, parts = recipe("paper"), recipe("clinical"), ("size", "liver")
+    else:
+        config, other, parts = recipe("clinical"), recipe("paper"), (name.removeprefix("without_"),)
+    for group, own in (field.split(".") for part in parts for field in PARTS[part]):
+        setattr(getattr(config, group), own, getattr(getattr(other, group), own))
     return config
 
 

@@ -253,7 +253,11 @@ def test_the_clinical_study_trains_both_recipes_equally_long():
     parts = dict(clinical.get_study("seeds=1,arms=parts"))
     flat = {name: flatten(validate(config)) for name, config in parts.items()}
     whole = flat.pop("recipes/clinical/seed0")
-    del flat["recipes/paper/seed0"]
+    papers = flat.pop("recipes/paper/seed0")
+    removal = flat.pop("recipes/paper_removal/seed0")
+    assert {k for k in papers if papers[k] != removal[k]} == {
+        "evaluation.min_lesion_mm3", "evaluation.liver"
+    }  # fmt: skip
     changed = [{k for k in whole if whole[k] != each[k]} for each in flat.values()]
     assert all(changed)
     assert sum(map(len, changed)) == len(set().union(*changed))  # each field in one arm

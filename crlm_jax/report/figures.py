@@ -174,9 +174,13 @@ def _draw_froc(axes: Axes, points: Sequence[FrocPoint], threshold: float) -> Non
     if known:
         x, y, at = map(np.array, zip(*known, strict=True))
         axes.plot(x, y, "o-", color=_COLOURS[1], markersize=4)
+        limit = max(1.0, 1.2 * x.max())
         axes.set_xscale("symlog", linthresh=1)
+        # Doubled, as FROC curves are read; the scale's own ticks are powers of ten.
+        axes.set_xticks([0, 0.5, *(2**i for i in range(int(np.log2(limit)) + 1))])
+        axes.minorticks_off()
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlim(0, max(1.0, 1.2 * x.max()))
+        axes.set_xlim(0, limit)
         chosen = int(np.abs(at - threshold).argmin())
         axes.plot(x[chosen], y[chosen], "o", markersize=11, markerfacecolor="none", color="black")
         for i in sorted({0, chosen, len(at) - 1}):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crlm_jax.measures.calibration import Reliability
-from crlm_jax.measures.froc import Sweep, points
+from crlm_jax.measures.froc import FrocPoint, Sweep, points
 from crlm_jax.report import figures, page
 from crlm_jax.report.probability import sections
 from crlm_jax.runs.finished import read_finished
@@ -85,3 +85,13 @@ def test_the_figure_draws_the_points(run):
     )
     assert froc.lines[1].get_markersize() > froc.lines[0].get_markersize()  # the run's, ringed
     assert figure.get_suptitle() == "phantom"
+
+
+def test_the_froc_axis_is_read_by_twos():
+    """It is linear up to 1 and logarithmic beyond."""
+    curve = [FrocPoint(0.01, 1.0, 7.07), FrocPoint(0.5, 0.5, 2.1), FrocPoint(0.99, 0.0, 0.0)]
+    reliability = tuple(np.array([0.5]) for _ in range(3))
+    axes = figures.probability(reliability, curve, 0.5, "phantom").axes[2]
+    axes.figure.canvas.draw()
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "0.5", "1", "2", "4", "8"]
+    assert not axes.xaxis.get_minorticklocs().size

@@ -14,6 +14,7 @@ from tests.models.parity import (
     FLOAT64,
     assert_close,
     check_norms,
+    compiled,
     count,
     fill,
     nchw,
@@ -85,7 +86,7 @@ def measured(model, dtype):
 
             return jax.value_and_grad(loss, has_aux=True)(params)
 
-        (loss, heads), grads = jax.jit(train)(params, x)
+        (loss, heads), grads = compiled(train, dtype)(params, x)
         return loss, heads, parameters(grads)
 
 

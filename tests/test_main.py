@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import random
 import re
 import signal
@@ -29,6 +30,7 @@ from tests.processes import (
     words,
 )
 
+KILLS = int(os.environ.get("CRLM_JAX_KILLS", "6"))  # twenty take a minute and a half
 FILES = {
     "config.json", "data.json", "train.jsonl", "checkpoints", "cases.csv", "lesions.csv",
     "calibration.csv", "froc.csv",
@@ -262,7 +264,7 @@ def test_the_module_is_the_command(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_ends_with_the_same_bits(cohort, cache, tmp_path):
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(cohort, cache, tmp_path):
     """kill -9 at random moments, start again: the parameters of an undisturbed run."""
     config = tiny_config(cohort, cache)
     config.train.steps, config.train.checkpoint_every = 200, 4
@@ -274,7 +276,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_bits(cohort, cache, tmp_pa
     whole.join(PATIENCE)
     assert whole.exitcode == 0
     rng, reached = random.Random(0), set()
-    for kill in range(20):
+    for kill in range(KILLS):
         process = fork(words(config, killed), output)
         target = last_step(killed) + rng.randint(1, 8)
         if kill % 4 == 3:  # at any moment, in its start too
@@ -290,7 +292,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_bits(cohort, cache, tmp_pa
         process.join(PATIENCE)
         assert process.exitcode == -signal.SIGKILL
         reached.add(last_step(killed))
-    assert len(reached) > 10
+    assert len(reached) > KILLS / 2
     last = fork(words(config, killed), output)
     last.join(PATIENCE)
     assert last.exitcode == 0

@@ -3,6 +3,7 @@
 from crlm_jax.config.schema import Config
 
 FIELDS = ("train.steps", "train.epochs", "train.patience")  # of a configuration: the length alone
+PATIENCE = "train.patience"  # ends a training before its planned length, which stays
 
 
 def total_steps(config: Config, slices: int) -> int:
@@ -13,13 +14,19 @@ def total_steps(config: Config, slices: int) -> int:
     return config.train.steps or max(1, config.train.epochs * slices // config.train.batch_size)
 
 
-def has_own_length(config: Config) -> bool:
-    """Whether a training is planned for its length, so that going on would be another training.
+def planned_by(config: Config) -> list[str]:
+    """Names the fields that plan a training for its length: a longer one would be another.
 
     The learning rate of the polynomial and cosine schedules has fallen to 0 at its end, a warm-up
     and the updates on tumour alone take a share of the whole, and a refit has the length that
     validation chose.
     """
-    falls = config.optimizer.schedule in ("polynomial", "cosine")
-    shares = config.optimizer.warmup > 0 or config.train.tumour_first > 0
-    return falls or shares or bool(config.train.refit)
+    optimizer, train = config.optimizer, config.train
+    fields = {
+        f"optimizer.schedule = {optimizer.schedule!r}": optimizer.schedule
+        in ("polynomial", "cosine"),
+        f"optimizer.warmup = {optimizer.warmup:g}": optimizer.warmup,
+        f"train.tumour_first = {train.tumour_first:g}": train.tumour_first,
+        f"train.refit = {train.refit!r}": train.refit,
+    }
+    return [field for field, plans in fields.items() if plans]

@@ -41,7 +41,8 @@ def within_livers(there: int, images: int, what: str) -> str:
     """
     if not there:
         return f"not restricted to the liver: no {what} has a mask of it (column liver)"
-    rest = f"; the other {images - there} are not" * (there < images)
+    left = images - there
+    rest = f"; {left} {'is' if left == 1 else 'are'} not" * bool(left)
     return f"restricted to the liver masks of the column liver: {there} of {images} {what}s{rest}"
 
 

@@ -31,14 +31,15 @@ def share_run(run: str | Path, out: Path) -> Path:
 
     Args:
       run: folder of a finished run; nothing in it is changed.
-      out: new, empty, or such a folder, which is replaced.
+      out: new, empty, or such a folder, which is replaced unless its model card was edited.
 
     Returns:
       The folder.
 
     Raises:
       ConfigError: the folder holds no run.
-      UserError: the run is not finished, lies in a bucket, or `out` holds something else.
+      UserError: the run is not finished, lies in a bucket, or `out` holds something else, or a
+        model card with other words.
     """
     source, out = RunFolder(locate(run)), out.resolve()
     _check_out(out)
@@ -50,7 +51,12 @@ def share_run(run: str | Path, out: Path) -> Path:
     with Checkpoints(source.checkpoints, begun.train.keep, saves=False) as saved:
         best = saved.best
     if best is None:
-        raise UserError(f"{source.path}: the run has no complete checkpoint; train it first")
+        raise UserError(
+            f"{source.path}: no complete checkpoint; train the run first, or name one of "
+            "the runs where the folder is that of folds or of an evaluation"
+        )
+    card = model_card(pathless(finished.config), finished, best)
+    _check_card(out / MODEL_CARD, card)
     with whole_folder(out, _check_out) as folder:
         shared = RunFolder(folder)
         shutil.copytree(source.checkpoints / str(best), shared.checkpoints / str(best))
@@ -61,7 +67,6 @@ def share_run(run: str | Path, out: Path) -> Path:
                 shutil.copyfile(path, folder / path.name)
         shared.data.write_text(_nameless(source), encoding="utf-8")
         shared.config.write_text(to_json(pathless(begun)), encoding="utf-8")
-        card = model_card(pathless(finished.config), finished, best)
         (folder / MODEL_CARD).write_text(card, encoding="utf-8")
     return out
 
@@ -72,6 +77,15 @@ def _check_out(out: Path) -> None:
         r"MODEL_CARD\.md|config\.json|data\.json|threshold\.json|train\.jsonl|checkpoints",
         MODEL_CARD,
     )
+
+
+def _check_card(path: Path, card: str) -> None:
+    """Raises UserError if a card is there that says something else: its words are not lost."""
+    if path.exists() and path.read_text(encoding="utf-8") != card:
+        raise UserError(
+            f"{path}: was edited, or is of another state of the run, and would be replaced; move "
+            "it away, or give another --out"
+        )
 
 
 def pathless(config: Config) -> Config:

@@ -189,8 +189,8 @@ def check_same_grid(between: str, mask: Geometry, image: Geometry) -> None:
 
 
 _ON_THE_GRID = (
-    "resample the mask onto the image's grid (--resample-masks does it), or give the image that "
-    "the mask was drawn on"
+    "resample the mask onto the image's grid (--resample-masks does it; in a training, "
+    "--config.data.resample_masks=true), or give the image that the mask was drawn on"
 )
 
 

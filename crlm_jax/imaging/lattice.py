@@ -182,11 +182,13 @@ _CROPPED = (
 _UNPLACED = (
     "{} differ in size ({} voxels), and the mask's header does not say which part of the image it "
     "covers; export or resample the mask onto the image's grid, with its header, or if the mask is "
-    "a crop from the image's first voxel on, give --resample-masks"
+    "a crop from the image's first voxel on, give --resample-masks (in a training, "
+    "--config.data.resample_masks=true)"
 )
 _OTHER_GRID = (
     "{} lie on grids that are shifted or turned; resample the mask onto the image's grid "
-    "(--resample-masks does it), or give the image that the mask was drawn on"
+    "(--resample-masks does it; in a training, --config.data.resample_masks=true), or give the "
+    "image that the mask was drawn on"
 )
 
 

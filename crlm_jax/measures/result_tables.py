@@ -35,21 +35,25 @@ def result_rows(summary: Summary) -> list[list[str]]:
         for protocol, suffix in SUFFIX.items():
             means = [found for name in OVERLAP if (found := values.means.get(name + suffix))]
             if means:
-                numbers = [str(means[0]["n"]), *map(format_mean, means)]
-                rows.append([condition, SHORT[protocol], *numbers])
+                n = means[0]["n"]
+                cells = [_cell(value, n) for value in means]
+                rows.append([condition, SHORT[protocol], str(n), *cells])
     return rows
+
+
+def _cell(value: Numbers, n: float | None) -> str:
+    """Writes a mean; of fewer cases than the row's `n`, with its own: not all have a value."""
+    fewer = value["n"] and value["n"] != n
+    return format_mean(value) + f", n = {value['n']}" * bool(fewer)
 
 
 def clinical_rows(summary: Summary) -> list[list[str]]:
     """Returns surfaces, lesions and volumes under `CLINICAL_HEADER`: means with their intervals."""
-    return [
-        [
-            condition,
-            str(values.means["hd95"]["n"]),
-            *(format_mean(values.means[name]) for name in _CLINICAL),
-        ]
-        for condition, values in summary.conditions.items()
-    ]
+    rows = []
+    for condition, values in summary.conditions.items():
+        n = values.means["hd95"]["n"]
+        rows.append([condition, str(n), *(_cell(values.means[name], n) for name in _CLINICAL)])
+    return rows
 
 
 def size_rows(summary: Summary) -> list[list[str]]:

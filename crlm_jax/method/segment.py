@@ -126,7 +126,10 @@ def load_best(config: Config, checkpoints: Path, mesh: Mesh) -> TrainedSegmenter
     Raises:
       FileNotFoundError: the folder holds no complete checkpoint.
     """
-    none = FileNotFoundError(f"{checkpoints}: no complete checkpoint; train the run first")
+    none = FileNotFoundError(
+        f"{checkpoints}: no complete checkpoint; train the run first, or name one of the runs "
+        "where the folder is that of folds or of an evaluation"
+    )
     if not checkpoints.is_dir():  # opening it would make the folder
         raise none
     segmenter = create_segmenter(config)

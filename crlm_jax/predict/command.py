@@ -213,4 +213,5 @@ def _print_failures(
     for scan, reason in failed:
         print_error(named(reason if str(scan.path) in reason else f"{scan.path}: {reason}"))
     if failed and jobs > 1:
-        print_stderr(f"{len(failed)} of {jobs} scans failed; the others are done")
+        done = "; the others are done" * (len(failed) < jobs)
+        print_stderr(f"{len(failed)} of {jobs} scans failed{done}")

@@ -33,25 +33,27 @@ class LiverOf:
 
     segmenter: ScanSegmenter
     run: str  # as it was named
+    found: list[bool] = dataclasses.field(default_factory=list)  # whether, scan by scan
 
     def slices(self, volume: Volume, condition: str) -> np.ndarray:
         """Returns the slices of a scan as the run sees them, (Z, S, S, C) uint8."""
         return self.segmenter.look([volume], condition).slices
 
-    def find(self, slices: np.ndarray, volume: Volume, doubts: list[str]) -> np.ndarray | None:
+    def find(self, slices: np.ndarray, volume: Volume) -> np.ndarray | None:
         """Returns where no lesion can be, (Z, H, W) bool: outside the largest part, and `MARGIN`.
+
+        None if no liver is found.
 
         Args:
           slices: from `slices`.
           volume: the scan; its voxels are not read.
-          doubts: receives what the user should know.
         """
         segmenter = self.segmenter
         probability = segmenter.probability(slices)
         mask = segmenter.rule.decide(probability, volume.geometry, volume.padding)
-        if not mask.any():
-            doubts.append(f"{self.run} finds no liver, so that the prediction is not restricted")
-            return volume.padding
+        self.found.append(bool(mask.any()))
+        if not self.found[-1]:
+            return None
         liver = grow(largest_part(mask), MARGIN, volume.geometry)
         return outside_of(volume.padding, liver)
 
@@ -70,12 +72,23 @@ class Restriction:
     Args:
       scans: each with the files of its liver's mask, if that counts.
       run: segments the liver instead; None: no run does.
-      about: a line that says what is used.
+      asked: a line that says what is used.
     """
 
     scans: list[Scan]
     run: LiverOf | None
-    about: str
+    asked: str
+
+    @property
+    def about(self) -> str:
+        """Says what was used, once the scans are predicted."""
+        if self.run is None:
+            return self.asked
+        found, scans = sum(self.run.found), len(self.run.found)
+        if not found:
+            return f"not restricted to the liver: {self.run.run} finds none"
+        rest = "; in the others it finds no liver, and they are not restricted" * (found < scans)
+        return f"{self.asked}: {found} of {scans} scans{rest}"
 
 
 def decided_by(asked: str | None) -> Literal["none", "column"] | None:
@@ -109,7 +122,11 @@ def restrict(scans: Sequence[Scan], asked: str | None, segmenter: ScanSegmenter)
     path = locate(asked)
     if RunFolder(path).begun:
         run = LiverOf(load(path, tta=False), asked)
-        run.segmenter.check_images(1)
+        if channels := run.segmenter.config.data.channels:
+            raise UserError(
+                f"--liver {asked}: that run sees {', '.join(channels)} of a patient together, and "
+                "a run for the liver sees one image; give one trained without data.channels"
+            )
         about = f"restricted to the liver that {asked} segments, and {MARGIN:g} mm around it"
         return Restriction(without, run, about)
     return Restriction(

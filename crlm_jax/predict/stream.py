@@ -131,8 +131,12 @@ def _restrict(ready: _Ready, liver: LiverOf | None) -> _Ready:
     """Segments the liver of a scan, if a run is to do so."""
     if liver is None or ready.liver is None:
         return ready
-    outside = liver.find(ready.liver, ready.volume, ready.doubts)
-    return dataclasses.replace(ready, outside=outside, liver=None)
+    outside = liver.find(ready.liver, ready.volume)
+    if outside is None:
+        doubt = f"{liver.run} finds no liver, so that the prediction is not restricted"
+        return dataclasses.replace(ready, doubts=[*ready.doubts, doubt], liver=None)
+    beside = [*ready.beside, f"in liver by {liver.segmenter.fingerprint}"]
+    return dataclasses.replace(ready, beside=beside, outside=outside, liver=None)
 
 
 def _compute(
@@ -190,7 +194,6 @@ def _read(segmenter: ScanSegmenter, job: Job, *, liver: LiverOf | None, resample
     if liver is not None:
         doubts += liver.doubt(condition)
         of_liver = liver.slices(volume, condition)
-        beside.append(f"in liver by {liver.segmenter.fingerprint}")
     without = dataclasses.replace(volume, voxels=np.empty((0, 0, 0), np.float32))
     return _Ready(
         without, condition, seen.slices, seen.grey if job.overlay else None, doubts, beside,

@@ -219,12 +219,13 @@ def _goes_on(begun: Config, config: Config, folder: RunFolder) -> bool:
     """
     if differences(begun, config, besides=length.FIELDS):
         return False
-    if length.has_own_length(begun):
+    changed = differences(begun, config)
+    planned = length.planned_by(begun)
+    if planned and differences(begun, config, besides=(length.PATIENCE,)):
         raise WorkdirError(
-            f"{folder.path} is of {'; '.join(differences(begun, config))}, and "
-            "its learning rate falls, or its validation chose, for that length; give another "
-            "--workdir, and to begin there with these weights, --config.train.init="
-            f"{folder.path}"
+            f"{folder.path} is of {'; '.join(changed)}, and its course "
+            f"({', '.join(planned)}) is planned for that length; give another --workdir, and to "
+            f"begin there with these weights, --config.train.init={folder.path}"
         )
     try:
         slices = int(json.loads(folder.data.read_bytes())["train"]["slices"])

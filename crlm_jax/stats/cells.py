@@ -6,6 +6,16 @@ from crlm_jax.stats import comparison
 from crlm_jax.stats.comparison import Numbers
 
 
+def format_p(p: float) -> str:
+    """Writes a p value; three decimals, since more say nothing of so few patients.
+
+    Example:
+      >>> format_p(0.0452), format_p(2e-5)
+      ('0.045', '< 0.001')
+    """
+    return f"{p:.3f}" if p >= 0.0005 else "< 0.001"
+
+
 def format_mean(value: Numbers, digits: int = 2) -> str:
     """Writes a mean with its interval, as `0.81 (0.76–0.85)`; `–` where there is none.
 
@@ -36,7 +46,7 @@ def compared_rows(compared: Sequence[tuple[list[str], Numbers]]) -> list[list[st
     shown = [(cells, difference) for cells, difference in compared if difference["n"]]
     p_values = [p for _, difference in shown if (p := difference["p"]) is not None]
     return [
-        [*cells, str(difference["n"]), format_mean(difference), f"{p:.3f}", f"{adjusted:.3f}"]
+        [*cells, str(difference["n"]), format_mean(difference), format_p(p), format_p(adjusted)]
         for (cells, difference), p, adjusted in zip(
             shown, p_values, comparison.holm(p_values), strict=True
         )

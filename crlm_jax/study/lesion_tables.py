@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from crlm_jax.measures import froc
 from crlm_jax.measures.table import SIZES
 from crlm_jax.runs.rows import FrocRow, read_froc
-from crlm_jax.stats.cells import format_mean
+from crlm_jax.stats.cells import format_mean, format_p
 from crlm_jax.stats.crossed import crossed_difference
 from crlm_jax.study.seeds import SeedResult, Systems
 from crlm_jax.study.tables import conditions_of, mean_of, values_by_run
@@ -54,7 +54,7 @@ def _compared(
     totals = [sum(sum(values[run].values()) for run in both) for values in (ours, first)]
     share = f"{totals[0] / totals[1]:.0%}" if totals[1] else "–"
     p = difference["p"]
-    return [share, format_mean(difference, digits=1), "–" if p is None else f"{p:.3f}"]
+    return [share, format_mean(difference, digits=1), "–" if p is None else format_p(p)]
 
 
 def _shares(seeds: Sequence[SeedResult], condition: str) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from crlm_jax.measures.result_tables import OVERLAP_HEADER
 from crlm_jax.measures.table import OVERLAP_PAPER
 from crlm_jax.stats import comparison
-from crlm_jax.stats.cells import format_mean
+from crlm_jax.stats.cells import format_mean, format_p
 from crlm_jax.stats.comparison import Numbers
 from crlm_jax.stats.crossed import crossed_difference
 from crlm_jax.study import paper_results
@@ -129,7 +129,7 @@ def _compared_rows(compared: Sequence[tuple[list[str], Numbers]]) -> list[list[s
                 str(difference["n"]),
                 format_mean(difference, digits=3),
                 "–" if spread is None else f"{spread:.3f}",
-                *(("–", "–") if p is None else (f"{p:.3f}", f"{next(adjusted):.3f}")),
+                *(("–", "–") if p is None else (format_p(p), format_p(next(adjusted)))),
             ]
         )
     return rows

@@ -33,6 +33,7 @@ def describe_run(
     data: Mapping[str, Mapping[str, Any]],
     state: TrainState,
     steps: int,
+    planned: int,
 ) -> list[tuple[str, str]]:
     """Returns the lines of the run card, as pairs (name, text).
 
@@ -42,6 +43,7 @@ def describe_run(
       data: patients and slices by split, from `describe_data`.
       state: before the training.
       steps: of the whole training.
+      planned: by which its course is planned, from `lengths`.
     """
 
     def count(tree: nnx.State) -> str:
@@ -60,7 +62,7 @@ def describe_run(
             f"stages {stages}; {count(state.critic)} numbers"
         )
     devices, warmup = jax.devices(), config.optimizer.warmup
-    tumour_first = config.train.tumour_first
+    tumour_steps = round(config.train.tumour_first * planned)
     return [
         ("experiment", f"{config.name}, {config.method}, {scale_of(config)}, "
                        f"seed {config.train.seed}, crlm_jax {__version__}"),
@@ -78,8 +80,8 @@ def describe_run(
                      f"{'Adam' if config.optimizer.name == 'adam' else 'SGD'}, learning rate "
                      f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"
                      + f" after a warm-up of {warmup:.0%}" * bool(warmup)
-                     + f"; the first {tumour_first:.0%} on slices with tumour alone"
-                     * bool(tumour_first)),
+                     + f"; up to step {tumour_steps:,} on slices with tumour alone"
+                     * bool(tumour_steps)),
         ("files", f"{folder.path}: {folder.listing()}"),
     ]  # fmt: skip
 

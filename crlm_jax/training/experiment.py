@@ -12,6 +12,7 @@ from crlm_jax.config.schema import Config, ConfigError, validate
 from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import SPLITS, Case, read_cohort, with_validation_trained
 from crlm_jax.data.cohort.channels import with_channels
+from crlm_jax.data.cohort.reference import check_livers
 from crlm_jax.data.phantom.cohort import cached_phantom
 from crlm_jax.data.slices import Slices
 from crlm_jax.errors import UserError
@@ -43,7 +44,7 @@ from crlm_jax.training.card import (
     show_results,
 )
 from crlm_jax.training.fit_picture import write_fit
-from crlm_jax.training.loop import Experiment, find_init, fit
+from crlm_jax.training.loop import Experiment, find_init, fit, step_of_init
 from crlm_jax.training.measuring import conclude, measure_best
 from crlm_jax.training.refit import lengths, read_refit
 from crlm_jax.training.threshold import describe_threshold, settle_threshold
@@ -157,11 +158,16 @@ def _run(
     doubts = [f"{MOTION}; see {folder.channels.name}"] * bool(config.data.channels)
     doubts += [*prepared.doubts, *(doubts_of_test(init.path, data["test"]) if init else ())]
     check_records(folder, data, prepared.digest)
+    steps, planned = lengths(config, data["train"]["slices"], refit)
+    if not folder.begun:  # before the folder is this run's, and hours go by
+        if init:
+            step_of_init(config, steps)
+        if config.evaluation.liver == "column":
+            check_livers(prepared.cases, resample=config.data.resample_masks)
     if parallel.is_main() and (aside := set_aside(folder)):
         console.print(f"what the run had found so far is kept in {aside}")
     keep_records(config, folder, data, prepared.digest)
-    steps, _ = lengths(config, data["train"]["slices"], refit)
-    card = describe_run(config, folder, data, state, steps)
+    card = describe_run(config, folder, data, state, steps, planned)
     card.insert(3, ("patients", describe_split(prepared.cases, config)))
     card += describe_small_lesions(config, prepared) + describe_mask(config, prepared.cases)
     card += [("doubt", doubt) for doubt in doubts]

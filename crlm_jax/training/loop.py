@@ -84,25 +84,45 @@ def find_init(config: Config) -> RunFolder:
     return source
 
 
-def take_over(config: Config, state: TrainState) -> tuple[int, TrainState]:
+def step_of_init(config: Config, steps: int) -> int:
+    """Returns the step of the newest checkpoint of the run `train.init`.
+
+    Args:
+      config: the experiment that begins there.
+      steps: its updates, those of that run included.
+
+    Raises:
+      ConfigError: no run is there, it has no checkpoint, or no update would be left.
+    """
+    source = find_init(config)
+    with Checkpoints(source.checkpoints, config.train.keep, saves=False) as saved:
+        step = saved.latest
+    if step is None:
+        raise ConfigError(
+            f"train.init = {config.train.init!r}: that run has no complete checkpoint yet; train "
+            "it first"
+        )
+    if step >= steps:
+        raise ConfigError(
+            f"train.init = {config.train.init!r}: that run is at step {step:,}, and this one has "
+            f"{steps:,} in all; set more by --config.train.steps"
+        )
+    return step
+
+
+def take_over(config: Config, state: TrainState, steps: int) -> tuple[int, TrainState]:
     """Returns the step and the state of the newest checkpoint of the run `train.init`.
 
     Without an average there, the average begins with the weights.
 
     Raises:
-      ConfigError: no run is there, or it has no checkpoint.
+      ConfigError: as of `step_of_init`.
       CheckpointError: its checkpoint is of other networks or of another optimiser.
     """
-    source = find_init(config)
+    step, source = step_of_init(config, steps), find_init(config)
     averaged = bool(read_begun(source.path).train.ema)
     like = dataclasses.replace(state, average=state.weights if averaged else None)
     with Checkpoints(source.checkpoints, config.train.keep, saves=False) as saved:
-        step = saved.latest
-        if step is None:
-            raise ConfigError(
-                f"train.init = {config.train.init!r}: that run has no complete checkpoint yet; "
-                "train it first"
-            )
         found = with_parts(like, saved.load(step, checkpoint_parts(like)))
     if state.average is None:
         return step, dataclasses.replace(found, average=None)
@@ -130,12 +150,7 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
         if found:
             state = with_parts(state, found)
         elif config.train.init:
-            start, state = take_over(config, state)
-            if start >= steps:
-                raise ConfigError(
-                    f"train.init: that run is at step {start:,}, and this one has {steps:,} in "
-                    "all; set more by --config.train.steps"
-                )
+            start, state = take_over(config, state, steps)
         shares = make_shares(config, networks, experiment.mesh)
         profiler = stack.enter_context(Profiler(folder.profile, profile, start))
         batches = _batches(config, slices, start, schedule)

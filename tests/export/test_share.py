@@ -87,6 +87,15 @@ def test_a_training_goes_on_from_it(run, shared, tmp_path):
     assert experiment.run(config, tmp_path / "next") is not None
 
 
+def test_an_edited_card_is_not_lost(run, tmp_path):
+    card = share_run(run, tmp_path / "out") / "MODEL_CARD.md"
+    share_run(run, tmp_path / "out")  # nothing was changed, and nothing is lost
+    card.write_text(card.read_text() + "Licence: CC BY 4.0\n")
+    with pytest.raises(UserError, match=r"MODEL_CARD\.md: was edited"):
+        share_run(run, tmp_path / "out")
+    assert card.read_text().endswith("Licence: CC BY 4.0\n")
+
+
 def test_what_cannot_be_shared_is_one_error(run, tmp_path, capsys):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").touch()

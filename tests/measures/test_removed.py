@@ -7,6 +7,8 @@ import pytest
 
 from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import read_cohort
+from crlm_jax.data.cohort.reference import check_livers
+from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.measures import evaluate
@@ -111,6 +113,8 @@ def test_a_liver_of_another_grid_is_one_error(cohort):
     config, slices = change(cohort[0], 0.0, "column"), cohort[1]
     (path,) = next(case.images[0].liver for case in slices.cases if case.patient == "a")
     write_volume(path, np.ones((3, SIDE, SIDE), np.int16), spacing=(1.5, 1.5, 6.0))
+    with pytest.raises(CohortError, match=r"cohort row \d+: liver mask: .*resample_masks=true"):
+        check_livers(slices.cases)  # what a training does first
     with pytest.raises(VolumeError, match=r"liver mask: the mask .*a_liver.* differ in spacing"):
         evaluate.evaluate_cases(config, slices, segment)
 
@@ -121,7 +125,7 @@ def test_the_card_says_what_is_removed(cohort):
     ((_, text),) = describe_mask(change(config, 40.0, "column"), cases)
     assert text == (
         "lesions below 40 mm³ are removed; restricted to the liver masks of the column liver: 1 of "
-        "2 test images; the other 1 are not"
+        "2 test images; 1 is not"
     )
     none = [
         dataclasses.replace(c, images=(dataclasses.replace(c.images[0], liver=()),)) for c in cases

@@ -13,6 +13,7 @@ from crlm_jax.predict import liver as predict_liver
 from crlm_jax.predict.ensemble import of_members
 from crlm_jax.predict.liver import restrict
 from crlm_jax.predict.scans import Scan
+from crlm_jax.predict.segmenter import ScanSegmenter
 from tests.predict.test_command import mask_of, rows, run, scan_file
 from tests.predict.test_segmenter import ball, identity
 
@@ -86,7 +87,7 @@ def test_the_column_restricts_the_scans_that_have_a_mask(tmp_path, run, capsys):
         expected = found & inside if asked == "column" else found
         np.testing.assert_array_equal(mask_of(tmp_path / "out/a_ct.nii.gz"), expected)
         np.testing.assert_array_equal(mask_of(tmp_path / "out/b_ct.nii.gz"), found)
-    assert "column liver: 1 of 2 scans; the other 1 are not" in said["column"]
+    assert "column liver: 1 of 2 scans; 1 is not" in said["column"]
     assert said["none"] == said[None]
     assert "not restricted to the liver (1 scans have a mask of it" in said[None]
     # The run's own rule counts where the option is not given.
@@ -107,19 +108,40 @@ def test_a_run_segments_the_liver_first(tmp_path, run, capsys, monkeypatch):
 
     of_liver = dataclasses.replace(identity(), network=network)
     monkeypatch.setattr(predict_liver, "load", lambda run, **options: of_liver)
+    decided, made_by = [], ScanSegmenter.made_by
+
+    def remember(self, *, one_segment, beside=()):
+        decided.append(list(beside))
+        return made_by(self, one_segment=one_segment, beside=beside)
+
+    monkeypatch.setattr(ScanSegmenter, "made_by", remember)
     words = ["--image", scan, "--out", tmp_path / "m.nii.gz", "--liver", other]
     assert run(*words) == 0
     rows_left = np.flatnonzero(mask_of(tmp_path / "m.nii.gz").any(axis=(0, 2)))
     assert found.any(axis=(0, 2))[:27].sum() == 13  # rows 14 to 26 of 1.2 mm
     assert rows_left.tolist() == list(range(14, 24))  # up to row 19, and 5 mm more
-    text = f"restricted to the liver that {other} segments, and 5 mm around it"
+    text = f"restricted to the liver that {other} segments, and 5 mm around it: 1 of 1 scans"
     assert text in capsys.readouterr().out
-    # A run that finds no liver restricts nothing, and says so.
+    assert decided.pop() == [f"in liver by {of_liver.fingerprint}"]
+    # A run that finds no liver restricts nothing, and says so, in the results too.
     nothing = dataclasses.replace(of_liver, network=lambda batch: np.zeros(batch.shape[:3], "f4"))
     monkeypatch.setattr(predict_liver, "load", lambda run, **options: nothing)
     assert run(*words) == 0
     np.testing.assert_array_equal(mask_of(tmp_path / "m.nii.gz"), found)
-    assert "finds no liver, so that the prediction is not restricted" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "finds no liver, so that the prediction is not restricted" in said.err
+    assert f"not restricted to the liver: {other} finds none" in said.out
+    assert decided.pop() == []
+
+
+def test_a_run_that_sees_several_images_is_no_run_for_the_liver(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    segmenter = identity()
+    data = dataclasses.replace(segmenter.config.data, channels=("pre_dwi", "pre_t2wi"))
+    two = dataclasses.replace(segmenter, config=dataclasses.replace(segmenter.config, data=data))
+    monkeypatch.setattr(predict_liver, "load", lambda run, **options: two)
+    with pytest.raises(UserError, match=r"trained without data\.channels"):
+        restrict([Scan(tmp_path / "a", "a")], str(tmp_path), segmenter)
 
 
 def test_a_liver_that_cannot_be_meant_is_an_error(tmp_path):

@@ -92,6 +92,10 @@ def test_borders_lesions_and_sizes_are_told(run):
     assert (cells["condition"], cells["n"]) == ("pre_dwi", "4")
     assert cells["lesion sensitivity"].startswith("1.00")
     assert cells["volume error"] == "−0.50 (−0.50 to −0.50)*"
+    means = summary.conditions["pre_dwi"].means
+    means["lesion_sensitivity"] = means["lesion_sensitivity"] | {"n": 3}
+    cells = dict(zip(CLINICAL_HEADER, clinical_rows(summary)[0], strict=True))
+    assert cells["lesion sensitivity"].endswith(", n = 3")  # one has no lesion to be found
     sizes = size_rows(summary)
     assert sizes[0] == ["pre_dwi", "4 of 4 (100%)", "0 of 0", "0 of 0", "4 of 4 (100%)", "0"]
     assert sizes[1][1] == "3 of 3 (100%)"  # one lesion vanished

@@ -2,12 +2,14 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 
 from crlm_jax.config.schema import ConfigError
+from crlm_jax.config.storage import to_json
 from crlm_jax.runs.finished import read_finished
-from crlm_jax.runs.folder import WorkdirError
+from crlm_jax.runs.folder import RunFolder, WorkdirError, open_workdir
 from crlm_jax.runs.log import read_log
 from crlm_jax.training import experiment, loop
 from crlm_jax.training.patience import Patience
@@ -66,9 +68,34 @@ def test_what_was_planned_for_its_length_does_not_grow(source, tmp_path):
     config = changed(source[0], optimizer__schedule="polynomial")
     experiment.run(config, tmp_path / "run")
     report = (tmp_path / "run" / "report.html").read_bytes()
-    with pytest.raises(WorkdirError, match=r"train\.steps: 2 → 4.*learning rate.*train\.init="):
+    with pytest.raises(
+        WorkdirError, match=r"train\.steps: 2 → 4.*schedule = 'polynomial'\) is.*train\.init="
+    ):
         experiment.run(changed(config, train__steps=4), tmp_path / "run")
     assert (tmp_path / "run" / "report.html").read_bytes() == report
+    begun = changed(config, train__patience=1)
+    patient = changed(config, train__patience=3)
+    folder = tmp_path / "patient"
+    folder.mkdir()
+    (folder / "config.json").write_text(to_json(begun))
+    shutil.copy(tmp_path / "run" / "data.json", folder)
+    assert open_workdir(patient, RunFolder(folder)) is False  # the planned length stays
+
+
+@pytest.mark.parametrize("first", [0.0, 0.5])
+def test_a_start_with_no_update_left_leaves_no_folder(source, tmp_path, first, capsys):
+    config = changed(source[0], train__tumour_first=first)
+    experiment.run(config, tmp_path / "run")
+    card = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert ("up to step 1 on slices with tumour alone" in card) == bool(first)
+    if first:
+        with pytest.raises(WorkdirError, match=r"\(train\.tumour_first = 0\.5\) is planned"):
+            experiment.run(changed(config, train__steps=4), tmp_path / "run")
+    again = changed(config, train__init=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="that run is at step 2, and this one has 2 in all"):
+        experiment.run(again, tmp_path / "again")
+    assert not (tmp_path / "again" / "config.json").exists()
+    experiment.run(changed(again, train__steps=3), tmp_path / "again")
 
 
 def test_other_data_stop_a_longer_run_before_its_results_are_moved(source, tmp_path):

@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from crlm_jax.data.cohort.rows import ImagePair
+from crlm_jax.data.cohort.cases import Case
+from crlm_jax.data.cohort.rows import CohortError, ImagePair
 from crlm_jax.imaging.decision import outside_of
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.mask_files import name_masks
 from crlm_jax.imaging.masks import LesionMask, read_lesions, read_organ
-from crlm_jax.imaging.volumes import Volume
+from crlm_jax.imaging.volumes import Volume, read_image
 
 
 def read_reference(pair: ImagePair, volume: Volume, *, resample: bool = False) -> LesionMask:
@@ -94,6 +95,25 @@ def liver_doubts(
             "the liver, which has to hold its lesions"
         )
     return doubts
+
+
+def check_livers(cases: Sequence[Case], *, resample: bool = False) -> None:
+    """Reads the livers' masks of the validation and test images, which a training needs last.
+
+    Raises:
+      CohortError: listing those that cannot be used, by their row.
+    """
+    problems = []
+    for case in cases:
+        used = case.split in ("validation", "test")
+        for pair in (pair for pair in case.images if used and pair.liver):
+            try:
+                volume = read_image(pair.image, b_value=pair.b_value)
+                read_liver(pair.liver, volume, resample=resample)
+            except VolumeError as error:
+                problems.append(f"cohort row {pair.row}: {error}")
+    if problems:
+        raise CohortError("\n".join(problems))
 
 
 def find_outside(

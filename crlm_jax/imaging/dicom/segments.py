@@ -226,7 +226,8 @@ def _place(path: Path, frame: pydicom.Dataset, marked: np.ndarray, like: Geometr
         raise _OffGrid(
             f"{path}: the frame at {format_point(position)} mm does not lie on the grid of the "
             "image; export the segmentation on the image's own grid, without resampling, or "
-            "resample it (--resample-masks does it)"
+            "resample it (--resample-masks does it; in a training, "
+            "--config.data.resample_masks=true)"
         )
     rows, columns = np.nonzero(marked)
     voxels = np.rint(start) + columns[:, None] * whole[0] + rows[:, None] * whole[1]

@@ -4,10 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-# LLVM at level 0 compiles in half the time, and most tests compile for longer than they compute.
-# The processes that tests start have it too.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-
 import jax
 import pytest
 from absl import flags

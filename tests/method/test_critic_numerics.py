@@ -19,7 +19,6 @@ from crlm_jax.method import losses, networks
 from crlm_jax.method.step import critic_features
 from crlm_jax.models import forms, layers, packing
 from crlm_jax.models.inputs import network_input
-from tests.models import parity
 
 SIDE = 96
 STATES = ("start", "blurred", "shifted", "missed")
@@ -149,8 +148,7 @@ def gradient(critic: nnx.Module, image: jax.Array, mask: np.ndarray, seen: np.nd
 
     shown = packing.pack(image) if forms.current().packed else image
 
-    slope = parity.compiled(jax.grad(distance), image.dtype.name)
-    return np.asarray(slope(jnp.asarray(seen)), np.float64)
+    return np.asarray(jax.jit(jax.grad(distance))(jnp.asarray(seen)), np.float64)
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

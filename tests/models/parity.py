@@ -68,12 +68,11 @@ def count(module: nnx.Module) -> int:
 def compiled(function: Callable, dtype: str) -> Callable:
     """Compiles a function that computes in a dtype, for a few calls.
 
-    The tests compile at LLVM's level 0 (`conftest.py`). In float32 the convolutions are calls to a
-    library, as fast as ever; in float64 they are LLVM's own code, which would run at a quarter of
-    its speed.
+    LLVM's level 0 compiles in half the time. In float32 the convolutions are calls to a library, as
+    fast as ever; in float64 they are LLVM's own code, which would run at a quarter of its speed.
     """
-    level = {"xla_backend_optimization_level": 3} if dtype == "float64" else None
-    return jax.jit(function, compiler_options=level)
+    level = {"xla_backend_optimization_level": 0}
+    return jax.jit(function, compiler_options=None if dtype == "float64" else level)
 
 
 # Greatest error of a gradient in float32, on the images of seed 0. A ReLU whose input lies within

@@ -2,8 +2,8 @@
 
 from crlm_jax.config.schema import Config
 
-FIELDS = ("train.steps", "train.epochs", "train.patience")  # of a configuration: the length alone
 PATIENCE = "train.patience"  # ends a training before its planned length, which stays
+FIELDS = ("train.steps", "train.epochs", PATIENCE)  # of a configuration: the length alone
 
 
 def total_steps(config: Config, slices: int) -> int:
@@ -12,6 +12,14 @@ def total_steps(config: Config, slices: int) -> int:
     `train.steps`, or, if it is 0, the full batches of `train.epochs` passes over the slices.
     """
     return config.train.steps or max(1, config.train.epochs * slices // config.train.batch_size)
+
+
+def tumour_steps(config: Config, planned: int) -> int:
+    """Returns the number of updates, the first ones, on slices with tumour alone.
+
+    `planned` is the number of updates by which the training's course is planned.
+    """
+    return round(config.train.tumour_first * planned)
 
 
 def planned_by(config: Config) -> list[str]:

@@ -18,7 +18,7 @@ from crlm_jax.config.storage import to_json
 from crlm_jax.data.cohort.cases import SPLITS
 from crlm_jax.errors import UserError
 from crlm_jax.export.model_card import model_card
-from crlm_jax.method.checkpoint import Checkpoints
+from crlm_jax.method.checkpoint import NO_CHECKPOINT, Checkpoints
 from crlm_jax.runs.finished import read_finished, read_splits
 from crlm_jax.runs.folder import RunFolder, read_begun
 from crlm_jax.system.files import check_folder, in_bucket, locate, whole_folder
@@ -51,10 +51,7 @@ def share_run(run: str | Path, out: Path) -> Path:
     with Checkpoints(source.checkpoints, begun.train.keep, saves=False) as saved:
         best = saved.best
     if best is None:
-        raise UserError(
-            f"{source.path}: no complete checkpoint; train the run first, or name one of "
-            "the runs where the folder is that of folds or of an evaluation"
-        )
+        raise UserError(f"{source.path}: {NO_CHECKPOINT}")
     card = model_card(pathless(finished.config), finished, best)
     _check_card(out / MODEL_CARD, card)
     with whole_folder(out, _check_out) as folder:
@@ -81,7 +78,7 @@ def _check_out(out: Path) -> None:
 
 def _check_card(path: Path, card: str) -> None:
     """Raises UserError if a card is there that says something else: its words are not lost."""
-    if path.exists() and path.read_text(encoding="utf-8") != card:
+    if path.exists() and path.read_bytes() != card.encode():
         raise UserError(
             f"{path}: was edited, or is of another state of the run, and would be replaced; move "
             "it away, or give another --out"

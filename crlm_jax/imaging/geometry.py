@@ -176,7 +176,7 @@ def check_same_grid(between: str, mask: Geometry, image: Geometry) -> None:
     """
     if mask.size != image.size:
         sizes = " and ".join(" × ".join(map(str, size)) for size in (mask.size, image.size))
-        raise VolumeError(f"{between} differ in size ({sizes} voxels); {_ON_THE_GRID}")
+        raise VolumeError(f"{between} differ in size ({sizes} voxels); {ON_THE_GRID}")
     voxel = np.asarray(image.spacing)
     limits = {"spacing": voxel, "origin": voxel.min(), "direction": 1.0}
     for name, scale in limits.items():
@@ -184,13 +184,16 @@ def check_same_grid(between: str, mask: Geometry, image: Geometry) -> None:
         if (np.abs(ours - theirs) > GEOMETRY_TOLERANCE * scale).any():
             raise VolumeError(
                 f"{between} differ in {name} ({format_point(ours)} and {format_point(theirs)}); "
-                f"{_ON_THE_GRID}"
+                f"{ON_THE_GRID}"
             )
 
 
-_ON_THE_GRID = (
-    "resample the mask onto the image's grid (--resample-masks does it; in a training, "
-    "--config.data.resample_masks=true), or give the image that the mask was drawn on"
+# How a mask on another grid is taken, for messages.
+IN_TRAINING = "in a training, --config.data.resample_masks=true"
+RESAMPLES = f"--resample-masks does it; {IN_TRAINING}"
+ON_THE_GRID = (
+    f"resample the mask onto the image's grid ({RESAMPLES}), or give the image that the mask was "
+    "drawn on"
 )
 
 

@@ -16,6 +16,8 @@ from scipy import ndimage
 
 from crlm_jax.imaging.geometry import (
     GEOMETRY_TOLERANCE,
+    IN_TRAINING,
+    ON_THE_GRID,
     Geometry,
     VolumeError,
     check_same_grid,
@@ -182,14 +184,9 @@ _CROPPED = (
 _UNPLACED = (
     "{} differ in size ({} voxels), and the mask's header does not say which part of the image it "
     "covers; export or resample the mask onto the image's grid, with its header, or if the mask is "
-    "a crop from the image's first voxel on, give --resample-masks (in a training, "
-    "--config.data.resample_masks=true)"
+    f"a crop from the image's first voxel on, give --resample-masks ({IN_TRAINING})"
 )
-_OTHER_GRID = (
-    "{} lie on grids that are shifted or turned; resample the mask onto the image's grid "
-    "(--resample-masks does it; in a training, --config.data.resample_masks=true), or give the "
-    "image that the mask was drawn on"
-)
+_OTHER_GRID = "{} lie on grids that are shifted or turned; " + ON_THE_GRID
 
 
 def _resample(

@@ -24,6 +24,10 @@ from crlm_jax.errors import UserError
 from crlm_jax.system.files import in_bucket
 
 SCHEMA = 1  # to be raised when the content of a checkpoint changes
+NO_CHECKPOINT = (  # after the name of a folder, in messages
+    "no complete checkpoint; train the run first, or name one of the runs where the folder is that "
+    "of folds or of an evaluation"
+)
 _NAMES = tuple(METRICS.values())  # of what a checkpoint may have been measured by
 
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from crlm_jax.config.schema import Config
-from crlm_jax.method.checkpoint import Checkpoints
+from crlm_jax.method.checkpoint import NO_CHECKPOINT, Checkpoints
 from crlm_jax.method.networks import create_segmenter, evaluation_graph
 from crlm_jax.models import forms, packing
 from crlm_jax.models.inputs import network_input
@@ -126,10 +126,7 @@ def load_best(config: Config, checkpoints: Path, mesh: Mesh) -> TrainedSegmenter
     Raises:
       FileNotFoundError: the folder holds no complete checkpoint.
     """
-    none = FileNotFoundError(
-        f"{checkpoints}: no complete checkpoint; train the run first, or name one of the runs "
-        "where the folder is that of folds or of an evaluation"
-    )
+    none = FileNotFoundError(f"{checkpoints}: {NO_CHECKPOINT}")
     if not checkpoints.is_dir():  # opening it would make the folder
         raise none
     segmenter = create_segmenter(config)

@@ -219,11 +219,10 @@ def _goes_on(begun: Config, config: Config, folder: RunFolder) -> bool:
     """
     if differences(begun, config, besides=length.FIELDS):
         return False
-    changed = differences(begun, config)
     planned = length.planned_by(begun)
     if planned and differences(begun, config, besides=(length.PATIENCE,)):
         raise WorkdirError(
-            f"{folder.path} is of {'; '.join(changed)}, and its course "
+            f"{folder.path} is of {'; '.join(differences(begun, config))}, and its course "
             f"({', '.join(planned)}) is planned for that length; give another --workdir, and to "
             f"begin there with these weights, --config.train.init={folder.path}"
         )

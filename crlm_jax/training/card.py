@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from crlm_jax import __version__
+from crlm_jax.config.length import tumour_steps
 from crlm_jax.config.notices import is_phantom, scale_of, warnings, within_livers
 from crlm_jax.config.schema import Config
 from crlm_jax.config.selection import LABELS, metric_name
@@ -62,7 +63,7 @@ def describe_run(
             f"stages {stages}; {count(state.critic)} numbers"
         )
     devices, warmup = jax.devices(), config.optimizer.warmup
-    tumour_steps = round(config.train.tumour_first * planned)
+    tumour_alone = tumour_steps(config, planned)
     return [
         ("experiment", f"{config.name}, {config.method}, {scale_of(config)}, "
                        f"seed {config.train.seed}, crlm_jax {__version__}"),
@@ -80,8 +81,8 @@ def describe_run(
                      f"{'Adam' if config.optimizer.name == 'adam' else 'SGD'}, learning rate "
                      f"{config.optimizer.learning_rate:g}, {config.optimizer.schedule}"
                      + f" after a warm-up of {warmup:.0%}" * bool(warmup)
-                     + f"; up to step {tumour_steps:,} on slices with tumour alone"
-                     * bool(tumour_steps)),
+                     + f"; up to step {tumour_alone:,} on slices with tumour alone"
+                     * bool(tumour_alone)),
         ("files", f"{folder.path}: {folder.listing()}"),
     ]  # fmt: skip
 

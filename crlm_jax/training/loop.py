@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from crlm_jax.config.length import tumour_steps
 from crlm_jax.config.schema import Config, ConfigError
 from crlm_jax.config.selection import metric_name
 from crlm_jax.data import pipeline
@@ -231,6 +232,6 @@ def _batches(config: Config, slices: Slices, start: int, planned: int) -> Iterat
         process=(jax.process_index(), jax.process_count()),
         workers=config.data.workers,
         foreground=config.train.foreground,
-        tumour_steps=round(config.train.tumour_first * planned),
+        tumour_steps=tumour_steps(config, planned),
         tumour=np.flatnonzero(slices.index("train")["tumour"]),
     )

@@ -94,6 +94,9 @@ def test_an_edited_card_is_not_lost(run, tmp_path):
     with pytest.raises(UserError, match=r"MODEL_CARD\.md: was edited"):
         share_run(run, tmp_path / "out")
     assert card.read_text().endswith("Licence: CC BY 4.0\n")
+    card.write_bytes("Klinik Münster\n".encode("cp1252"))  # as some editors save
+    with pytest.raises(UserError, match=r"MODEL_CARD\.md: was edited"):
+        share_run(run, tmp_path / "out")
 
 
 def test_what_cannot_be_shared_is_one_error(run, tmp_path, capsys):

@@ -16,7 +16,13 @@ import pydicom
 
 from crlm_jax.imaging.dicom.files import identify, is_dicom, read_file
 from crlm_jax.imaging.dicom.series import OFF_GRID, Series
-from crlm_jax.imaging.geometry import Geometry, VolumeError, check_size, format_point
+from crlm_jax.imaging.geometry import (
+    RESAMPLES,
+    Geometry,
+    VolumeError,
+    check_size,
+    format_point,
+)
 from crlm_jax.imaging.headers import check_deflated
 from crlm_jax.imaging.regions import Region
 from crlm_jax.imaging.segment_names import choose_segments
@@ -226,8 +232,7 @@ def _place(path: Path, frame: pydicom.Dataset, marked: np.ndarray, like: Geometr
         raise _OffGrid(
             f"{path}: the frame at {format_point(position)} mm does not lie on the grid of the "
             "image; export the segmentation on the image's own grid, without resampling, or "
-            "resample it (--resample-masks does it; in a training, "
-            "--config.data.resample_masks=true)"
+            f"resample it ({RESAMPLES})"
         )
     rows, columns = np.nonzero(marked)
     voxels = np.rint(start) + columns[:, None] * whole[0] + rows[:, None] * whole[1]

@@ -109,3 +109,21 @@ def comparison_rows(runs: Sequence[FinishedRun]) -> list[list[str]]:
             for each in compare(runs)
         ]
     )
+
+
+def not_compared(runs: Sequence[FinishedRun]) -> list[str]:
+    """Says which runs `comparison_rows` leaves out, since they share no patient with the first."""
+    first, *others = runs
+    said = []
+    for run in others:
+        shared = {
+            condition: values_by_patient([run], condition, "dsc").keys()
+            & values_by_patient([first], condition, "dsc").keys()
+            for condition in run.summary.conditions
+        }
+        if alone := [condition for condition, patients in shared.items() if not patients]:
+            said.append(
+                f"{run.name} is not compared with {first.name} under {', '.join(alone)}: no "
+                "patient is in both"
+            )
+    return said

@@ -145,6 +145,8 @@ def _predict(
     _check(args, segmenter, jobs, warn)
     liver = restrict([job.scan for job in jobs], args.liver, segmenter)
     jobs = [replace(job, scan=own) for job, own in zip(jobs, liver.scans, strict=True)]
+    if args.resample_masks and not any(scan.liver for scan in liver.scans):
+        warn("--resample-masks changes nothing: no mask of a liver is used")
     found, failed = predict_scans(
         segmenter, jobs, warn=warn, liver=liver.run, resample_masks=args.resample_masks
     )

@@ -61,6 +61,7 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
         size_header=tables.SIZE_HEADER,
         comparison_header=tables.COMPARISON_HEADER,
         comparison=[] if alone else tables.comparison_rows(runs),
+        not_compared=tables.not_compared(runs),
         small=comparison.SMALL,
         match_iou=detection.MATCH_IOU,
         bins=calibration.BINS,

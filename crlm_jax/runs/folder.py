@@ -175,10 +175,16 @@ class WorkdirError(UserError):
     """The folder of the run belongs to something else."""
 
 
-def open_workdir(config: Config, folder: RunFolder) -> bool:
+def open_workdir(config: Config, folder: RunFolder, *, of_folds: bool = False) -> bool:
     """Checks that a folder is new or belongs to this experiment; changes nothing.
 
     The experiment may be longer than the run in the folder (`train.steps`, `train.epochs`).
+
+    Args:
+      config: the experiment.
+      folder: of the run.
+      of_folds: it is a fold of a cross-validation, whose weights another one cannot begin from,
+        since they have seen patients whom its folds test.
 
     Returns:
       Whether the run in it is finished, and no longer one is asked for.
@@ -200,7 +206,7 @@ def open_workdir(config: Config, folder: RunFolder) -> bool:
         )
     begun = from_json(folder.config.read_bytes(), folder.config)
     changed = differences(begun, config)
-    if changed and _goes_on(begun, config, folder):
+    if changed and _goes_on(begun, config, folder, of_folds):
         return False
     if changed:
         raise WorkdirError(
@@ -211,7 +217,7 @@ def open_workdir(config: Config, folder: RunFolder) -> bool:
     return folder.finished
 
 
-def _goes_on(begun: Config, config: Config, folder: RunFolder) -> bool:
+def _goes_on(begun: Config, config: Config, folder: RunFolder, of_folds: bool) -> bool:
     """Whether an experiment is that of a run but for its length, and is not over before it.
 
     Raises:
@@ -221,10 +227,12 @@ def _goes_on(begun: Config, config: Config, folder: RunFolder) -> bool:
         return False
     planned = length.planned_by(begun)
     if planned and differences(begun, config, besides=(length.PATIENCE,)):
+        with_weights = f", and to begin there with these weights, --config.train.init={folder.path}"
         raise WorkdirError(
             f"{folder.path} is of {'; '.join(differences(begun, config))}, and its course "
-            f"({', '.join(planned)}) is planned for that length; give another --workdir, and to "
-            f"begin there with these weights, --config.train.init={folder.path}"
+            f"({', '.join(planned)}) is planned for that length; give another --workdir"
+            + with_weights
+            * (not of_folds)
         )
     try:
         slices = int(json.loads(folder.data.read_bytes())["train"]["slices"])

@@ -178,6 +178,29 @@ def describe_small_lesions(config: Config, slices: Slices) -> list[tuple[str, st
     return [("small lesions", f"below a pixel of the network, {fate}: {'; '.join(found)}")]
 
 
+def doubt_of_repetition(config: Config, tumour_slices: int, planned: int) -> list[str]:
+    """Says if a batch shows slices with tumour more than once, since it is given too few.
+
+    Args:
+      config: the experiment.
+      tumour_slices: slices with tumour that are trained on.
+      planned: updates by which the training's course is planned, from `lengths`.
+    """
+    train = config.train
+    kept = {
+        "train.foreground": train.batch_size - round(train.batch_size * (1 - train.foreground)),
+        "train.tumour_first": train.batch_size if tumour_steps(config, planned) else 0,
+    }
+    name = max(kept, key=kept.__getitem__)
+    if kept[name] <= tumour_slices:
+        return []
+    return [
+        f"{name} = {getattr(train, name.removeprefix('train.')):g} keeps {kept[name]} places of a "
+        f"batch for slices with tumour, and only {tumour_slices} are trained on: a batch shows "
+        "each of them more than once, and the network may learn them by heart"
+    ]
+
+
 def describe_terms(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Returns the card's lines of what each term brings to loss and gradient, first and last.
 

@@ -116,7 +116,7 @@ def _check_workdir(
         raise WorkdirError(f"{path} exists and holds no folds; give another --workdir")
     platform = parallel.platform(parallel.make_mesh())
     finished = [
-        open_workdir(with_own_precision(config, member, platform), member)
+        open_workdir(with_own_precision(config, member, platform), member, of_folds=True)
         for member, config in zip(members, configs, strict=True)
     ]
     return all(finished)

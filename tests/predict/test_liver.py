@@ -71,6 +71,12 @@ def test_the_remedy_of_another_grid_works(tmp_path, run, capsys):
     assert "resampled" in capsys.readouterr().err
 
 
+def test_an_option_for_livers_without_one_is_said(tmp_path, run, capsys):
+    scan = scan_file(tmp_path / "scan.nii.gz")
+    assert run("--image", scan, "--out", tmp_path / "m.nii.gz", "--resample-masks") == 0
+    assert "--resample-masks changes nothing: no mask of a liver is used" in capsys.readouterr().err
+
+
 def test_the_column_restricts_the_scans_that_have_a_mask(tmp_path, run, capsys):
     image, found = ball()
     for name in "ab":

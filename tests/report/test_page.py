@@ -148,6 +148,15 @@ def test_several_runs_are_compared_patient_by_patient(run, tmp_path):
     assert {(row[4][:4], row[5]) for row in same} == {("0.00", "1.000")}
 
 
+def test_runs_without_a_patient_in_common_are_not_compared_and_that_is_said(run, tmp_path):
+    other = make_run(tmp_path / "other", {"x": (16, 16), "y": (20, 12)})
+    html = visible(page.write_report([run, other], tmp_path / "both.html").read_text("utf-8"))
+    assert "Compared with half" not in html
+    assert "other is not compared with half under pre_dwi, post_dwi: no patient is in both." in html
+    both = visible(page.write_report([run, run], tmp_path / "both.html").read_text("utf-8"))
+    assert "not compared" not in both
+
+
 def test_a_run_without_views_has_a_report_all_the_same(run):
     shutil.rmtree(run / "views")
     assert "There is no case to show" in write(run)

@@ -2,8 +2,11 @@
 
 import math
 
+import pytest
+
+from crlm_jax.config.schema import Config
 from crlm_jax.runs.finished import read_finished
-from crlm_jax.training.card import describe_attributions, show_results
+from crlm_jax.training.card import describe_attributions, doubt_of_repetition, show_results
 from tests.finished_runs import make_run
 
 
@@ -25,3 +28,22 @@ def test_the_card_says_how_many_attributions_add_up_and_warns_of_the_others(caps
     assert text.startswith("1 of 3 maps")
     assert text.endswith("greatest completeness error infinite")
     assert "warning: attribution: 1 of 3 maps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("foreground", "first", "slices", "said"),
+    [
+        (0.0, 0.0, 1, None),
+        (1 / 3, 0.0, 3, None),
+        (1 / 3, 0.0, 2, "train.foreground = 0.333333 keeps 3 places of a batch"),
+        (1 / 3, 0.5, 8, None),
+        (1 / 3, 0.5, 7, "train.tumour_first = 0.5 keeps 8 places of a batch"),
+    ],
+)
+def test_a_batch_that_shows_a_slice_twice_is_warned_of(foreground, first, slices, said):
+    config = Config()
+    config.train.batch_size, config.train.foreground = 8, foreground
+    config.train.tumour_first = first
+    doubts = doubt_of_repetition(config, slices, planned=100)
+    assert len(doubts) == (said is not None)
+    assert not doubts or doubts[0].startswith(said)

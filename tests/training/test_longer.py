@@ -89,8 +89,11 @@ def test_a_start_with_no_update_left_leaves_no_folder(source, tmp_path, first, c
     card = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert ("up to step 1 on slices with tumour alone" in card) == bool(first)
     if first:
-        with pytest.raises(WorkdirError, match=r"\(train\.tumour_first = 0\.5\) is planned"):
-            experiment.run(changed(config, train__steps=4), tmp_path / "run")
+        longer = changed(config, train__steps=4)
+        with pytest.raises(WorkdirError, match=r"\(train\.tumour_first = 0\.5\) is planned.*init="):
+            experiment.run(longer, tmp_path / "run")
+        with pytest.raises(WorkdirError, match=r"give another --workdir$"):
+            open_workdir(longer, RunFolder(tmp_path / "run"), of_folds=True)
     again = changed(config, train__init=str(tmp_path / "run"))
     with pytest.raises(ConfigError, match="that run is at step 2, and this one has 2 in all"):
         experiment.run(again, tmp_path / "again")

@@ -1,20 +1,24 @@
 """What every test shares: eight virtual CPU devices, a compile cache, the order of tests."""
 
+import io
 import os
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 from absl import flags
+from PIL import Image
+
+# One for all tests and the commands that they start, so that no program is compiled twice. JAX
+# reads it when it is imported.
+_CACHE = Path.home() / ".cache" / "crlm_jax" / "test-xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+import jax  # noqa: E402
 
 # Before any device is touched: the data-parallel tests need eight devices.
 jax.config.update("jax_num_cpu_devices", 8)
-_CACHE = os.environ.get(
-    "CRLM_JAX_TEST_CACHE", str(Path.home() / ".cache" / "crlm_jax" / "test-xla")
-)
-jax.config.update("jax_compilation_cache_dir", _CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # Grain's worker processes read absl flags, which pytest never parses.
 if not flags.FLAGS.is_parsed():
@@ -46,6 +50,18 @@ def one_device():
     with pytest.MonkeyPatch.context() as patch:
         mesh = parallel.make_mesh(1)
         patch.setattr(parallel, "make_mesh", lambda *_: mesh)
+        yield
+
+
+@pytest.fixture(scope="module")
+def blank_pictures():
+    """Reports get blank pictures: to draw them takes a third of a short run."""
+    from crlm_jax.imaging import overlay
+
+    png = io.BytesIO()
+    Image.new("L", (1, 1)).save(png, "PNG")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlay, "to_png", lambda figure: png.getvalue())
         yield
 
 

@@ -119,7 +119,7 @@ LATER = (
     "crlm_jax.report.figures",
     "crlm_jax.report.page",
     "matplotlib.backends.backend_agg",
-    "orbax.checkpoint.v1",
+    "crlm_jax.method.checkpoint",
 )
 
 

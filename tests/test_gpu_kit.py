@@ -32,8 +32,6 @@ def start(out: Path, *words: str) -> subprocess.Popen:
         "PYTHONPATH": f"{ROOT}:{fake.parent}",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles in half the time
     }
-    if cache := os.environ.get("CRLM_JAX_TEST_CACHE"):
-        environment["JAX_COMPILATION_CACHE_DIR"] = cache
     command = [
         sys.executable, "-m", "tests.benchmarks.gpu", "--tiny", f"--out={out}",
         f"--work={out / 'work'}", *words,

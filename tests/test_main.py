@@ -268,7 +268,6 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(cohort, cache, tmp
     """kill -9 at random moments, start again: the parameters of an undisturbed run."""
     config = tiny_config(cohort, cache)
     config.train.steps, config.train.checkpoint_every = 200, 4
-    config.segmenter.widths = (4, 8)  # every process traces it
     config.evaluation.attribution_steps = 0
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     output = tmp_path / "output.txt"

@@ -1,8 +1,11 @@
 """Every method of the paper's comparison through the same step and the same commands."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
+import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -34,7 +37,7 @@ from tests.cohorts import make_cohort
 from tests.method.test_step import make_batch
 
 SIX = ("crlm_gan", "unetpp", "unet", "nnunet", "transunet", "segan")
-STEPS = 80  # updates
+STEPS, SAVED = 80, 60  # updates, and the first checkpoint
 SIDE = dict.fromkeys(SIX, 32) | {"segan": 40}  # pixels; SegAN needs 33 or more
 SMALL = {"nnunet": (8, 16, 16), "transunet": (16, 8, 8, 8, 8), "segan": (4,)}
 
@@ -52,13 +55,13 @@ def small_config(method: str) -> Config:
         config.data.train_slices, config.train.foreground = "all", 0.75  # all that have tumour
     config.augment.enabled = False
     config.train.epochs, config.train.batch_size, config.train.steps = 1, 6, STEPS
-    config.train.log_every = config.train.checkpoint_every = STEPS // 2
+    config.train.log_every = config.train.checkpoint_every = SAVED
     config.evaluation.attribution_steps, config.evaluation.resamples = 0, 9
     config.evaluation.batch_size = 1  # as prediction's, so that both are one program
     return config
 
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("blank_pictures", "one_device")
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +84,12 @@ def test_each_method_learns_its_batch_resumes_evaluates_and_predicts(
     config = small_config(method)
     config.data.cohort, config.data.cache = str(cohort), str(cohort.parent / "cache")
     undisturbed, resumed = tmp_path / "undisturbed", tmp_path / "resumed"
-    summary = experiment.run(config, undisturbed)
-
-    with monkeypatch.context() as patch:  # stopped in the step after the first checkpoint
-        patch.setattr(TrainLog, "add", stop_at(STEPS // 2 + 1, TrainLog.add))
-        with pytest.raises(KeyboardInterrupt):
-            experiment.run(config, resumed)
+    with monkeypatch.context() as patch:
+        leave = functools.partial(leave_what_a_kill_would, undisturbed, resumed)
+        patch.setattr(TrainLog, "add", calling(leave, STEPS - 1, TrainLog.add))
+        summary = experiment.run(config, undisturbed)
     assert not (resumed / "report.html").exists()
+    assert [path.name for path in (resumed / "checkpoints").iterdir()] == [str(SAVED)]
     assert experiment.run(config, resumed).conditions == summary.conditions
     both = [jax.tree.leaves(parameters(config, run)) for run in (undisturbed, resumed)]
     for a, b in zip(*both, strict=True):
@@ -116,13 +118,24 @@ def test_each_method_learns_its_batch_resumes_evaluates_and_predicts(
             assert label_lesions(other)[1] == label_lesions(prediction)[1]
 
 
-def stop_at(step: int, add):
-    def stopping(self, now, *others):
+def leave_what_a_kill_would(run: Path, copy: Path) -> None:
+    """Copies a run that goes on, once its checkpoint is whole: it is written in the background."""
+    end = time.monotonic() + 60
+    while not (run / "checkpoints" / str(SAVED)).is_dir():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    shutil.copytree(run, copy)
+
+
+def calling(function, step: int, add):
+    """Calls a function in a step."""
+
+    def added(self, now, *others):
         if now == step:
-            raise KeyboardInterrupt
+            function()
         return add(self, now, *others)
 
-    return stopping
+    return added
 
 
 @pytest.mark.slow
@@ -203,13 +216,14 @@ def test_dropout_is_a_function_of_seed_and_step():
     config = small_config("transunet")
     mesh = parallel.make_mesh()
     batch = parallel.to_global(make_batch(size=config.data.image_size, slices=6), mesh)
-    losses = []
+    steps, losses = {}, []
     for seed in (0, 0, 1):
         config.train.seed = 0
         structure, state = create_state(config, mesh)
         config.train.seed = seed
-        step = make_train_step(config, structure, mesh, STEPS)
-        losses.append(float(step(state, batch)[1]["loss"]))
+        if seed not in steps:
+            steps[seed] = make_train_step(config, structure, mesh, STEPS)
+        losses.append(float(steps[seed](state, batch)[1]["loss"]))
     assert losses[0] == losses[1] != losses[2]
 
 

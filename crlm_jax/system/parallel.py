@@ -123,9 +123,13 @@ def leave(message: str | None, error: Exception) -> NoReturn:
 
 
 def use_compile_cache(cache: str) -> None:
-    """Keeps compiled programs in the cache folder (`data.cache`), for the next process."""
-    path = Path(cache).expanduser() / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(path))
+    """Keeps compiled programs in the cache folder (`data.cache`), for the next process.
+
+    A folder that the environment gives to JAX (`JAX_COMPILATION_CACHE_DIR`) is used instead.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        path = Path(cache).expanduser() / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(path))
     # All of them: a run also compiles dozens of small ones, which take seconds together.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 

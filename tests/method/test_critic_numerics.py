@@ -19,6 +19,7 @@ from crlm_jax.method import losses, networks
 from crlm_jax.method.step import critic_features
 from crlm_jax.models import forms, layers, packing
 from crlm_jax.models.inputs import network_input
+from tests.models import parity
 
 SIDE = 96
 STATES = ("start", "blurred", "shifted", "missed")
@@ -147,8 +148,8 @@ def gradient(critic: nnx.Module, image: jax.Array, mask: np.ndarray, seen: np.nd
         return losses.feature_distance(*features, (1, 2))
 
     shown = packing.pack(image) if forms.current().packed else image
-
-    return np.asarray(jax.jit(jax.grad(distance))(jnp.asarray(seen)), np.float64)
+    found = parity.compiled(jax.grad(distance), str(seen.dtype))(jnp.asarray(seen))
+    return np.asarray(found, np.float64)
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

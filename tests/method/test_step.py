@@ -104,27 +104,25 @@ def test_five_steps_of_the_whole_method_follow_pytorch(trajectory, precision, no
 
 @pytest.mark.slow
 def test_feature_loss_has_a_gradient_and_none_when_it_is_switched_off(trajectory):
-    first = {}
-    for method in ("crlm_gan", "released"):
-        config = paper_config()
-        METHODS[method](config)
-        networks, state, image, mask = pytorch_start(config)
-        update = jax.jit(method_step.make_update(config, networks, steps=5))
-        first[method] = {name: float(x) for name, x in update(state, image, mask)[1].items()}
+    config = paper_config()
+    METHODS["released"](config)
+    networks, state, image, mask = pytorch_start(config)
+    update = parity.compiled(method_step.make_update(config, networks, steps=5), "float32")
+    first = {name: float(x) for name, x in update(state, image, mask)[1].items()}
     row = zip(trajectory["released_row_names"], trajectory["released_rows"][0], strict=True)
     released = {name: pytest.approx(value, rel=1e-4) for name, value in row}
-    assert first["released"]["feature"] == released["feat_concat"]
-    assert first["released"]["loss"] == released["total"]
-    assert first["released"]["grad_norm"] == released["grad_norm"]
-    assert first["crlm_gan"]["grad_norm"] == pytest.approx(trajectory["rows"][0, -1], rel=1e-4)
-    assert first["crlm_gan"]["grad_norm"] > first["released"]["grad_norm"] > 0
+    assert first["feature"] == released["feat_concat"]
+    assert first["loss"] == released["total"]
+    assert first["grad_norm"] == released["grad_norm"]
+    # The whole method's, which the five steps are compared with.
+    assert trajectory["rows"][0, -1] > 1.01 * first["grad_norm"] > 0
 
 
 def small_config(**changes) -> Config:
     """Seconds to compile; still the whole method."""
     config = Config()
     config.data.image_size = 32
-    config.segmenter.widths = (8, 16, 32)
+    config.segmenter.widths = (8, 16)
     config.critic.weights = "random"
     config.loss.stages = (1,)
     config.optimizer.learning_rate = 0.05

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pydicom
 
@@ -31,10 +30,7 @@ def described(index: int, header: pydicom.Dataset) -> None:
 
 
 def start(tmp_path, run, threshold, archive, log) -> subprocess.Popen:
-    """Starts the command; it compiles into, and loads from, the cache of the tests."""
-    cache = tmp_path / "home" / ".cache" / "crlm_jax"
-    cache.mkdir(parents=True)
-    (cache / "xla").symlink_to(jax.config.jax_compilation_cache_dir)
+    """Starts the command."""
     (tmp_path / "rules.toml").write_text(RULES)
     words = ["--run", run, "--threshold", threshold, "--engine", "xla", "--port", archive.node_port,
              "--send-to", f"{archive.title}@127.0.0.1:{archive.port}", "--spool",

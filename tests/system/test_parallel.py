@@ -35,7 +35,6 @@ def cohort(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def config(cohort, tmp_path_factory) -> Config:
     config = tiny_config(cohort, tmp_path_factory.mktemp("cache"), CONDITIONS)
-    config.segmenter.widths = (4, 8)  # every process compiles it
     config.optimizer.learning_rate = 3e-5  # so small that rounding does not grow over the steps
     config.train.epochs, config.train.checkpoint_every = 10 + KILLS, 6
     config.evaluation.attribution_steps = 0
@@ -250,3 +249,13 @@ def test_the_number_of_threads_decides_the_bits_not_the_cores(tmp_path):
 
     assert result(1) != result(2)
     assert result(2) == result(2, {min(os.sched_getaffinity(0))})
+
+
+def test_a_compile_cache_that_the_environment_names_is_used(tmp_path, monkeypatch):
+    used = {}
+    monkeypatch.setattr(jax.config, "update", used.__setitem__)
+    parallel.use_compile_cache(str(tmp_path))
+    assert "jax_compilation_cache_dir" not in used
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    parallel.use_compile_cache(str(tmp_path))
+    assert used["jax_compilation_cache_dir"] == str(tmp_path / "xla")

@@ -22,7 +22,7 @@ from crlm_jax.training.loop import Experiment, checkpoint_parts, fit
 from tests.cohorts import make_cohort, tiny_config
 from tests.method.test_step import make_batch, small_config
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("blank_pictures", "one_device")
 
 
 @pytest.fixture(scope="module")

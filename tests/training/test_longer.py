@@ -15,7 +15,7 @@ from crlm_jax.training import experiment, loop
 from crlm_jax.training.patience import Patience
 from tests.cohorts import make_cohort, tiny_config
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("blank_pictures", "one_device")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from crlm_jax.runs.log import read_log
 from crlm_jax.training import experiment
 from tests.cohorts import make_cohort, tiny_config
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("blank_pictures", "one_device")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from crlm_jax.training.refit import Refit
 from crlm_jax.training.threshold import describe_threshold, settle_threshold
 from tests.cohorts import make_cohort, tiny_config
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("blank_pictures", "one_device")
 CONFIGURED = 0.97  # which no choice would be
 
 

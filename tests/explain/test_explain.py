@@ -55,9 +55,8 @@ def trained(tmp_path_factory):
     """A tiny run that was shown bright blobs until it found them: (folder, config)."""
     run = tmp_path_factory.mktemp("runs") / "blobs"
     config = tiny_config(run / "no cohort is needed", run.parent / "cache")
-    config.segmenter.widths = (4, 8)
     without = tiny_config(run, run)
-    without.segmenter.widths, without.loss.stages = (4, 8), ()
+    without.loss.stages = ()
     structure, state = create_state(without, parallel.make_mesh(1))
     update = jax.jit(make_update(without, structure, steps=1))
     rng = np.random.default_rng(0)

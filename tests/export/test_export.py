@@ -44,6 +44,7 @@ needs_onnx = pytest.mark.skipif(
 def make_run(folder: Path, conditions=("pre_dwi",), precision="float32") -> Path:
     """A run whose weights and statistics were moved, so that every layer shows in the result."""
     config = tiny_config(folder / "cohort.csv", folder / "cache", conditions)
+    config.segmenter.widths = (4, 8, 16)  # FINAL_BIAS is these networks'
     config.loss.stages, config.train.precision = (), precision
     config.data.ct_window = (-100.0, 200.0)
     _, state = create_state(config, parallel.make_mesh(1))

@@ -23,9 +23,6 @@ from crlm_jax.training.loop import checkpoint_parts, segmenter_part, with_parts
 
 PATIENCE = 300  # seconds, for anything to happen
 
-# LLVM at level 0 compiles in half the time, and the runs here are short.
-XLA_FLAGS = "--xla_backend_optimization_level=0"
-
 
 def flags(config: Config) -> list[str]:
     """The command line that makes this config out of any experiment."""
@@ -145,8 +142,7 @@ def fork(
 def _main(
     argv: list[str], output: Path, errors: Path, devices: int, environment: dict[str, str]
 ) -> None:
-    # The server started before some of it was set.
-    os.environ |= environment | {"XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {XLA_FLAGS}"}
+    os.environ |= environment  # the server started before some of it was set
     jax.config.update("jax_num_cpu_devices", devices)
     for path, descriptor in ((output, 1), (errors, 2)):
         with path.open("a", encoding="utf-8") as file:

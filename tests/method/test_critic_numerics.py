@@ -138,18 +138,16 @@ def gradient(critic: nnx.Module, image: jax.Array, mask: np.ndarray, seen: np.nd
     loss = Config().loss
     loss.mask_with = "logits"  # the map itself
     graph, state = nnx.split(critic)
-    mask = jnp.asarray(mask)
 
-    def distance(seen: jax.Array) -> jax.Array:
-        seen_by, wanted = seen, mask
-        if forms.current().packed:
-            seen_by, wanted = packing.pack(seen), packing.pack(mask)
+    def distance(seen: jax.Array, state: nnx.State, *given: jax.Array) -> jax.Array:
+        pack = packing.pack if forms.current().packed else lambda x: x
+        shown, seen_by, wanted = (pack(x) for x in (given[0], seen, given[1]))
         features = critic_features(nnx.merge(graph, state), shown, seen_by, wanted, loss)
         return losses.feature_distance(*features, (1, 2))
 
-    shown = packing.pack(image) if forms.current().packed else image
-    found = parity.compiled(jax.grad(distance), str(seen.dtype))(jnp.asarray(seen))
-    return np.asarray(found, np.float64)
+    # Weights are arguments: of constants the compiler would compute all that it can.
+    call = parity.compiled(jax.grad(distance), str(seen.dtype))
+    return np.asarray(call(jnp.asarray(seen), state, image, jnp.asarray(mask)), np.float64)
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

@@ -1,4 +1,5 @@
 import doctest
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def distance(critic):
 
     @jax.jit
     @jax.value_and_grad
-    def call(z, raw, concatenated):
+    def call(z, raw, concatenated, state):
         model = nnx.merge(graph, state)
         features = model(x * jnp.where(raw, z, jax.nn.sigmoid(z)))
         reference = model(x * y)
@@ -54,7 +55,7 @@ def distance(critic):
         )
         return jnp.where(concatenated, one, other)
 
-    return call
+    return functools.partial(call, state=state)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from crlm_jax.models.resnet import ResNet50
 from crlm_jax.models.unet import UNet
 from crlm_jax.models.unetpp import UNetPlusPlus
 from crlm_jax.system import parallel
-from tests.models.parity import assert_close, parameters
+from tests.models.parity import assert_close, parameters, pulled, run
 
 WIDTHS = (4, 8, 8)
 # Each option of a TPU's forms alone.
@@ -68,18 +68,15 @@ def test_a_packed_convolution_and_its_gradients(size, stride):
                 return packing.unpack(z)[:, 1:-1, 1:-1]
             return packing.unpack(z) if after is Layout.SQUARES else z
 
-        wanted, pull_wanted = jax.vjp(plain, state, x, y)
-        found, pull_found = jax.vjp(packed, state, x, y)
+        wanted, gradients_wanted = pulled(plain, state, x, y)
+        found, gradients = pulled(packed, state, x, y)
         assert_close(found, wanted, 1e-12)
-        g = normal(2, wanted.shape, "float64")
-        for a, b in zip(
-            jax.tree.leaves(pull_found(g)), jax.tree.leaves(pull_wanted(g)), strict=True
-        ):
+        for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(gradients_wanted), strict=True):
             assert_close(a, b, 1e-6 if a.dtype == jnp.float32 else 1e-12)
 
 
 def gradient(function, x: jax.Array, g: jax.Array) -> jax.Array:
-    return jax.vjp(function, x)[1](g)[0]
+    return jax.jit(lambda x, g: jax.vjp(function, x)[1](g)[0])(x, g)
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -143,20 +140,22 @@ def measure(name: str, form: forms.Forms, dtype: str) -> dict:
     x, y = normal(1, (2, 16, 16, 3), dtype), normal(2, (2, 16, 16, 1)) > 0.5
     image, mask = (packing.pack(v) if form.packed else v for v in (x, y))
 
-    def run(graph, params):
+    def run(graph, params, stats, image):
         with forms.using(form):
             model = nnx.merge(graph, params, stats, copy=True)
             return model(image), nnx.state(model, nnx.BatchStat)
 
-    def loss(params):
-        heads, new = run(graph, params)
+    def loss(params, stats, image, mask):
+        heads, new = run(graph, params, stats, image)
         return sum(losses.bce(z, mask) + losses.dice(z, mask) for z in heads), (heads, new)
 
-    def everything(params):
-        (total, (heads, new)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return total, (*heads, *run(evaluation, params)[0]), new, grads
+    @jax.jit
+    def everything(params, stats, image, mask):
+        gradients = jax.value_and_grad(loss, has_aux=True)
+        (total, (heads, new)), grads = gradients(params, stats, image, mask)
+        return total, (*heads, *run(evaluation, params, stats, image)[0]), new, grads
 
-    total, heads, new, grads = jax.jit(everything)(params)
+    total, heads, new, grads = everything(params, stats, image, mask)
     logits = [packing.unpack(z) if form.packed else z for z in heads]
     return {"loss": total, "logits": logits, "stats": parameters(new), "grads": parameters(grads)}
 
@@ -201,9 +200,9 @@ def test_the_critic_computes_the_same_in_every_form(form):
     with jax.enable_x64(True):
         critic = ResNet50(last_stage=2, width=8, dtype=jnp.float64, exact=True, rngs=nnx.Rngs(0))
         x, form = normal(0, (2, 32, 32, 3), "float64"), forms.FORMS[form]
-        wanted = critic(x)
+        wanted = run(critic, x)
         with forms.using(form):
-            found = critic(packing.pack(x) if form.packed else x)
+            found = run(critic, packing.pack(x) if form.packed else x)
     for a, b in zip(found, wanted, strict=True):
         assert_close(a, b, 1e-10)
 

@@ -6,7 +6,7 @@ from flax import nnx
 
 from crlm_jax.models.layers import BatchNorm, Conv
 from crlm_jax.models.resampling import max_pool, upsample
-from tests.models.parity import assert_close
+from tests.models.parity import assert_close, pulled
 
 
 def reference_conv(x, weight, stride):
@@ -31,21 +31,14 @@ def test_conv_and_its_gradients(size, stride, side, channels):
     def own(x, state):
         return nnx.merge(graph, state)(x)
 
-    y, pull = jax.vjp(own, x, state)
-    wanted, pull_wanted = jax.vjp(
-        lambda x, weight, bias: reference_conv(x, weight, stride) + bias,
-        x,
-        conv.weight[...],
-        conv.bias[...],
-    )
-    cotangent = jax.random.normal(jax.random.key(1), y.shape)
-    grad_x, grad_state = pull(cotangent)
+    def reference(x, weight, bias):
+        return reference_conv(x, weight, stride) + bias
+
+    y, (grad_x, grad_state) = pulled(own, x, state)
+    wanted, gradients = pulled(reference, x, conv.weight[...], conv.bias[...])
     assert_close(y, wanted, 1e-5)
-    for a, b in zip(
-        (grad_x, grad_state["weight"][...], grad_state["bias"][...]),
-        pull_wanted(cotangent),
-        strict=True,
-    ):
+    ours = (grad_x, grad_state["weight"][...], grad_state["bias"][...])
+    for a, b in zip(ours, gradients, strict=True):
         assert_close(a, b, 1e-5)
 
 
@@ -100,10 +93,10 @@ def test_max_pool_and_its_gradient(size, padding, shape):
             x, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, 2, 2, 1), pads
         )
 
-    y, pull = jax.vjp(lambda x: max_pool(x, size), x)
-    wanted, pull_wanted = jax.vjp(reference, x)
+    y, (gradient,) = pulled(lambda x: max_pool(x, size), x)
+    wanted, (gradient_wanted,) = pulled(reference, x)
     np.testing.assert_array_equal(y, wanted)
-    np.testing.assert_allclose(pull(y)[0], pull_wanted(y)[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient, gradient_wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -1,6 +1,5 @@
 import json
 from fnmatch import fnmatchcase
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,6 @@ from tests.fixtures import recipe
 from tests.models.parity import assert_close, count, nchw, nhwc, run
 
 STAGES = range(1, 8)
-
-
-# Half the time: these networks are deep, and what takes long in them are calls to a library.
-compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Zeros:
@@ -101,7 +96,7 @@ def check_norms(norms, expected, keys, tolerance):
 def test_logits_are_those_of_pytorch(mode, models, data, expected):
     getattr(models[0], mode)()
     graph, state = nnx.split(models[0])
-    (logits,) = compiled(lambda state, x: nnx.merge(graph, state)(x))(state, data[0])
+    (logits,) = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, data[0])
     noise = float(expected[f"f64_maxdiff_{mode}"])  # train: 1×1 maps are normalised over two values
     assert_close(nchw(logits), expected[f"logits_{mode}"], noise=noise)
 
@@ -119,7 +114,7 @@ def test_losses_and_gradients_of_the_segmentor_are_those_of_pytorch(
         nnx.split(models[1]),
     )
 
-    @compiled
+    @jax.jit
     def step(params, stats, critic):
         def loss(params):
             (logits,) = nnx.merge(graph_s, params, stats)(x)
@@ -167,7 +162,7 @@ def test_loss_and_gradients_of_the_critic_are_those_of_pytorch(models, data, exp
     graph, params, stats = nnx.split(models[1], nnx.Param, nnx.BatchStat)
     p = jax.nn.sigmoid(nhwc(expected["logits_train"]))
 
-    @compiled
+    @jax.jit
     def step(params, stats):
         def loss(params):
             critic = nnx.merge(graph, params, stats, copy=True)

@@ -30,7 +30,7 @@ from tests.processes import (
     words,
 )
 
-KILLS = int(os.environ.get("CRLM_JAX_KILLS", "6"))  # twenty take a minute and a half
+KILLS = int(os.environ.get("CRLM_JAX_KILLS", "4"))  # twenty take a minute and a half
 FILES = {
     "config.json", "data.json", "train.jsonl", "checkpoints", "cases.csv", "lesions.csv",
     "calibration.csv", "froc.csv",

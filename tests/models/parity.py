@@ -89,7 +89,8 @@ def compiled(function: Callable, dtype: str) -> Callable:
 
 def optimised(function: Callable) -> Callable:
     """Compiles a function at LLVM's usual level, not at that of the tests."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 3})
+    usual = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+    return jax.jit(function, compiler_options=usual)
 
 
 # Greatest error of a gradient in float32, on the images of seed 0. A ReLU whose input lies within

@@ -92,7 +92,12 @@ def test_what_cannot_be_taken_over_is_one_error(prepared, tmp_path):
 def test_the_average_is_what_is_evaluated(prepared, tmp_path):
     run, parts = trained(prepared, tmp_path / "run", 6, train__ema=0.5)
     raw = trained(prepared, tmp_path / "raw", 6)[1]
-    assert_same(parts["training"]["params"], raw["segmenter"]["params"])
+    # As without an average, but for rounding: the two are compiled as two programs.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        parts["training"]["params"],
+        raw["segmenter"]["params"],
+    )
     averaged = parts["segmenter"]["params"]
     gaps = jax.tree.map(
         lambda a, b: float(np.abs(a - b).max()), averaged, raw["segmenter"]["params"]

@@ -14,9 +14,9 @@ from PIL import Image
 _CACHE = Path.home() / ".cache" / "crlm_jax" / "test-xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Most programs run for a moment. LLVM's level 0, and XLA's older emitters, compile them in a
-# quarter of the time; what computes for longer, or is compared to the last digits, asks for its
-# usual level (`tests.models.parity`).
+# Most programs run for a moment. LLVM's level 0 and XLA's older emitters compile a training step
+# of these sizes in a seventh of the time, and run it in twice of it. What computes for longer, or
+# is compared to the last digits, asks for the usual level (`tests.models.parity`).
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 

@@ -231,8 +231,7 @@ def _goes_on(begun: Config, config: Config, folder: RunFolder, of_folds: bool) -
         raise WorkdirError(
             f"{folder.path} is of {'; '.join(differences(begun, config))}, and its course "
             f"({', '.join(planned)}) is planned for that length; give another --workdir"
-            + with_weights
-            * (not of_folds)
+            + ("" if of_folds else with_weights)
         )
     try:
         slices = int(json.loads(folder.data.read_bytes())["train"]["slices"])

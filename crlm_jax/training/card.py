@@ -178,27 +178,30 @@ def describe_small_lesions(config: Config, slices: Slices) -> list[tuple[str, st
     return [("small lesions", f"below a pixel of the network, {fate}: {'; '.join(found)}")]
 
 
-def doubt_of_repetition(config: Config, tumour_slices: int, planned: int) -> list[str]:
-    """Says if a batch shows slices with tumour more than once, since it is given too few.
+def doubt_of_repetition(config: Config, data: Mapping[str, Any], planned: int) -> list[str]:
+    """Says if a batch shows slices more than once, since too few are trained on.
 
     Args:
       config: the experiment.
-      tumour_slices: slices with tumour that are trained on.
+      data: of the training split, from `describe_data`.
       planned: updates by which the training's course is planned, from `lengths`.
     """
     train = config.train
-    kept = {
-        "train.foreground": train.batch_size - round(train.batch_size * (1 - train.foreground)),
-        "train.tumour_first": train.batch_size if tumour_steps(config, planned) else 0,
-    }
-    name = max(kept, key=kept.__getitem__)
-    if kept[name] <= tumour_slices:
-        return []
-    return [
-        f"{name} = {getattr(train, name.removeprefix('train.')):g} keeps {kept[name]} places of a "
-        f"batch for slices with tumour, and only {tumour_slices} are trained on: a batch shows "
-        "each of them more than once, and the network may learn them by heart"
-    ]
+    kept = train.batch_size - round(train.batch_size * (1 - train.foreground))
+    first = train.batch_size if tumour_steps(config, planned) else 0
+    slices, tumour = (data["slices"], "slices"), (data["tumour_slices"], "slices with tumour")
+    for name, places, (there, what) in (
+        ("batch_size", train.batch_size, slices),
+        ("tumour_first", first, tumour),
+        ("foreground", kept, tumour),
+    ):
+        if places > there:
+            return [
+                f"train.{name} = {getattr(train, name):g} gives {places} places of a batch to "
+                f"{what}, and only {there} are trained on: a batch shows each of them more than "
+                "once, and the network may learn them by heart"
+            ]
+    return []
 
 
 def describe_terms(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

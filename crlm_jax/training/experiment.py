@@ -160,7 +160,7 @@ def _run(
     doubts += [*prepared.doubts, *(doubts_of_test(init.path, data["test"]) if init else ())]
     check_records(folder, data, prepared.digest)
     steps, planned = lengths(config, data["train"]["slices"], refit)
-    doubts += doubt_of_repetition(config, data["train"]["tumour_slices"], planned)
+    doubts += doubt_of_repetition(config, data["train"], planned)
     if not folder.begun:  # before the folder is this run's, and hours go by
         if init:
             step_of_init(config, steps)

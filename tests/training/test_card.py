@@ -31,19 +31,21 @@ def test_the_card_says_how_many_attributions_add_up_and_warns_of_the_others(caps
 
 
 @pytest.mark.parametrize(
-    ("foreground", "first", "slices", "said"),
+    ("foreground", "first", "slices", "tumour", "said"),
     [
-        (0.0, 0.0, 1, None),
-        (1 / 3, 0.0, 3, None),
-        (1 / 3, 0.0, 2, "train.foreground = 0.333333 keeps 3 places of a batch"),
-        (1 / 3, 0.5, 8, None),
-        (1 / 3, 0.5, 7, "train.tumour_first = 0.5 keeps 8 places of a batch"),
+        (0.0, 0.0, 8, 1, None),
+        (0.0, 0.0, 7, 7, "train.batch_size = 8 gives 8 places of a batch to slices, and only 7"),
+        (1 / 3, 0.0, 20, 3, None),
+        (1 / 3, 0.0, 20, 2, "train.foreground = 0.333333 gives 3 places of a batch to slices with"),
+        (1 / 3, 0.5, 20, 8, None),
+        (1 / 3, 0.5, 20, 7, "train.tumour_first = 0.5 gives 8 places of a batch to slices with"),
     ],
 )
-def test_a_batch_that_shows_a_slice_twice_is_warned_of(foreground, first, slices, said):
+def test_a_batch_that_shows_a_slice_twice_is_warned_of(foreground, first, slices, tumour, said):
     config = Config()
     config.train.batch_size, config.train.foreground = 8, foreground
     config.train.tumour_first = first
-    doubts = doubt_of_repetition(config, slices, planned=100)
+    data = {"slices": slices, "tumour_slices": tumour}
+    doubts = doubt_of_repetition(config, data, planned=100)
     assert len(doubts) == (said is not None)
     assert not doubts or doubts[0].startswith(said)

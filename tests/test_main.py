@@ -1,4 +1,5 @@
 import csv
+import importlib
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from crlm_jax.runs.log import NonFiniteLoss, read_log
 from crlm_jax.training import experiment, loop
 from tests.cohorts import make_cohort, tiny_config
 from tests.processes import (
+    LATER,
     PATIENCE,
     Run,
     assert_same_weights,
@@ -299,6 +301,12 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(cohort, cache, tmp
     assert (undisturbed / "cases.csv").read_bytes() == (killed / "cases.csv").read_bytes()
     assert logged(undisturbed) == logged(killed)
     assert {p.name for p in killed.iterdir()} == {p.name for p in undisturbed.iterdir()} == FILES
+
+
+def test_what_processes_load_in_advance_is_there():
+    """A module that is not there would be left out without a word."""
+    for name in LATER:
+        importlib.import_module(name)
 
 
 @pytest.mark.slow

@@ -198,7 +198,7 @@ def doubt_of_repetition(config: Config, data: Mapping[str, Any], planned: int) -
         if places > there:
             return [
                 f"train.{name} = {getattr(train, name):g} gives {places} places of a batch to "
-                f"{what}, and only {there} are trained on: a batch shows each of them more than "
+                f"{what}, and only {there} are trained on: a batch shows some of them more than "
                 "once, and the network may learn them by heart"
             ]
     return []

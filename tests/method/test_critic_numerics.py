@@ -139,10 +139,11 @@ def gradient(critic: nnx.Module, image: jax.Array, mask: np.ndarray, seen: np.nd
     loss.mask_with = "logits"  # the map itself
     graph, state = nnx.split(critic)
 
-    def distance(seen: jax.Array, state: nnx.State, *given: jax.Array) -> jax.Array:
-        pack = packing.pack if forms.current().packed else lambda x: x
-        shown, seen_by, wanted = (pack(x) for x in (given[0], seen, given[1]))
-        features = critic_features(nnx.merge(graph, state), shown, seen_by, wanted, loss)
+    def distance(seen: jax.Array, state: nnx.State, image: jax.Array, mask: jax.Array) -> jax.Array:
+        maps = image, seen, mask
+        if forms.current().packed:
+            maps = tuple(map(packing.pack, maps))
+        features = critic_features(nnx.merge(graph, state), *maps, loss)
         return losses.feature_distance(*features, (1, 2))
 
     # Weights are arguments: of constants the compiler would compute all that it can.

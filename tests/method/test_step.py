@@ -79,7 +79,7 @@ def test_five_steps_of_the_whole_method_follow_pytorch(trajectory, precision, no
         state, image, mask = placed
         update = parity.compiled(method_step.make_update(config, networks, steps=5), precision)
         names = list(trajectory["row_names"])
-        for row in trajectory[f"{prefix}rows"]:
+        for number, row in enumerate(trajectory[f"{prefix}rows"]):
             state, terms = update(state, image, mask)
             recorded = dict(zip(names, row, strict=True))
             feature = sum(recorded[f"feat{s}"] for s in (1, 2, 3, 4))
@@ -88,7 +88,8 @@ def test_five_steps_of_the_whole_method_follow_pytorch(trajectory, precision, no
             assert float(terms["feature"]) == pytest.approx(feature, rel=tolerance)
             assert float(terms["loss"]) == pytest.approx(recorded["total"], rel=tolerance)
             norm = recorded["grad_norm"]
-            assert float(terms["grad_norm"]) == pytest.approx(norm, rel=norm_tolerance)
+            closeness = norm_tolerance if number else min(norm_tolerance, 1e-4)
+            assert float(terms["grad_norm"]) == pytest.approx(norm, rel=closeness)
         segmenter = nnx.merge(networks.segmenter_eval, state.params, state.batch_stats)
         logits = parity.nchw(parity.run(segmenter, image, dtype=precision)[0])
     parity.assert_close(logits, trajectory[f"{prefix}logits_eval_after"], tolerance)

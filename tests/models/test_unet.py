@@ -46,7 +46,7 @@ def test_statistics_loss_and_gradients_are_those_of_pytorch(measured, expected, 
 
 
 @pytest.mark.slow
-def test_in_float64_the_gradients_are_pytorchs():
+def test_in_float64_the_gradients_are_pytorchs_on_every_seed():
     check_float64(UNet, "unet", "unet")
 
 

@@ -53,7 +53,7 @@ def test_statistics_loss_and_gradients_are_those_of_pytorch(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("deep", [False, True])
-def test_in_float64_the_gradients_are_pytorchs(deep):
+def test_in_float64_the_gradients_are_pytorchs_on_every_seed(deep):
     create = partial(UNetPlusPlus, deep_supervision=deep)
     check_float64(create, "unetpp", "unetpp_ds" if deep else "unetpp")
 

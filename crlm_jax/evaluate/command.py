@@ -23,6 +23,7 @@ from crlm_jax.evaluate.patients import (
     choose_conditions,
     read_test_cohort,
 )
+from crlm_jax.evaluate.rules import OPTIONS, add_rules, read_rules, with_rules
 from crlm_jax.evaluate.systems import Options, System, check_run, of_masks, of_run
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.taught import read_taught
@@ -91,6 +92,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--resample-masks", action="store_true", help="take masks on another grid, resampled")
     add("--register", action="store_true",
         help="align images before and after chemotherapy, so that lesions are paired")  # fmt: skip
+    add_rules(add)
     add("--cache", default=Data.cache, help="folder of prepared slices (default: %(default)s)")
     return parser
 
@@ -111,6 +113,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--masks: give the --cohort that the masks are of")
     if problem := args.prefix and patient_problem(args.prefix):
         parser.error(f"--prefix: {problem}")
+    if "run" not in kinds and (rules := read_rules(args)):
+        parser.error(f"{OPTIONS[next(iter(rules))]}: is of --run; masks are taken as they are")
     if args.label is not None and "masks" not in kinds:
         parser.error("--label: is of --masks; the cohort's own is in its column mask_label")
     return args
@@ -121,7 +125,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     check_out(args.out)
     told: list[Told] = args.systems
-    configs = {text: check_run(locate(text))[0][0] for kind, _, text in told if kind == "run"}
+    rules = read_rules(args)
+    configs = {
+        text: check_run(locate(text), rules)[0][0] for kind, _, text in told if kind == "run"
+    }
+    for config in configs.values():
+        with_rules(config, rules)  # before anything is read
     label = _label(args.label, [text for kind, _, text in told if kind == "masks"])
     first = next(iter(configs.values()), None)
     _use_threads(list(configs.values()))
@@ -131,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for doubt in cohort.doubts:
         _warn(doubt)
     wish = Wish(tuple(args.condition), args.split, args.allow_training_patients, args.prefix)
-    options = Options(args.cache, args.resample_masks, args.register)
+    options = Options(args.cache, args.resample_masks, args.register, rules)
     systems = _make(told, configs, cohort, wish, options, label)
     for system in systems:
         for note in (*system.evaluation.notes, *system.doubts):

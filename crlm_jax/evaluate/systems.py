@@ -2,10 +2,9 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import jax
 
@@ -16,6 +15,7 @@ from crlm_jax.data import slice_cache
 from crlm_jax.data.cohort.cases import Case
 from crlm_jax.data.cohort.channels import with_channels
 from crlm_jax.data.slices import Slices
+from crlm_jax.evaluate.about import about_data, record, unlike, unlike_ones
 from crlm_jax.evaluate.masks import check_pattern, find_files, own_references, read_masks
 from crlm_jax.evaluate.patients import (
     PHANTOM,
@@ -26,12 +26,11 @@ from crlm_jax.evaluate.patients import (
     choose_cases,
     choose_conditions,
 )
+from crlm_jax.evaluate.rules import Rules, check_livers_there, describe_rules, with_rules
 from crlm_jax.imaging.channels import MOTION
-from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.measures import evaluate
 from crlm_jax.measures.case import CaseResult
 from crlm_jax.measures.predicted import drawn_images
-from crlm_jax.predict.scans import Scan, unknown_conditions
 from crlm_jax.runs.evaluation import Evaluation
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.log import read_log
@@ -43,8 +42,6 @@ from crlm_jax.system import parallel
 from crlm_jax.training.card import (
     describe_attributions,
     describe_choice,
-    describe_mask,
-    describe_small_lesions,
 )
 from crlm_jax.training.fit_picture import write_fit
 from crlm_jax.training.measuring import measure_best, measure_mean
@@ -83,15 +80,21 @@ class Options:
       cache: folder of prepared slices.
       resample_masks: take masks on other grids than their images'.
       register: align images before and after chemotherapy; False: as a run has it.
+      rules: what is made of the networks' answers, where that is not left to the runs.
     """
 
     cache: str = Data.cache
     resample_masks: bool = False
     register: bool = False
+    rules: Rules = field(default_factory=dict)
 
 
-def check_run(run: Path) -> list[tuple[Config, RunFolder]]:
+def check_run(run: Path, rules: Rules) -> list[tuple[Config, RunFolder]]:
     """Returns a run that can be evaluated, or all members of an ensemble, with configurations.
+
+    Args:
+      run: its folder, or a folder that holds the runs of an ensemble.
+      rules: in which members may differ, since the command decides them.
 
     Raises:
       ConfigError: the folder holds no run, or an evaluation, or runs that cannot be averaged.
@@ -104,7 +107,7 @@ def check_run(run: Path) -> list[tuple[Config, RunFolder]]:
             raise FileNotFoundError(
                 f"{member.checkpoints}: no complete checkpoint; train the run first"
             )
-    return list(zip(check_alike(paths), members, strict=True))
+    return list(zip(check_alike(paths, rules), members, strict=True))
 
 
 def of_run(
@@ -123,7 +126,7 @@ def of_run(
       UserError: the run cannot be evaluated on the cohort.
     """
     options = options or Options()
-    members = check_run(run)
+    members = check_run(run, options.rules)
     every = [config for config, _ in members]
     trained = every[0]
     conditions, notes = choose_conditions(cohort, wish.conditions, trained, run)
@@ -131,8 +134,10 @@ def of_run(
     cases, of_patients = choose_cases(cohort, conditions, wish, taught)
     if channels := trained.data.channels:
         cases = _with_channels(run, cohort, conditions, cases, channels)
-    config = _measured_with(trained, cohort, conditions, options)
-    notes += of_patients + _unlike(conditions, trained.data.conditions)
+    config = with_rules(_measured_with(trained, cohort, conditions, options), options.rules)
+    notes += of_patients + unlike(conditions, trained.data.conditions)
+    check_livers_there(options.rules, cohort.name, cases)
+    notes += describe_rules(every, options.rules)
     slices = slice_cache.prepare(cases, config.data)
     notes += [f"{doubt}." for doubt in [*([MOTION] if channels else []), *slices.doubts]]
     notes += check_images(cohort, slices, wish, taught)
@@ -140,10 +145,10 @@ def of_run(
     def measure(into: RunFolder) -> tuple[list[CaseResult], Card]:
         if config.data.channels:
             write_fit(config, slices, into)
-        return _measure(config, slices, members, into)
+        return _measure(config, slices, members, options.rules, into)
 
-    about = f"{'+'.join(_unlike_ones(c.method for c in every))}, {scale_of(trained)}"
-    seeds = ", ".join(_unlike_ones(str(c.train.seed) for c in every))
+    about = f"{'+'.join(unlike_ones(c.method for c in every))}, {scale_of(trained)}"
+    seeds = ", ".join(unlike_ones(str(c.train.seed) for c in every))
     what = "run" if len(every) == 1 else f"mean of {len(every)} runs in"
     about += f", ensemble of {len(every)}" * (len(every) > 1)
     digital = any(map(is_phantom, every))
@@ -152,14 +157,14 @@ def of_run(
             f"PHANTOM: the network was trained on digital images (version "
             f"{trained.phantom.version} of the phantom), not on patients."
         )
-    evaluation = _record("run", run, name, about, cohort, wish, notes)
+    evaluation = record("run", run, name, about, cohort, wish, notes)
     evaluation = dataclasses.replace(evaluation, phantom=evaluation.phantom or digital)
     card = [
         ("evaluated", f"the {what} {run}: {about}, seed {seeds}, crlm_jax {__version__}"),
-        ("trained on", f"{', '.join(_unlike_ones(c.data.cohort for c in every))}: "
+        ("trained on", f"{', '.join(unlike_ones(c.data.cohort for c in every))}: "
                        f"{', '.join(trained.data.conditions)}; "
                        f"{len(taught.training)} patients with those who validated"),
-        *_about_data(cohort, config, cases, slices, wish, network=True),
+        *about_data(cohort, config, cases, slices, wish, network=True),
         ("devices", f"{len(jax.devices())} × {jax.devices()[0].device_kind}, "
                     f"{parallel.threads()} threads, {config.train.precision}"),
     ]  # fmt: skip
@@ -167,14 +172,18 @@ def of_run(
 
 
 def _measure(
-    config: Config, slices: Slices, members: Sequence[tuple[Config, RunFolder]], into: RunFolder
+    config: Config,
+    slices: Slices,
+    members: Sequence[tuple[Config, RunFolder]],
+    rules: Rules,
+    into: RunFolder,
 ) -> tuple[list[CaseResult], Card]:
     """Measures one run, or the mean of several."""
     mesh = parallel.make_mesh()
     if config.evaluation.batch_size % mesh.size:
         mesh = parallel.make_mesh(1)
     if len(members) > 1:
-        saved = [(own, folder.checkpoints) for own, folder in members]
+        saved = [(with_rules(own, rules), folder.checkpoints) for own, folder in members]
         mean = measure_mean(config, slices, saved, into, mesh)
         steps = zip(members, mean.steps, strict=True)
         text = ", ".join(f"{folder.name} step {step}" for (_, folder), step in steps)
@@ -183,7 +192,8 @@ def _measure(
     measured = measure_best(config, slices, folder.checkpoints, into, mesh)
     chosen = describe_choice(trained, read_log(folder.log))
     card = [("checkpoint", f"step {measured.step}, {chosen}")]
-    card += describe_threshold(read_threshold(folder.threshold))
+    if "threshold" not in rules:
+        card += describe_threshold(read_threshold(folder.threshold))
     return measured.results, card + describe_attributions(measured.errors)
 
 
@@ -232,13 +242,13 @@ def of_masks(
         images = drawn_images(slices, given.found, given.read)
         return evaluate.measure_images(config, slices, images, into), []
 
-    evaluation = _record("masks", pattern, name, "masks", cohort, wish, notes)
+    evaluation = record("masks", pattern, name, "masks", cohort, wish, notes)
     said = "its only label" if label is None else str(label)
     card = [
         ("evaluated", f"the masks {pattern}: tumour is {said}; crlm_jax {__version__}"),
         ("paper's protocol", f"masks are shrunk to {config.data.image_size} × "
                              f"{config.data.image_size} pixels as the reference is"),
-        *_about_data(cohort, config, cases, slices, wish, network=False),
+        *about_data(cohort, config, cases, slices, wish, network=False),
     ]  # fmt: skip
     return System(name, config, slices, evaluation, card, measure, given.doubts)
 
@@ -284,67 +294,3 @@ def _with_channels(
     chosen = {case.patient for case in cases}
     every = [case for case in cohort.cases if case.patient in chosen]
     return with_channels(cohort.name, every, channels)
-
-
-def _unlike_ones(texts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
-
-
-def _unlike(conditions: Sequence[str], trained: Sequence[str]) -> list[str]:
-    """Returns a note for each condition that a run was not trained on."""
-    scans = [Scan(Path(), "", condition=name) for name in conditions]
-    other = {is_ct(name) for name in trained}
-    windowed = [
-        f"condition {name} is windowed as {'CT' if is_ct(name) else 'MRI'}, but the run was "
-        f"trained on {', '.join(trained)}"
-        for name in conditions
-        if is_ct(name) not in other
-    ]
-    return [f"{note}." for note in unknown_conditions(scans, trained) + windowed]
-
-
-def _record(
-    of: Literal["run", "masks"], source: object, name: str, about: str, cohort: TestCohort,
-    wish: Wish, notes: Sequence[str],
-) -> Evaluation:  # fmt: skip
-    notes = list(notes)
-    if cohort.phantom and cohort.name != PHANTOM:
-        notes.append(
-            f"{cohort.phantom.strip(' ()')}: the images are digital, not of patients; no number "
-            "here holds for patients."
-        )
-    return Evaluation(
-        of=of,
-        source=str(source),
-        title=f"{name} on {'/'.join(Path(cohort.name).parts[-2:])}",
-        about=about,
-        cohort=cohort.name,
-        split=wish.split,
-        prefix=wish.prefix,
-        phantom=bool(cohort.phantom),
-        notes=tuple(notes),
-    )
-
-
-def _about_data(
-    cohort: TestCohort,
-    config: Config,
-    cases: Sequence[Case],
-    slices: Slices,
-    wish: Wish,
-    *,
-    network: bool,
-) -> Card:
-    index = slices.index("test")
-    patients, every = ({case.patient for case in each} for each in (cases, cohort.cases))
-    whom = "the run's own test patients" if wish.split == "test" else "every patient"
-    left_out = [name for name in cohort.conditions if name not in config.data.conditions]
-    without = f"; not evaluated: {', '.join(left_out)}" * bool(left_out)
-    renamed = f"; {wish.prefix} stands before their names" * bool(wish.prefix)
-    return [
-        ("data", f"{cohort.name}{cohort.phantom}: {', '.join(config.data.conditions)}{without}"),
-        ("patients", f"{whom}{renamed}: {len(patients)} of {len(every)}, {len(index):,} slices "
-                     f"({int(index['tumour'].sum()):,} with tumour)"),
-        *describe_small_lesions(config, slices),
-        *(describe_mask(config, cases) if network else ()),
-    ]  # fmt: skip

@@ -46,6 +46,7 @@ def run(place, cohort, one_device) -> Path:
     config = tiny_config(cohort, place / "cache", CONDITIONS)
     config.segmenter.widths = (4, 8, 16)  # whose mean with other weights is neither empty nor full
     config.train.epochs, config.evaluation.attribution_steps = 2, 2
+    config.evaluation.threshold = 0.4  # at which so short a training marks something, not all
     experiment.run(config, place / "run")
     return place / "run"
 
@@ -170,6 +171,7 @@ def test_an_ensemble_has_learned_from_the_patients_of_every_member(
 def test_the_runs_own_test_patients_give_the_runs_own_numbers(run, cohort, evaluate):
     code, out = evaluate("--run", run, "--cohort", cohort, "--split", "test")
     assert code == 0
+    assert all(0 < float(row["dsc"]) < 1 for row in rows(run / "cases.csv"))
     for name in ("cases.csv", "lesions.csv", "responses.csv", "calibration.csv", "froc.csv"):
         assert (out / name).read_bytes() == (run / name).read_bytes(), name
     assert results(out) == results(run)
@@ -192,6 +194,104 @@ def test_without_a_cohort_the_runs_own_is_taken(run, cohort, evaluate):
     assert code == 0
     before = [row for row in rows(run / "cases.csv") if row["condition"] == "pre_dwi"]
     assert rows(out / "cases.csv") == before
+
+
+# Rules that the command decides
+
+
+def with_livers(cohort: Path, out: Path) -> Path:
+    """Writes a cohort of the same files, whose livers are the masks of the tumour; returns it."""
+    told = rows(cohort)
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*told[0], "liver"])
+        writer.writeheader()
+        for row in told:
+            row |= {key: str(cohort.parent / row[key]) for key in ("image", "mask")}
+            writer.writerow(row | {"liver": row["mask"]})
+    return out
+
+
+def trained_with(run: Path, out: Path, **rules) -> Path:
+    """Copies a run as if its configuration had had other rules; returns the copy."""
+    copy = shutil.copytree(run, out)
+    config = read_run(copy)
+    for name, value in rules.items():
+        setattr(config.evaluation, name, value)
+    (copy / "config.json").write_text(to_json(config))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("words", "rules", "back"),
+    [
+        (
+            ("--threshold", "0.45", "--liver", "column"),
+            {"threshold": 0.45, "liver": "column"},
+            ("--threshold", "0.4", "--liver", "none"),
+        ),
+        (
+            ("--min-lesion-mm3", "300", "--mirror"),
+            {"min_lesion_mm3": 300.0, "mirror": True},
+            ("--min-lesion-mm3", "0", "--no-mirror"),
+        ),
+    ],
+    ids=("threshold and liver", "small lesions and mirror images"),
+)
+def test_a_rule_of_the_command_measures_as_one_of_the_run(
+    run, cohort, evaluate, tmp_path, words, rules, back
+):
+    cohort = with_livers(cohort, tmp_path / "cohort.csv")
+    told = ("--cohort", cohort, "--split", "test", "--condition", "pre_dwi")
+    assert evaluate("--run", run, *told, *words)[0] == 0
+    out = (tmp_path / "out").rename(tmp_path / "asked")
+    again = trained_with(run, tmp_path / run.name, **rules)
+    assert evaluate("--run", again, *told)[0] == 0
+    for name in ("cases.csv", "lesions.csv", "froc.csv", "calibration.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+    found = read_finished(out)
+    notes = found.evaluation.notes[-2:]  # the first says that a condition is not there
+    for (name, value), note in zip(rules.items(), notes, strict=True):
+        assert getattr(found.config.evaluation, name) == value
+        assert note.startswith(f"Measured with {name} = ")
+        assert note in (out / "report.html").read_text()
+    own = [row for row in rows(run / "cases.csv") if row["condition"] == "pre_dwi"]
+    assert rows(out / "cases.csv") != own
+    shutil.rmtree(tmp_path / "out")
+    assert evaluate("--run", again, *told, *back)[0] == 0  # the command takes them back, too
+    assert rows(tmp_path / "out" / "cases.csv") == own
+
+
+def test_a_rule_counts_for_all_that_are_averaged(pair, cohort, evaluate, tmp_path, capsys):
+    unlike = shutil.copytree(pair, tmp_path / "unlike", symlinks=True)
+    config = read_run(unlike / "a")
+    config.evaluation.threshold, config.evaluation.mirror = 0.6, True
+    (unlike / "a" / "config.json").write_text(to_json(config))
+    told = ("--cohort", cohort, "--split", "test", "--condition", "pre_dwi")
+    assert evaluate("--run", unlike, *told)[0] == 1
+    assert "give --threshold" in capsys.readouterr().err
+    code, out = evaluate("--run", unlike, *told, "--threshold", "0.465", "--no-mirror")
+    assert code == 0
+    assert "Measured with threshold = 0.465; trained with 0.6 and 0.465." in (
+        read_finished(out).evaluation.notes
+    )
+    of_unlike = rows(out / "cases.csv")
+    shutil.rmtree(out)
+    assert evaluate("--run", pair, *told)[0] == 0
+    assert of_unlike == rows(out / "cases.csv")
+
+
+def test_a_rule_that_cannot_be_is_said_before_anything_is_read(run, cohort, evaluate, capsys):
+    code, out = evaluate("--run", run, "--split", "test", "--threshold", "1.5")
+    assert (code, out.exists()) == (1, False)
+    assert "evaluation.threshold = 1.5" in capsys.readouterr().err
+    assert evaluate("--run", run, "--split", "test", "--liver", "column")[0] == 1
+    assert "names no mask of a liver" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        evaluate("--masks", "{patient}.nii.gz", "--cohort", cohort, "--min-lesion-mm3", "3")
+    assert "--min-lesion-mm3: is of --run" in capsys.readouterr().err
+
+
+# Other cohorts
 
 
 def test_every_patient_of_another_cohort_is_tested(run, evaluate, tmp_path):

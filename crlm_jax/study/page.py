@@ -1,4 +1,4 @@
-"""Writes a study's `tables.html`, `tables.md`, `tables.csv` and pictures."""
+"""Writes a study's `tables.html`, `tables.md`, `tables.csv`, `cases.csv` and pictures."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from crlm_jax.report.html import embed, templates
 from crlm_jax.stats.crossed import LEAST_RUNS
 from crlm_jax.study import figures, lesion_tables, tables
 from crlm_jax.study.runs import StudyRun
-from crlm_jax.study.seeds import Systems, collect
+from crlm_jax.study.seeds import Systems, case_rows, collect
 from crlm_jax.system.files import own_names, write_whole
 from crlm_jax.system.text import to_csv, to_markdown
 
@@ -69,6 +69,7 @@ def write_tables(runs: Sequence[StudyRun], workdir: Path, *, paper: bool = False
     write_whole(workdir / "tables.md", _markdown(filled, warnings, missing, left_out))
     sheet = (row for title, header, rows in filled for row in ([title], header, *rows, []))
     write_whole(workdir / "tables.csv", to_csv(sheet))
+    write_whole(workdir / "cases.csv", to_csv(case_rows(found)))
     write_whole(workdir / "tables.html", html)
     return workdir / "tables.html"
 

@@ -5,12 +5,16 @@ and no fold is a unit. Together they test every patient once, out of fold: that 
 the seed.
 """
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crlm_jax.runs.finished import FinishedRun, read_finished, values_by_patient
 from crlm_jax.runs.rows import CaseRow
 from crlm_jax.study.runs import StudyRun
+
+_OF_RUN = ("experiment", "system", "seed", "run")
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,23 @@ def _twice(result: SeedResult) -> str:
             if (other := tested.setdefault(patient, run.name)) != run.name:
                 return f"both {other} and {run.name} tested the patient {patient}"
     return ""
+
+
+def case_rows(found: Mapping[str, Systems]) -> list[list[str]]:
+    """Returns the test cases of all runs in one table, the header first, for other programs.
+
+    The columns are the experiment, the system, the seed, the run (with its fold) and those of the
+    runs' `cases.csv`; a measure that a run does not have is empty.
+    """
+    rows = []
+    for experiment, systems in found.items():
+        for system, seeds in systems.items():
+            for seed in seeds:
+                for run in seed.runs:
+                    text = run.folder.cases.read_text(encoding="utf-8")
+                    whose = dict(
+                        zip(_OF_RUN, (experiment, system, seed.name, run.name), strict=True)
+                    )
+                    rows += [whose | case for case in csv.DictReader(io.StringIO(text))]
+    header = list(dict.fromkeys(name for row in rows for name in row)) or list(_OF_RUN)
+    return [header, *([row.get(name, "") for name in header] for row in rows)]

@@ -207,6 +207,11 @@ def test_tables_of_what_has_finished(finished):
     assert by_system["stages_2", "pre_dwi", "clinical"]["difference in DSC"] == "0.000"
     lines = list(csv.reader((folder / "tables.csv").open(newline="")))
     assert list(study_tables.HEADER) in lines
+    cases = list(csv.DictReader((folder / "cases.csv").open(newline="")))
+    own = list(csv.DictReader((folder / "x/stages_2/seed0/cases.csv").open(newline="")))
+    whose = {"experiment": "x", "system": "stages_2", "seed": "seed0", "run": "seed0"}
+    assert [case for case in cases if case["system"] == "stages_2"] == [whose | row for row in own]
+    assert len(cases) == 4 * len(own)
     assert {p.name for p in (folder / "figures").iterdir()} == {
         "stages_x_pre_dwi.png", "stages_x_post_dwi.png", "contours.png",
         "differences_x_pre_dwi.png", "differences_x_post_dwi.png",

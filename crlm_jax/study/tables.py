@@ -112,15 +112,14 @@ def _difference(ours: Values, reference: Values) -> Numbers:
 
 
 def _compared_rows(compared: Sequence[tuple[list[str], Numbers]]) -> list[list[str]]:
-    """Writes differences as rows; those without a patient are left out.
+    """Writes differences as rows; one without a common patient says 0 runs or patients.
 
     The columns after the given cells are `_DIFFERENCE`; Holm's correction is over all rows.
     """
-    shown = [(cells, difference) for cells, difference in compared if difference["n"]]
-    tested = [p for _, difference in shown if (p := difference["p"]) is not None]
+    tested = [p for _, difference in compared if (p := difference["p"]) is not None]
     adjusted = iter(comparison.holm(tested))
     rows = []
-    for cells, difference in shown:
+    for cells, difference in compared:
         p, spread = difference["p"], difference["run_sd"]
         rows.append(
             [

@@ -185,6 +185,18 @@ def finished(tmp_path_factory):
     return folder, runs_of(folder, names)
 
 
+def test_systems_without_a_common_patient_have_a_row_that_says_so(tmp_path):
+    runs = runs_of(tmp_path, {"x/unet/seed0": 0.5, "x/unetpp/seed0": 0.5, "x/segan/seed1": 0.5})
+    cases = tmp_path / "x/unetpp/seed0/cases.csv"
+    header, *lines = cases.read_text().splitlines()
+    cases.write_text("\n".join([header, *("other-" + line for line in lines)]) + "\n")
+    rows = study_tables.paired_rows(collected(runs))
+    rows = [dict(zip(study_tables.PAIRED, row, strict=True)) for row in rows]
+    shown = {(row["system"], row["runs"], row["n"], row["difference in DSC"]) for row in rows}
+    assert shown == {("unetpp", "1", "0", "–"), ("segan", "0", "0", "–")}
+    assert {(row["SD of runs"], row["p"], row["p (Holm)"]) for row in rows} == {("–", "–", "–")}
+
+
 def test_tables_of_what_has_finished(finished):
     folder, runs = finished
     path = study_page.write_tables(runs, folder)

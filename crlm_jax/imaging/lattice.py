@@ -57,6 +57,16 @@ def _corners(geometry: Geometry) -> np.ndarray:
     return np.array(list(itertools.product(*((0, n - 1) for n in _size(geometry).tolist()))))
 
 
+def _apart(mask: Geometry, image: Geometry) -> bool:
+    """Whether a mask lies beside its image, where resampling would find nothing of it."""
+    if _is_default(mask) or _is_default(image):
+        return False
+    matrix, offset = _between(mask, image)
+    corners = _corners(mask) @ matrix.T + offset
+    beside = (corners.max(axis=0) < -0.5) | (corners.min(axis=0) > _size(image) - 0.5)
+    return bool(beside.any())
+
+
 def _is_default(geometry: Geometry) -> bool:
     """Whether a header says nothing of where its voxels lie, as that of a picture."""
     matrix, origin = _to_mm(geometry)
@@ -163,7 +173,11 @@ def place_regions(
         if resized:
             doubts.append(_CROPPED)
         return placed
-    if not (resample and same_kind) or _is_default(mask):
+    if not same_kind:
+        raise VolumeError(_OTHER_KIND.format(between))
+    if not resample or _is_default(mask):
+        if _apart(mask, image):
+            raise VolumeError(_APART.format(between))
         check_same_grid(between, mask, image)
         raise VolumeError(_OTHER_GRID.format(between))
     shown = " × ".join(f"{value:.3g}" for value in mask.spacing)
@@ -177,6 +191,14 @@ def place_regions(
 _OUTSIDE = (
     "{} do not cover the same place: the mask marks voxels outside the image; give the image that "
     "the mask was drawn on"
+)
+_APART = (
+    "{} do not cover the same place by their headers, so that resampling would find nothing; give "
+    "the image that the mask was drawn on, or export the mask again with that image's header"
+)
+_OTHER_KIND = (
+    "{} differ: one is a single picture (2D), the other a volume; give the image that the mask was "
+    "drawn on, or a mask of all its slices"
 )
 _CROPPED = (
     "it begins where the image does, and is smaller or larger; see that it was cropped, not resized"

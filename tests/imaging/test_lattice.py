@@ -111,6 +111,18 @@ def test_another_grid_is_refused_by_an_error_that_names_the_option(tmp_path, gri
         read_mask(path, None, scan(tmp_path))
 
 
+def test_what_resampling_would_not_mend_does_not_name_the_option(tmp_path):
+    far = save(tmp_path, as_image(lesions(), spacing=(1.7, 1.7, 5), origin=(900, 0, 0)))
+    with pytest.raises(VolumeError, match="do not cover the same place by their headers") as caught:
+        read_mask(far, None, scan(tmp_path))
+    assert "resample-masks" not in str(caught.value)
+    sitk.WriteImage(sitk.GetImageFromArray(lesions()[2]), str(tmp_path / "flat.nrrd"))
+    for resample in (False, True):
+        with pytest.raises(VolumeError, match=r"flat\.nrrd and the image .*2D.*a volume") as caught:
+            read_mask(tmp_path / "flat.nrrd", None, scan(tmp_path), resample=resample)
+        assert "resample-masks" not in str(caught.value)
+
+
 def test_marks_outside_the_image_are_never_dropped(tmp_path):
     mask = sitk.ConstantPad(as_image(lesions()), (3, 0, 0), (0, 0, 0), 1)
     for resample in (False, True):
@@ -123,7 +135,8 @@ def test_a_size_that_no_header_explains_is_refused(tmp_path, origin):
     plain = {"origin": (0.0, 0.0, 0.0), "direction": (1, 0, 0, 0, 1, 0, 0, 0, 1)}
     volume = scan(tmp_path, **plain | {"origin": origin})
     short = save(tmp_path, as_image(lesions()[:6], **plain))
-    with pytest.raises(VolumeError, match="differ in size"):
+    said = "do not cover the same place by their headers" if any(origin) else "differ in size"
+    with pytest.raises(VolumeError, match=said):
         read_mask(short, None, volume)
     halved = save(tmp_path, as_image(lesions()[:, ::2, ::2], **plain | {"origin": origin}))
     with pytest.raises(VolumeError, match="differ in size"):

@@ -23,8 +23,9 @@ from crlm_jax.evaluate.patients import (
     choose_conditions,
     read_test_cohort,
 )
-from crlm_jax.evaluate.rules import OPTIONS, add_rules, read_rules, with_rules
+from crlm_jax.evaluate.rules import OPTIONS, add_rules, read_rules
 from crlm_jax.evaluate.systems import Options, System, check_run, of_masks, of_run
+from crlm_jax.predict.arguments import check_rules
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.runs.taught import read_taught
 from crlm_jax.system import parallel
@@ -113,6 +114,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--masks: give the --cohort that the masks are of")
     if problem := args.prefix and patient_problem(args.prefix):
         parser.error(f"--prefix: {problem}")
+    check_rules(parser, args)
     if "run" not in kinds and (rules := read_rules(args)):
         parser.error(f"{OPTIONS[next(iter(rules))]}: is of --run; masks are taken as they are")
     if args.label is not None and "masks" not in kinds:
@@ -129,8 +131,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs = {
         text: check_run(locate(text), rules)[0][0] for kind, _, text in told if kind == "run"
     }
-    for config in configs.values():
-        with_rules(config, rules)  # before anything is read
     label = _label(args.label, [text for kind, _, text in told if kind == "masks"])
     first = next(iter(configs.values()), None)
     _use_threads(list(configs.values()))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from crlm_jax.config.schema import Config, validate
+from crlm_jax.config.schema import Config
 from crlm_jax.data.cohort.cases import Case
 from crlm_jax.errors import UserError
+from crlm_jax.predict import arguments
 
 # Fields of `evaluation`, and the options that decide them.
 OPTIONS = MappingProxyType(
@@ -16,7 +17,7 @@ OPTIONS = MappingProxyType(
         "threshold": "--threshold",
         "min_lesion_mm3": "--min-lesion-mm3",
         "liver": "--liver",
-        "mirror": "--mirror",
+        "mirror": "--mirror and --no-mirror",
     }
 )
 
@@ -25,9 +26,7 @@ Rules = Mapping[str, Any]  # of `OPTIONS`, those that the command decides
 
 def add_rules(add: Callable[..., argparse.Action]) -> None:
     """Adds the options, each of which is left to the run unless it is given."""
-    add("--threshold", type=float, help="probability of tumour (default: that of the run)")
-    add("--min-lesion-mm3", type=float, metavar="V",
-        help="remove smaller lesions; 0: none (default: as the run does)")  # fmt: skip
+    arguments.add_rules(add)
     add("--liver", choices=("column", "none"),
         help="column: mark nothing outside the masks of the cohort's column liver (default: as "
         "the run says)")  # fmt: skip
@@ -45,15 +44,9 @@ def read_rules(args: argparse.Namespace) -> Rules:
 
 
 def with_rules(config: Config, rules: Rules) -> Config:
-    """Returns a configuration with what the command decides.
-
-    Raises:
-      ConfigError: a value is out of its range.
-    """
-    changed = dataclasses.replace(
-        config, evaluation=dataclasses.replace(config.evaluation, **rules)
-    )
-    return validate(changed) if rules else changed
+    """Returns a configuration with what the command decides."""
+    decided = dataclasses.replace(config.evaluation, **rules)
+    return dataclasses.replace(config, evaluation=decided)
 
 
 def check_livers_there(rules: Rules, cohort: str, cases: Sequence[Case]) -> None:
@@ -61,8 +54,8 @@ def check_livers_there(rules: Rules, cohort: str, cases: Sequence[Case]) -> None
     tested = [pair for case in cases if case.split == "test" for pair in case.images]
     if rules.get("liver") == "column" and not any(pair.liver for pair in tested):
         raise UserError(
-            f"--liver column: {cohort} names no mask of a liver for whom is tested; add the column "
-            "liver, or leave the option out"
+            f"--liver column: {cohort} names no mask of a liver for any tested patient; add the "
+            "column liver, or leave the option out"
         )
 
 
@@ -72,8 +65,9 @@ def describe_rules(configs: Sequence[Config], rules: Rules) -> list[str]:
     for name, value in rules.items():
         own = list(dict.fromkeys(getattr(config.evaluation, name) for config in configs))
         if own != [value]:
-            trained = " and ".join(map(_text, own))
-            said.append(f"Measured with {name} = {_text(value)}; trained with {trained}.")
+            have = "the run has" if len(configs) == 1 else "the runs have"
+            theirs = " and ".join(map(_text, own))
+            said.append(f"Measured with {name} = {_text(value)}; {have} {theirs}.")
     return said
 
 

@@ -1,6 +1,7 @@
 """The options of `python -m crlm_jax.predict`."""
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
@@ -88,16 +89,21 @@ def _add_out(add: Callable[..., argparse.Action]) -> None:
     )
 
 
-def add_segmenting(add: Callable[..., argparse.Action]) -> None:
-    """Adds how scans are segmented, whichever command does it."""
-    add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
+def add_rules(add: Callable[..., argparse.Action]) -> None:
+    """Adds what becomes of a probability, whichever command decides it."""
     add("--threshold", type=float, help="probability of tumour (default: that of the run)")
     add(
         "--min-lesion-mm3",
         type=float,
         metavar="V",
-        help="remove smaller lesions (default: as the run does)",
+        help="remove smaller lesions; 0: none (default: as the run does)",
     )
+
+
+def add_segmenting(add: Callable[..., argparse.Action]) -> None:
+    """Adds how scans are segmented, whichever command does it."""
+    add("--tta", action="store_true", help="average over the 8 flips and quarter turns")
+    add_rules(add)
     add("--device", help="cpu, gpu, tpu or one of several, such as gpu:1 (default: JAX's first)")
     add(
         "--engine",
@@ -135,12 +141,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line; a usage error ends the program."""
     parser = _make_parser()
     args = parser.parse_args(argv)
-    check_threshold(parser, args.threshold)
+    check_rules(parser, args)
     check_condition(parser, args.condition)
     return args
 
 
-def check_threshold(parser: argparse.ArgumentParser, threshold: float | None) -> None:
-    """Ends the command if `--threshold` is no probability."""
+def check_rules(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the command if `--threshold` is no probability, or `--min-lesion-mm3` no volume."""
+    threshold, least = args.threshold, args.min_lesion_mm3
     if threshold is not None and not 0 < threshold < 1:
         parser.error(f"--threshold {threshold:g}: must be in (0, 1)")
+    if least is not None and not 0 <= least < math.inf:
+        parser.error(f"--min-lesion-mm3 {least:g}: must be a volume of 0 or more")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from crlm_jax import predict
 from crlm_jax.errors import UserError
 from crlm_jax.predict.announce import announce
-from crlm_jax.predict.arguments import add_segmenting, check_threshold
+from crlm_jax.predict.arguments import add_segmenting, check_rules
 from crlm_jax.predict.ensemble import load
 from crlm_jax.predict.segmenter import ScanSegmenter
 from crlm_jax.runs.folder import read_run
@@ -82,7 +82,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line; a usage error ends the program."""
     parser = _make_parser()
     args = parser.parse_args(argv)
-    check_threshold(parser, args.threshold)
+    check_rules(parser, args)
     for name in ("quiet", "interrupted", "room", "keep"):
         if not getattr(args, name) >= 0:
             parser.error(f"--{name}: must be at least 0")

@@ -271,7 +271,7 @@ def test_a_rule_counts_for_all_that_are_averaged(pair, cohort, evaluate, tmp_pat
     assert "give --threshold" in capsys.readouterr().err
     code, out = evaluate("--run", unlike, *told, "--threshold", "0.465", "--no-mirror")
     assert code == 0
-    assert "Measured with threshold = 0.465; trained with 0.6 and 0.465." in (
+    assert "Measured with threshold = 0.465; the runs have 0.6 and 0.465." in (
         read_finished(out).evaluation.notes
     )
     of_unlike = rows(out / "cases.csv")
@@ -281,9 +281,10 @@ def test_a_rule_counts_for_all_that_are_averaged(pair, cohort, evaluate, tmp_pat
 
 
 def test_a_rule_that_cannot_be_is_said_before_anything_is_read(run, cohort, evaluate, capsys):
-    code, out = evaluate("--run", run, "--split", "test", "--threshold", "1.5")
-    assert (code, out.exists()) == (1, False)
-    assert "evaluation.threshold = 1.5" in capsys.readouterr().err
+    for told in ("--threshold 1.5", "--threshold nan", "--min-lesion-mm3 -1"):
+        with pytest.raises(SystemExit):
+            evaluate("--run", run, "--split", "test", *told.split())
+        assert f"{told}: must be" in capsys.readouterr().err
     assert evaluate("--run", run, "--split", "test", "--liver", "column")[0] == 1
     assert "names no mask of a liver" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -146,11 +146,11 @@ def parse_label(text: str, masks: Sequence[str]) -> int | str:
         named = not masks or any(mask.lower().endswith(_WITH_NAMES) for mask in masks)
         if joined or text.lower() == EACH_LABEL or named:
             return text
-        raise ValueError(f"{text!r} is not an integer; write the label or leave it empty")
+        raise ValueError(f"{text!r} is not an integer; write the label, or give none")
     label = int(text)
     if not 0 < label <= _LARGEST_LABEL:
         fault = "background" if label <= 0 else "larger than any label"
-        raise ValueError(f"{text} is {fault}; write a label above 0 or leave it empty")
+        raise ValueError(f"{text} is {fault}; write a label above 0, or give none")
     return label
 
 

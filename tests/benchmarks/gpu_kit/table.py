@@ -88,8 +88,8 @@ def _steps(parts: dict[str, Any]) -> Iterator[str]:
         "exact float32;"
     )
     yield (
-        "of bw: XLA's estimate of the bytes; GiB: the most that was in use (without a GPU: as the "
-        "compiler plans it)"
+        "of bw: XLA's estimate of the bytes; GiB: the most that was in use (without a GPU, and "
+        "after a batch that did not fit: as the compiler plans it)"
     )
 
 

@@ -118,10 +118,13 @@ class Checkpoints:
         parts: Mapping[str, Any],
         validation_dsc: float | None,
         metric: str = METRICS["paper"],
+        *,
+        again: bool = False,
     ) -> None:
         """Starts saving named trees of arrays; waits only for an earlier save in progress.
 
-        The DSC is kept under the name `metric`; None: there is none.
+        The DSC is kept under the name `metric`; None: there is none. With `again`, the step may be
+        there, and is replaced.
 
         Raises:
           CheckpointError: the disk is full, or the earlier save failed.
@@ -133,6 +136,7 @@ class Checkpoints:
                 dict(parts),
                 metrics=metrics,
                 force=True,
+                overwrite=again,
                 custom_metadata={"schema": SCHEMA, "crlm_jax": __version__},
             )
         except Exception as error:  # Orbax and TensorStore raise many kinds

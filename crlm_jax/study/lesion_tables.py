@@ -31,15 +31,16 @@ def lesion_rows(found: Mapping[str, Systems]) -> list[list[str]]:
     rows = []
     for experiment, systems in found.items():
         for condition in conditions_of(systems):
-            first: dict[str, dict[str, float]] = {}
+            reference: dict[str, dict[str, float]] | None = None  # until the first system is done
             for system, seeds in systems.items():
-                if not (values := values_by_run(seeds, condition, "false_positives")):
-                    continue
-                mean = mean_of(values)
-                cells = [experiment, system, condition, str(mean["runs"]), str(mean["n"])]
-                cells.append(format_mean(mean, digits=1))
-                rows.append([*cells, *_compared(values, first), *_shares(seeds, condition)])
-                first = first or values
+                values = values_by_run(seeds, condition, "false_positives")
+                if values:
+                    mean = mean_of(values)
+                    cells = [experiment, system, condition, str(mean["runs"]), str(mean["n"])]
+                    cells.append(format_mean(mean, digits=1))
+                    compared = _compared(values, reference or {})
+                    rows.append([*cells, *compared, *_shares(seeds, condition)])
+                reference = values if reference is None else reference
     return rows
 
 
@@ -51,7 +52,8 @@ def _compared(
     difference = crossed_difference([ours[run] for run in both], [first[run] for run in both])
     if not difference["n"]:
         return ["–"] * 3
-    totals = [sum(sum(values[run].values()) for run in both) for values in (ours, first)]
+    patients = set.intersection(*(set(each[run]) for each in (ours, first) for run in both))
+    totals = [sum(values[run][p] for run in both for p in patients) for values in (ours, first)]
     share = f"{totals[0] / totals[1]:.0%}" if totals[1] else "–"
     p = difference["p"]
     return [share, format_mean(difference, digits=1), "–" if p is None else format_p(p)]
@@ -73,8 +75,9 @@ def _shares(seeds: Sequence[SeedResult], condition: str) -> list[str]:
 def curve_rows(found: Mapping[str, Systems]) -> list[list[str]]:
     """Returns the best share of lesions found with at most so many false ones, under `CURVES`.
 
-    Best over the thresholds of `froc.csv`, of the cases of all runs together. It is chosen with the
-    reference, which nobody has beforehand: it tells systems apart, not what one would reach.
+    Best over the thresholds that all runs have in `froc.csv`, of the cases of all runs together. It
+    is chosen with the reference, which nobody has beforehand: it tells systems apart, not what one
+    would reach.
     """
     rows = []
     for experiment, systems in found.items():
@@ -88,8 +91,14 @@ def curve_rows(found: Mapping[str, Systems]) -> list[list[str]]:
 
 
 def _curve(seeds: Iterable[SeedResult], condition: str) -> list[FrocRow]:
-    rows = [row for seed in seeds for run in seed.runs for row in read_froc(run.folder.froc)]
-    return [row for row in rows if row.condition == condition]
+    counted = [
+        [row for row in read_froc(run.folder.froc) if row.condition == condition]
+        for seed in seeds
+        for run in seed.runs
+    ]
+    thresholds = [{row.threshold for row in rows} for rows in counted]
+    shared = set.intersection(*thresholds) if thresholds else set()
+    return [row for rows in counted for row in rows if row.threshold in shared]
 
 
 def _best(points: Iterable[froc.FrocPoint], most: float) -> str:

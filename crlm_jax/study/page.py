@@ -83,8 +83,12 @@ def check_paper_data(runs: Sequence[StudyRun]) -> None:
 def median_case(systems: Systems, condition: str) -> list[tuple[str, CaseView]]:
     """Returns the same case under every system (its first seed), for the picture of contours.
 
-    It is the median case of the first system by the paper's DSC, so that nobody chooses it.
+    It is the median case, by the paper's DSC, of the first system that has finished a seed, so that
+    nobody chooses it.
     """
+    systems = {system: seeds for system, seeds in systems.items() if seeds}
+    if not systems:
+        return []
     first = next(iter(systems.values()))[0]
     ranked = sorted(
         (dsc, row.patient)
@@ -115,10 +119,11 @@ def _pictures(found: Mapping[str, Systems], mark: str) -> Iterator[tuple[str, Fi
                         tables.values_by_run(systems[system], condition, "dsc_paper")
                     )
                     for stages, system in subsets.items()
+                    if systems[system]
                 }
                 yield f"stages_{name}", figures.upset(means, f"{mark} {condition}".strip())
             if compared := tables.run_differences(systems, condition):
-                title = f"{mark} {experiment}, {condition}".strip()
+                title = f"{mark} {experiment}, {condition}, against {next(iter(systems))}".strip()
                 yield f"differences_{name}", figures.differences(compared, title)
             if cases := median_case(systems, condition):
                 shown[experiment, condition] = cases

@@ -20,12 +20,14 @@ from pathlib import Path
 
 from crlm_jax.config import experiments
 from crlm_jax.config.schema import Config, ConfigError, validate
-from crlm_jax.runs.folder import RunFolder
+from crlm_jax.config.storage import differences
+from crlm_jax.runs.folder import RunFolder, read_begun
 from crlm_jax.system import preemption
 from crlm_jax.system.console import console
 from crlm_jax.system.files import write_whole
 
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*/(seed\d+)(?:_fold([1-9]\d*)of([1-9]\d*))?")
+_LEVELS = 3  # of a run's name
 _FORM = "experiment/system/seedN or experiment/system/seedN_foldKofF"
 
 
@@ -54,10 +56,23 @@ class StudyRun:
         return self.folder.path.with_name(self.folder.path.name + ".error.txt")
 
     @property
+    def unlike(self) -> str:
+        """How the run in the folder is another experiment than this one; empty: it is this one.
+
+        "auto" stands for whatever precision it was there, and a run that goes on from another one
+        of the study may have been moved with it.
+        """
+        begun = read_begun(self.folder.path)
+        free = ["train.precision"] * (self.config.train.precision == "auto")
+        if Path(begun.train.init).parts[-_LEVELS:] == Path(self.config.train.init).parts[-_LEVELS:]:
+            free.append("train.init")
+        return "; ".join(differences(begun, self.config, besides=free))
+
+    @property
     def state(self) -> str:
-        """Whether the run is finished, failed (and why), begun or waiting."""
+        """Whether the run is finished, failed (and why), begun, waiting or another experiment's."""
         if self.folder.finished:
-            return "finished"
+            return f"of another experiment: {self.unlike}" if self.unlike else "finished"
         if self.error.exists():
             lines = self.error.read_text(encoding="utf-8").strip().splitlines()
             return f"failed: {lines[-1] if lines else 'no message'}"

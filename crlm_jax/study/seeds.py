@@ -39,7 +39,9 @@ class SeedResult:
         return values_by_patient(self.runs, condition, measure)
 
 
-Systems = dict[str, list[SeedResult]]  # by name, the seeds that have finished
+# By name, the seeds that have finished; the first system is what the others are compared with, also
+# if it has none yet.
+Systems = dict[str, list[SeedResult]]
 
 
 def collect(runs: Sequence[StudyRun]) -> tuple[dict[str, Systems], list[str]]:
@@ -68,10 +70,7 @@ def collect(runs: Sequence[StudyRun]) -> tuple[dict[str, Systems], list[str]]:
             left_out.append(f"{experiment}/{system}/{seed} is left out: {reason}")
         else:
             seeds.append(result)
-    return {
-        experiment: {system: seeds for system, seeds in systems.items() if seeds}
-        for experiment, systems in found.items()
-    }, left_out
+    return found, left_out
 
 
 def _incomplete(members: Sequence[StudyRun], finished: Sequence[StudyRun]) -> str:

@@ -24,7 +24,7 @@ HEADER = (
     "experiment", "system", "condition", "seeds", "n", *OVERLAP_HEADER, "DSC of the seeds",
 )  # fmt: skip
 _DIFFERENCE = ("runs", "n", "difference in DSC", "SD of runs", "p", "p (Holm)")
-PAIRED = ("experiment", "system", "condition", "protocol", *_DIFFERENCE)
+PAIRED = ("experiment", "system", "compared with", "condition", "protocol", *_DIFFERENCE)
 EFFECTS = ("experiment", "condition", "protocol", "stage", *_DIFFERENCE)
 PROTOCOLS = {"paper": "dsc_paper", "clinical": "dsc"}  # the measure of each
 _STAGES = re.compile(r"stages_(\d+)|unetpp")
@@ -34,7 +34,8 @@ Values = dict[str, dict[str, float]]  # of a system: by run (`seed0` …), a val
 
 def conditions_of(systems: Systems) -> list[str]:
     """Returns the conditions that any system was tested on, in order."""
-    return list(dict.fromkeys(c for seeds in systems.values() for c in seeds[0].conditions))
+    seeds = [each for own in systems.values() for each in own]
+    return list(dict.fromkeys(condition for each in seeds for condition in each.conditions))
 
 
 def result_rows(found: Mapping[str, Systems], *, paper: bool = False) -> list[list[str]]:
@@ -46,7 +47,7 @@ def result_rows(found: Mapping[str, Systems], *, paper: bool = False) -> list[li
     for experiment, systems in found.items():
         for condition in conditions_of(systems):
             for system, runs in systems.items():
-                if condition in runs[0].conditions:
+                if any(condition in run.conditions for run in runs):
                     rows.append([experiment, system, condition, *_result_cells(runs, condition)])
             if paper and (theirs := paper_results.row(experiment, condition)):
                 rows.append(theirs)
@@ -82,9 +83,9 @@ def paired_rows(found: Mapping[str, Systems]) -> list[list[str]]:
         for condition in conditions_of(systems):
             for protocol, measure in PROTOCOLS.items():
                 values = {s: values_by_run(runs, condition, measure) for s, runs in systems.items()}
-                reference = next(iter(values.values()), {})
-                for system, ours in list(values.items())[1:]:
-                    cells = [experiment, system, condition, protocol]
+                (first, reference), *others = values.items()
+                for system, ours in others:
+                    cells = [experiment, system, first, condition, protocol]
                     compared.append((cells, _difference(ours, reference)))
     return _compared_rows(compared)
 
@@ -96,9 +97,9 @@ def run_differences(systems: Systems, condition: str) -> dict[str, tuple[list[fl
       By system, the mean difference of each run, and that of all of them.
     """
     values = {s: values_by_run(runs, condition, "dsc") for s, runs in systems.items()}
-    reference = next(iter(values.values()), {})
+    reference, *others = values.values()
     found = {}
-    for system, ours in list(values.items())[1:]:
+    for system, ours in zip(list(values)[1:], others, strict=True):
         both = [{run: ours[run]} for run in ours if run in reference]
         each = [mean for one in both if (mean := _difference(one, reference)["mean"]) is not None]
         if each:
@@ -137,12 +138,13 @@ def _compared_rows(compared: Sequence[tuple[list[str], Numbers]]) -> list[list[s
 def effect_rows(found: Mapping[str, Systems]) -> list[list[str]]:
     """Returns what each stage adds, under `EFFECTS`: the mean over pairs of subsets.
 
-    The two subsets of a pair differ by that stage alone. A run counts for a stage where all subsets
-    of its pairs have finished under its seed; a stage without such a pair has no row.
+    The two subsets of a pair differ by that stage alone. Pairs of which a subset has no run yet do
+    not count. A run counts for a stage where all subsets of its pairs have finished under its seed;
+    a stage without such a pair has no row.
     """
     compared = []
     for experiment, systems in found.items():
-        subsets = stage_subsets(systems)
+        subsets = stage_subsets(system for system, runs in systems.items() if runs)
         for condition in conditions_of(systems):
             for protocol, measure in PROTOCOLS.items():
                 values = {

@@ -158,6 +158,9 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
         board = stack.enter_context(open_board(config, folder, start))
         log = TrainLog(folder.log, start if found else -1, config, _name_record(slices), board)
         patience = Patience(config.train.patience, _validations(folder, config, start))
+        course = _Course(experiment, networks, log, checkpoints, patience)
+        if found and _is_due(config, start, steps) and not _validated(folder, config, start):
+            course.validate(state, start, again=True)
         bar = tqdm(range(start + 1, steps + 1), "train", steps, initial=start, unit="step",
                    disable=not parallel.is_main())  # fmt: skip
         for step in bar:
@@ -173,19 +176,48 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
                 state, terms = train_step(state, placed)
             log.add(step, terms, records)
             told = notice.reached(step)
-            save = told or step % config.train.checkpoint_every == 0 or step == steps
+            save = told or _is_due(config, step, steps)
             if save or step % config.train.log_every == 0:
                 bar.set_postfix_str(log.flush())
-            if told:  # There may be seconds left: save without validation, and leave.
+            # There may be seconds left: a validation that is due waits until the run goes on.
+            if told:
                 checkpoints.save(step, checkpoint_parts(state), None)
                 raise Preempted(f"told to stop: step {step} of {steps} is saved; start it again")
             if save:
-                dsc = _validate(experiment, networks, state, step)
-                log.validation(step, dsc)
-                if dsc is not None:
-                    patience.add(dsc)
+                course.validate(state, step)
                 _log_shares(log, step, shares(state, placed))
-                checkpoints.save(step, checkpoint_parts(state), dsc, metric_name(config))
+
+
+def _is_due(config: Config, step: int, steps: int) -> bool:
+    """Whether a step of a training of so many is validated and saved."""
+    return step % config.train.checkpoint_every == 0 or step == steps
+
+
+@dataclasses.dataclass(frozen=True)
+class _Course:
+    """Where a training writes what it has reached."""
+
+    experiment: Experiment
+    networks: Networks
+    log: TrainLog
+    checkpoints: Checkpoints
+    patience: Patience
+
+    def validate(self, state: TrainState, step: int, *, again: bool = False) -> None:
+        """Validates a step, and saves its checkpoint; `again`: over the one that is there."""
+        dsc = _validate(self.experiment, self.networks, state, step)
+        self.log.validation(step, dsc)
+        if dsc is not None:
+            self.patience.add(dsc)
+        if dsc is not None or not again:
+            name = metric_name(self.experiment.config)
+            self.checkpoints.save(step, checkpoint_parts(state), dsc, name, again=again)
+
+
+def _validated(folder: RunFolder, config: Config, start: int) -> bool:
+    """Whether a run has validated a step."""
+    name = metric_name(config)
+    return any(name in line and line["step"] == start for line in read_log(folder.log))
 
 
 def _validations(folder: RunFolder, config: Config, start: int) -> list[float]:

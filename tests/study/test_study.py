@@ -1,5 +1,6 @@
 """Studies: what is run, what happens when a run fails or is killed, and the tables."""
 
+import copy
 import csv
 import os
 import re
@@ -14,8 +15,9 @@ import pytest
 
 from configs.studies import clinical, critic, forks, paper, stages
 from crlm_jax.config.schema import Config, ConfigError, flatten, validate
+from crlm_jax.config.storage import to_json
 from crlm_jax.errors import UserError
-from crlm_jax.runs.folder import RunFolder
+from crlm_jax.runs.folder import RunFolder, read_begun
 from crlm_jax.study import command as study_command
 from crlm_jax.study import lesion_tables
 from crlm_jax.study import page as study_page
@@ -36,7 +38,7 @@ def get_study(arg=None):
 '''
 # What stands for a run's process: finishes, fails or is killed by what its index is.
 STUB = """
-import os, pathlib, signal, sys
+import os, pathlib, shutil, signal, sys
 index = int(sys.argv[-1])
 name = ["one/seed0", "two/seed0", "two/seed1"][index]
 folder = pathlib.Path(sys.argv[1]) / "x" / name
@@ -47,6 +49,7 @@ if index == 1 and not os.environ.get("MENDED"):
     folder.with_name("seed0.error.txt").write_text("Traceback\\nValueError: too dark\\n")
     sys.exit(1)
 folder.mkdir(parents=True)
+shutil.copy(pathlib.Path(sys.argv[1]).parent / "config.json", folder)
 (folder / "report.html").write_text("done")
 folder.with_name(folder.name + ".error.txt").unlink(missing_ok=True)
 """
@@ -61,6 +64,7 @@ def runs(tmp_path):
 @pytest.fixture
 def stub(tmp_path):
     (tmp_path / "stub.py").write_text(STUB)
+    (tmp_path / "config.json").write_text(to_json(Config()))
     return [sys.executable, str(tmp_path / "stub.py"), str(tmp_path / "runs")]
 
 
@@ -164,8 +168,15 @@ def runs_of(folder: Path, found: dict[str, float | None]) -> list[study_runs.Stu
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             make_run(folder / name, SIZES, share)
             (folder / name / "report.html").write_text("done")
-        runs.append(study_runs.StudyRun(name, Config(), RunFolder(folder / name)))
+        runs.append(study_run(folder, name))
     return runs
+
+
+def study_run(folder: Path, name: str) -> study_runs.StudyRun:
+    """Makes a run of a study whose configuration is that of its folder, if it has one."""
+    begun = RunFolder(folder / name).begun
+    config = read_begun(folder / name) if begun else Config()
+    return study_runs.StudyRun(name, config, RunFolder(folder / name))
 
 
 def collected(runs):
@@ -183,6 +194,58 @@ def finished(tmp_path_factory):
         "x/stages_2/seed0": 0.5, "x/stages_12/seed0": None,
     }  # fmt: skip
     return folder, runs_of(folder, names)
+
+
+def test_a_finished_run_of_another_experiment_is_none_of_the_study(tmp_path):
+    runs = runs_of(tmp_path, {"x/unet/seed0": 0.5, "x/unetpp/seed0": 1.0})
+    other = copy.deepcopy(runs[1].config)
+    other.train.steps, other.train.precision, other.name = 999, "auto", "renamed"
+    runs[1] = study_runs.StudyRun(runs[1].name, other, runs[1].folder)
+    assert runs[1].state == "of another experiment: train.steps: 0 → 999"
+    found, _ = study_seeds.collect(runs)
+    assert [system for system, seeds in found["x"].items() if seeds] == ["unet"]
+    text = study_page.write_tables(runs, tmp_path).with_suffix(".md").read_text()
+    assert "- x/unetpp/seed0: of another experiment: train.steps: 0 → 999" in text
+    assert {row["system"] for row in csv.DictReader((tmp_path / "cases.csv").open())} == {"unet"}
+
+
+def test_a_run_that_goes_on_from_one_of_the_study_may_be_moved_with_it(tmp_path):
+    (run,) = runs_of(tmp_path, {"x/unet/seed0": 0.5})
+    config = copy.deepcopy(run.config)
+    config.train.init = "/elsewhere/runs/x/trunk/seed0"
+    run.folder.config.write_text(to_json(config))
+    config.train.init = "runs/x/trunk/seed0"
+    assert study_runs.StudyRun(run.name, config, run.folder).state == "finished"
+    config.train.init = "runs/x/trunk/seed1"
+    assert "train.init" in study_runs.StudyRun(run.name, config, run.folder).state
+
+
+def test_nothing_takes_the_place_of_a_reference_that_has_not_finished(tmp_path):
+    runs = runs_of(tmp_path, {"x/unet/seed0": None, "x/segan/seed0": 0.5, "x/nnunet/seed0": 1.0})
+    found = collected(runs)
+    rows = [dict(zip(study_tables.PAIRED, r, strict=True)) for r in study_tables.paired_rows(found)]
+    assert {row["system"] for row in rows} == {"segan", "nnunet"}
+    assert {(row["compared with"], row["runs"], row["difference in DSC"]) for row in rows} == {
+        ("unet", "0", "–")
+    }
+    lesions = [
+        dict(zip(lesion_tables.LESIONS, row, strict=True))
+        for row in lesion_tables.lesion_rows(found)
+    ]
+    assert {row["system"] for row in lesions} == {"segan", "nnunet"}
+    assert {row["difference"] for row in lesions} == {"–"}
+    study_page.write_tables(runs, tmp_path)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"contours.png"}
+
+
+def test_a_threshold_that_one_run_alone_has_makes_no_point_of_the_curve(tmp_path):
+    runs = runs_of(tmp_path, {"x/unet/seed0": 0.5, "x/unet/seed1": 0.0})
+    before = lesion_tables.curve_rows(collected(runs))
+    froc = tmp_path / "x/unet/seed0/froc.csv"
+    header, *lines = froc.read_text().splitlines()
+    own = [",".join([*line.split(",")[:2], "0.35", *line.split(",")[3:]]) for line in lines[:1]]
+    froc.write_text("\n".join([header, *lines, *own]) + "\n")
+    assert lesion_tables.curve_rows(collected(runs)) == before
 
 
 def test_systems_without_a_common_patient_have_a_row_that_says_so(tmp_path):
@@ -211,7 +274,7 @@ def test_tables_of_what_has_finished(finished):
     assert first["DSC of the seeds"] == "0.67, 0.67"
     paired = study_tables.paired_rows(found)
     by_system = {
-        (row[1], row[2], row[3]): dict(zip(study_tables.PAIRED, row, strict=True)) for row in paired
+        (row[1], row[3], row[4]): dict(zip(study_tables.PAIRED, row, strict=True)) for row in paired
     }
     row = by_system["stages_1", "pre_dwi", "paper"]
     assert (row["runs"], row["difference in DSC"]) == ("1", "0.333")
@@ -256,6 +319,8 @@ def test_a_share_of_false_lesions_is_of_the_same_runs():
     first = {"seed0": {"a": 4.0, "b": 5.0}}
     assert lesion_tables._compared(ours, first) == ["33%", "−3.0", "–"]
     assert lesion_tables._compared(ours, {}) == ["–"] * 3
+    fewer = {"seed0": {"a": 4.0}}
+    assert lesion_tables._compared(fewer, {"seed0": {"a": 4.0, "b": 4.0}}) == ["100%", "0.0", "–"]
 
 
 def test_the_clinical_study_trains_both_recipes_equally_long():
@@ -284,8 +349,6 @@ def test_the_clinical_study_trains_both_recipes_equally_long():
 
 def test_the_papers_numbers_stand_beside_ours_only_where_the_data_are_its_own(tmp_path):
     runs = runs_of(tmp_path, {"pre_dwi/crlm_gan/seed0": 1.0, "pre_dwi/unet/seed0": 0.5})
-    for run in runs:
-        run.config.data.cohort = "mri.csv"
     study_page.write_tables(runs, tmp_path)
     assert "CRLM-GAN, the paper's" not in (tmp_path / "tables.md").read_text()
     study_page.write_tables(runs, tmp_path, paper=True)
@@ -444,7 +507,7 @@ def fold_runs(folder: Path, shares: dict[str, tuple[float, ...]], skip: str = ""
                 if name != skip:
                     make_run(folder / name, sizes, share)
                     (folder / name / "report.html").write_text("done")
-                runs.append(study_runs.StudyRun(name, Config(), RunFolder(folder / name)))
+                runs.append(study_run(folder, name))
     return runs
 
 
@@ -474,14 +537,14 @@ def test_a_seed_with_a_missing_or_a_wrong_fold_is_left_out_and_said_to_be(tmp_pa
     for text in (html, (tmp_path / "tables.md").read_text()):
         assert left_out[0] in text
     first, second = runs[:2]
-    other = study_runs.StudyRun("x/one/seed1_fold2of2", Config(), RunFolder(runs[3].folder.path))
-    make_run(other.folder.path, FOLDS[0])
-    (other.folder.path / "report.html").write_text("done")
+    make_run(runs[3].folder.path, FOLDS[0])
+    (runs[3].folder.path / "report.html").write_text("done")
+    other = study_run(tmp_path, "x/one/seed1_fold2of2")
     _, left_out = study_seeds.collect([runs[2], other])
     assert "both seed1_fold1of2 and seed1_fold2of2 tested the patient" in left_out[0]
     _, left_out = study_seeds.collect([runs[0]])
     assert left_out == ["x/one/seed0 is left out: fold 2 of 2 has not finished"]
-    renamed = study_runs.StudyRun("x/one/seed0_fold2of3", Config(), second.folder)
+    renamed = study_runs.StudyRun("x/one/seed0_fold2of3", second.config, second.folder)
     assert "not folds of one number" in study_seeds.collect([first, renamed])[1][0]
 
 

@@ -11,6 +11,7 @@ from crlm_jax.config.storage import to_json
 from crlm_jax.runs.finished import read_finished
 from crlm_jax.runs.folder import RunFolder, WorkdirError, open_workdir
 from crlm_jax.runs.log import read_log
+from crlm_jax.system.preemption import Notice, Preempted
 from crlm_jax.training import experiment, loop
 from crlm_jax.training.patience import Patience
 from tests.cohorts import make_cohort, tiny_config
@@ -34,6 +35,35 @@ def changed(config, **changes):
         group, field = name.split("__")
         setattr(getattr(config, group), field, value)
     return config
+
+
+@pytest.mark.parametrize("last", [2, 4])
+def test_a_stop_at_a_validation_loses_none(source, tmp_path, monkeypatch, last):
+    """Told to stop at a step that is validated, or at the last: it is validated later."""
+    config, _ = source
+    config = changed(config, train__steps=4, train__checkpoint_every=2)
+    told, whole = tmp_path / "told", tmp_path / "whole"
+    with monkeypatch.context() as patched:
+        patched.setattr(Notice, "reached", lambda _, step: step == last)
+        with pytest.raises(Preempted):
+            experiment.run(config, told)
+    assert not any("validation_dsc" in line for line in read_log(told / "train.jsonl")[-1:])
+    experiment.run(config, told)
+    experiment.run(config, whole)
+    found = [
+        [(line["step"], line["validation_dsc"]) for line in read_log(run / "train.jsonl")
+         if "validation_dsc" in line]
+        for run in (told, whole)
+    ]  # fmt: skip
+    assert found[0] == found[1]
+    assert [step for step, _ in found[0]] == [2, 4]
+    metrics = [
+        {path.name: (path / "metrics" / "metrics").read_text()
+         for path in (run / "checkpoints").iterdir()}
+        for run in (told, whole)
+    ]  # fmt: skip
+    assert metrics[0] == metrics[1]
+    assert (told / "cases.csv").read_bytes() == (whole / "cases.csv").read_bytes()
 
 
 def test_a_finished_run_goes_on_and_ends_as_a_run_of_that_length(source, tmp_path, capsys):

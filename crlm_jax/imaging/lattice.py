@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from scipy import ndimage
@@ -173,19 +174,24 @@ def place_regions(
         if resized:
             doubts.append(_CROPPED)
         return placed
-    if not same_kind:
-        raise VolumeError(_OTHER_KIND.format(between))
-    if not resample or _is_default(mask):
-        if _apart(mask, image):
-            raise VolumeError(_APART.format(between))
-        check_same_grid(between, mask, image)
-        raise VolumeError(_OTHER_GRID.format(between))
+    if not (resample and same_kind) or _is_default(mask):
+        _refuse_grid(mask, image, between)
     shown = " × ".join(f"{value:.3g}" for value in mask.spacing)
     doubts.append(
         f"resampled from {shown} mm onto the image's grid, where a voxel counts from half of it; "
         "see that the lesions lie where they should"
     )
     return _resample(regions, mask, image, between, doubts)
+
+
+def _refuse_grid(mask: Geometry, image: Geometry, between: str) -> NoReturn:
+    """Says how a mask's grid is another than its image's, and what would help."""
+    if len(mask.size) != len(image.size):
+        raise VolumeError(_OTHER_KIND.format(between))
+    if _apart(mask, image):
+        raise VolumeError(_APART.format(between))
+    check_same_grid(between, mask, image)
+    raise VolumeError(_OTHER_GRID.format(between))
 
 
 _OUTSIDE = (

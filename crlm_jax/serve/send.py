@@ -189,7 +189,7 @@ class Sender(threading.Thread):
             self._set_aside(job, what)
             return
         self._taken += 1
-        self._spool.move(job, "done")
+        self._spool.settle(job, "done")
         self._refusals.pop(job.name, None)
         say(f"sent: {short(job)}, {len(files)} object(s) to {self._archive}")
 
@@ -211,5 +211,5 @@ class Sender(threading.Thread):
 
     def _set_aside(self, job: Path, why: str) -> None:
         say(f"failed: {short(job)}: {why}")
-        self._spool.move(job, "failed")
+        self._spool.settle(job, "failed")
         self._refusals.pop(job.name, None)

@@ -15,6 +15,7 @@ hashed.
 import contextlib
 import dataclasses
 import datetime
+import filecmp
 import hashlib
 import itertools
 import os
@@ -214,15 +215,18 @@ class Spool:
         """Makes a job of an open series, together with the images that came before."""
         folder = self.folder / "open" / name
         new = {path.name for path in folder.glob("*.dcm")}
-        earlier = [job for state in _STATES for job in self.jobs(state) if f"-{name}-" in job.name]
-        for job in earlier:
+        found = [job for state in _STATES for job in self.jobs(state) if f"-{name}-" in job.name]
+        earlier = sorted(found, key=lambda job: job.name, reverse=True)
+        for job in earlier:  # the last first: its images count where UIDs came more than once
             for image in job.glob("*.dcm"):
                 if not (folder / image.name).exists():
                     link(image, folder / image.name)
         images = sorted(path.name for path in folder.glob("*.dcm"))
         digest = hashed("\n".join(images))
         same = next((job for job in earlier if job.name.endswith(digest)), None)
-        if same:
+        # An archive that corrects a header, such as a patient's name, need not change the UID.
+        changed = [each for each in new if same and not _alike(folder / each, same / each)]
+        if same and not changed:
             self._again(same)
             shutil.rmtree(folder)
             return
@@ -233,6 +237,7 @@ class Spool:
         job = self.folder / "queue" / f"{now.strftime(_TIME)}-{name}-{digest}"
         rename(folder, job)
         late = f", {len(new)} of them after {len(earlier)} answer(s)" if earlier else ""
+        late += f", {len(changed)} with another content under the same UID" if changed else ""
         say(f"complete: {short(job)}, {len(images)} image(s){late}")
         self._drop_superseded()
 
@@ -330,3 +335,7 @@ def completed(job: Path) -> datetime.datetime:
     """Returns the local time at which a job's series was complete; its results carry that time."""
     told = datetime.datetime.strptime(job.name.split("-")[0], _TIME)
     return told.replace(tzinfo=datetime.UTC).astimezone()
+
+
+def _alike(image: Path, other: Path) -> bool:
+    return filecmp.cmp(image, other, shallow=False)

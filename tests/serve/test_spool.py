@@ -37,18 +37,20 @@ def restarted(spool: Spool, clock: Clock) -> Spool:
     return Spool(spool.folder, LIMITS, clock)
 
 
-def put(spool: Spool, series: str, *images: str, association: int | None = None) -> int:
+def put(
+    spool: Spool, series: str, *images: str, association: int | None = None, header: str = ""
+) -> int:
     association = association or spool.begin()
     for image in images:
         with spool.partial(4) as path:
-            path.write_bytes(image.encode())
+            path.write_bytes(f"{image}{header}".encode())
             spool.take(path, series, image, association)
     return association
 
 
-def arrive(spool: Spool, clock: Clock, series: str, *images: str) -> None:
+def arrive(spool: Spool, clock: Clock, series: str, *images: str, header: str = "") -> None:
     """Sends images, and waits until their series is complete."""
-    spool.end(put(spool, series, *images), released=True)
+    spool.end(put(spool, series, *images, header=header), released=True)
     clock.now += LIMITS.quiet
     spool.collect()
 
@@ -161,6 +163,24 @@ def test_a_series_that_comes_again_is_sent_again_and_not_computed(spool, clock):
     assert spool.jobs("queue") == []
     (again,) = spool.jobs("answered")
     assert again.name == first.name
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_images_that_were_corrected_under_their_uids_are_computed(spool, clock, capsys, answered):
+    arrive(spool, clock, "A", "1", "2")
+    if answered:
+        answer(spool)
+    arrive(spool, clock, "A", "1", "2", header=" corrected")
+    (job,) = spool.jobs("queue")
+    assert images(job) == {"1 corrected", "2 corrected"}
+    assert "2 with another content under the same UID" in capsys.readouterr().err
+    answer(spool)
+    arrive(spool, clock, "A", "2", header=" corrected")
+    assert spool.jobs("queue") == [], "it is the same again"
+    assert [path.name for path in spool.jobs("answered")] == [job.name]
+    arrive(spool, clock, "A", "3", header=" corrected")
+    (job,) = spool.jobs("queue")
+    assert images(job) == {"1 corrected", "2 corrected", "3 corrected"}
 
 
 @pytest.mark.parametrize("noted", [True, False])

@@ -11,11 +11,12 @@ from pathlib import Path
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.dicom.files import identify, series_facts
 from crlm_jax.imaging.dicom.listing import SeriesFacts
+from crlm_jax.serve.disk import sync
 from crlm_jax.serve.journal import quiet_libraries, say
 from crlm_jax.serve.receive import Listening, Receiver
 from crlm_jax.serve.rules import Rule, find_rule, modalities
 from crlm_jax.serve.send import Archive, Sender
-from crlm_jax.serve.spool import RESULTS, Spool, short, sync
+from crlm_jax.serve.spool import RESULTS, Spool, hashed, short
 from crlm_jax.serve.work import Answer, AnswerError
 
 _LOOK = 0.2  # seconds between two looks for something to do
@@ -52,6 +53,7 @@ class Node:
           answer: segments one.
           stopped: waits so many seconds, less if the node is to stop, which it then returns.
         """
+        self._spool.maker = hashed(f"{answer.maker}\n{[*self._rules]}")
         while True:
             self._receiver.reap()
             self._spool.collect()

@@ -15,6 +15,7 @@ hashed.
 import contextlib
 import dataclasses
 import datetime
+import filecmp
 import hashlib
 import itertools
 import os
@@ -28,12 +29,15 @@ from pathlib import Path
 import filelock
 
 from crlm_jax.errors import UserError
+from crlm_jax.serve.disk import folders, link, rename, sync
 from crlm_jax.serve.journal import say
 
 _STATES = ("queue", "answered", "done", "failed")
 _WAITING = ("open", "queue", "answered")  # what counts as the queue's length
 _CLOSED, _BROKEN = "closed", "broken"  # marks in an open folder
 _TIME = "%Y%m%dT%H%M%S%f"  # at the beginning of a job's name, UTC
+_MAKER = "maker"  # file of a job: what made its results
+_AGAIN = "again"  # mark of an answered job, which is computed again after it was sent
 RESULTS = "results"
 
 
@@ -65,6 +69,8 @@ class Limits:
 class Spool:
     """The folders of one node; all methods may be called from any thread.
 
+    `maker` is a print of what makes results now; those of the same images and maker are the same.
+
     Raises:
       UserError: another node uses the folder.
       OSError: it cannot be written to.
@@ -79,6 +85,7 @@ class Spool:
         self.folder, self.limits, self._clock = folder, limits or Limits(), clock
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
+        self.maker = ""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._own = filelock.FileLock(folder / "lock")
         try:
@@ -91,7 +98,7 @@ class Spool:
         for name in ("partial", "open", *_STATES):
             (folder / name).mkdir(mode=0o700, exist_ok=True)
         sync(folder)
-        self._arrivals = {path.name: self._found(path) for path in _folders(folder / "open")}
+        self._arrivals = {path.name: self._found(path) for path in folders(folder / "open")}
         self._drop_superseded()
         for job in self.jobs("queue"):
             shutil.rmtree(job / RESULTS, ignore_errors=True)  # of a job that did not end
@@ -145,7 +152,7 @@ class Spool:
         with self._lock:
             arrival = self._arrivals.get(name)
             if arrival is None:
-                if sum(len(_folders(self.folder / each)) for each in _WAITING) >= (
+                if sum(len(folders(self.folder / each)) for each in _WAITING) >= (
                     self.limits.series
                 ):
                     raise Full("the queue is full")
@@ -208,15 +215,18 @@ class Spool:
         """Makes a job of an open series, together with the images that came before."""
         folder = self.folder / "open" / name
         new = {path.name for path in folder.glob("*.dcm")}
-        earlier = [job for state in _STATES for job in self.jobs(state) if f"-{name}-" in job.name]
-        for job in earlier:
+        found = [job for state in _STATES for job in self.jobs(state) if f"-{name}-" in job.name]
+        earlier = sorted(found, key=lambda job: job.name, reverse=True)
+        for job in earlier:  # the last first: its images count where UIDs came more than once
             for image in job.glob("*.dcm"):
                 if not (folder / image.name).exists():
-                    _link(image, folder / image.name)
+                    link(image, folder / image.name)
         images = sorted(path.name for path in folder.glob("*.dcm"))
         digest = hashed("\n".join(images))
         same = next((job for job in earlier if job.name.endswith(digest)), None)
-        if same:
+        # An archive that corrects a header, such as a patient's name, need not change the UID.
+        changed = [each for each in new if same and not _alike(folder / each, same / each)]
+        if same and not changed:
             self._again(same)
             shutil.rmtree(folder)
             return
@@ -225,8 +235,9 @@ class Spool:
         sync(folder)
         now = datetime.datetime.now(datetime.UTC)
         job = self.folder / "queue" / f"{now.strftime(_TIME)}-{name}-{digest}"
-        _rename(folder, job)
+        rename(folder, job)
         late = f", {len(new)} of them after {len(earlier)} answer(s)" if earlier else ""
+        late += f", {len(changed)} with another content under the same UID" if changed else ""
         say(f"complete: {short(job)}, {len(images)} image(s){late}")
         self._drop_superseded()
 
@@ -239,35 +250,59 @@ class Spool:
 
     def _again(self, job: Path) -> None:
         """Answers a series that came once more with the same images."""
-        state = job.parent.name
-        if state == "done" and (job / RESULTS).is_dir():
+        state, told = job.parent.name, f"came again: {short(job)}"
+        maker = job / _MAKER
+        same = maker.exists() and maker.read_text(encoding="utf-8") == self.maker
+        # An older version of the node did not note what made a result.
+        other = f"its result {'is' if maker.exists() else 'may be'} of another run, setting or rule"
+        if state == "queue" or (state == "answered" and same):
+            say(f"{told}, which is {state}")
+        elif state == "answered":  # perhaps it is just being sent
+            (job / _AGAIN).touch()
+            sync(job)
+            say(f"{told}; {other}, and is computed again when that is sent")
+        elif state == "done" and same and (job / RESULTS).is_dir():
             self.move(job, "answered")
-            say(f"came again: {short(job)}; the same result is sent again")
-        elif state in ("done", "failed"):
-            self.move(job, "queue")
-            say(f"came again: {short(job)}; is tried again")
+            say(f"{told}; the same result is sent again")
         else:
-            say(f"came again: {short(job)}, which is {state}")
+            has_result = state == "done" and (job / RESULTS).is_dir()
+            self._requeue(job)
+            say(f"{told}; {f'{other}, and is computed again' if has_result else 'is tried again'}")
+
+    def _requeue(self, job: Path) -> None:
+        """Lets a job be computed again."""
+        job = self.move(job, "queue")
+        (job / _AGAIN).unlink(missing_ok=True)
+        shutil.rmtree(job / RESULTS, ignore_errors=True)  # other settings may write other files
 
     def jobs(self, state: str) -> list[Path]:
         """Lists the jobs of a state, the oldest first."""
-        return sorted(_folders(self.folder / state))
+        return sorted(folders(self.folder / state))
 
     def move(self, job: Path, state: str) -> Path:
         """Puts a job into another state; returns its new folder."""
         with self._lock:
             target = self.folder / state / job.name
-            _rename(job, target)
+            rename(job, target)
             os.utime(target)  # since when it is kept
             return target
 
     def put_results(self, job: Path) -> None:
         """Makes the results of a job safe on the disk, and lets them be sent."""
-        for path in (job / RESULTS).iterdir():
+        (job / _MAKER).write_text(self.maker, encoding="utf-8")
+        for path in (*(job / RESULTS).iterdir(), job / _MAKER):
             sync(path)
         sync(job / RESULTS)
         sync(job)
         self.move(job, "answered")
+
+    def settle(self, job: Path, state: str) -> None:
+        """Ends the sending of a job: it is done or failed, or to be computed again."""
+        with self._lock:
+            if (job / _AGAIN).exists():
+                self._requeue(job)
+            else:
+                self.move(job, state)
 
     def clean(self) -> None:
         """Removes what was kept long enough."""
@@ -302,28 +337,5 @@ def completed(job: Path) -> datetime.datetime:
     return told.replace(tzinfo=datetime.UTC).astimezone()
 
 
-def sync(path: Path) -> None:
-    """Waits until a file, or the list of a folder, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _rename(folder: Path, target: Path) -> None:
-    os.rename(folder, target)
-    sync(target.parent)
-    sync(folder.parent)
-
-
-def _link(image: Path, target: Path) -> None:
-    try:
-        os.link(image, target)
-    except OSError:  # a file system without links
-        shutil.copyfile(image, target)
-        sync(target)
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_dir()]
+def _alike(image: Path, other: Path) -> bool:
+    return filecmp.cmp(image, other, shallow=False)

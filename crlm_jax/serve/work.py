@@ -23,9 +23,13 @@ class AnswerError(UserError):
 class Answer(Protocol):
     """Segments the series in a folder and writes DICOM objects into another; says what it found.
 
+    `maker` says what decides its results beside images and rules.
+
     Raises:
       AnswerError: the series cannot be segmented.
     """
+
+    maker: str
 
     def __call__(
         self, images: Path, series: str, rule: Rule, out: Path, *, warn: Callable[[str], None]
@@ -37,27 +41,33 @@ def answer_with(segmenter: ScanSegmenter, *, report: bool = True) -> Answer:
 
     That is a DICOM-SEG, and with `report` a structured report, which refers to it.
     """
-    clocked = _Clocked(segmenter)
+    return _Segmenting(segmenter, report)
 
-    def answer(
-        images: Path, series: str, rule: Rule, out: Path, *, warn: Callable[[str], None]
+
+class _Segmenting:
+    """The answer of a trained segmenter."""
+
+    def __init__(self, segmenter: ScanSegmenter, report: bool):
+        self._clocked, self._report = _Clocked(segmenter), report
+        self.maker = f"{segmenter.made_by()}, report {report}"
+
+    def __call__(
+        self, images: Path, series: str, rule: Rule, out: Path, *, warn: Callable[[str], None]
     ) -> str:
-        start, clocked.seconds = time.perf_counter(), 0.0
+        start, self._clocked.seconds = time.perf_counter(), 0.0
         scan = Scan(images, "series", "", rule.condition, series, rule.b_value)
         # The archive gets them in the order of their names.
         job = Job(
             scan,
             out / "1_seg.dcm",
-            report=out / "2_sr.dcm" if report else None,
+            report=out / "2_sr.dcm" if self._report else None,
             when=completed(images),
         )
-        lesions, failed = predict_scans(cast(ScanSegmenter, clocked), [job], warn=warn)
+        lesions, failed = predict_scans(cast(ScanSegmenter, self._clocked), [job], warn=warn)
         if failed:
             raise AnswerError(failed[0][1])
         whole = time.perf_counter() - start
-        return f"{len(lesions)} lesion(s), {whole:.2f} s, network {clocked.seconds:.2f} s"
-
-    return answer
+        return f"{len(lesions)} lesion(s), {whole:.2f} s, network {self._clocked.seconds:.2f} s"
 
 
 class _Clocked:

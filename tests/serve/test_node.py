@@ -16,6 +16,7 @@ from crlm_jax.predict.outputs import Job
 from crlm_jax.predict.scans import Scan
 from crlm_jax.predict.stream import predict_scans
 from crlm_jax.serve.rules import Rule
+from crlm_jax.serve.work import answer_with
 from tests.imaging.dicom import dicoms
 from tests.processes import free_port
 from tests.serve import nodes
@@ -87,6 +88,35 @@ def test_late_images_give_a_new_result_and_a_repeated_series_the_same(tmp_path, 
     for objects in found.values():
         first, second, again = (o.SOPInstanceUID for o in objects)
         assert first != second == again
+
+
+@pytest.mark.parametrize(
+    ("threshold", "report", "plane", "counts", "line"),
+    [
+        (0.5, True, "", (1, 1, 4), "the same result is sent again"),
+        (0.9, True, "", (2, 2, 4), "its result is of another run, setting or rule"),
+        (0.5, False, "", (1, 1, 3), "its result is of another run, setting or rule"),
+        (0.5, True, "sagittal", (1, 1, 2), "fits no rule"),
+    ],
+)
+def test_a_restarted_node_answers_by_its_own_settings(
+    tmp_path, archive, capsys, threshold, report, plane, counts, line
+):
+    files = dicoms.write_series(tmp_path / "ct", bright())
+    before = answer_with(nodes.threshold()), Rule("ct")
+    after = (
+        answer_with(nodes.threshold(threshold=threshold), report=report), Rule("ct", plane=plane)
+    )  # fmt: skip
+    for (answer, rule), end in ((before, "sent: "), (after, "alone: " if plane else "sent: ")):
+        with nodes.running(tmp_path / "spool", archive, answer=answer, rules=[rule]) as node:
+            nodes.send(node.port, files)
+            found = []
+            nodes.wait(lambda end=end, found=found: found.append(capsys.readouterr().err)
+                       or end in "".join(found))  # fmt: skip
+        said = "".join(found)
+    assert line in said
+    kinds = archive.kinds()
+    assert (len(kinds[nodes.SEG]), len(kinds[nodes.SR]), len(archive.got)) == counts
 
 
 def test_what_fits_no_rule_or_cannot_be_segmented_is_left_with_a_line(tmp_path, archive, capsys):

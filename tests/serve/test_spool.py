@@ -37,18 +37,20 @@ def restarted(spool: Spool, clock: Clock) -> Spool:
     return Spool(spool.folder, LIMITS, clock)
 
 
-def put(spool: Spool, series: str, *images: str, association: int | None = None) -> int:
+def put(
+    spool: Spool, series: str, *images: str, association: int | None = None, header: str = ""
+) -> int:
     association = association or spool.begin()
     for image in images:
         with spool.partial(4) as path:
-            path.write_bytes(image.encode())
+            path.write_bytes(f"{image}{header}".encode())
             spool.take(path, series, image, association)
     return association
 
 
-def arrive(spool: Spool, clock: Clock, series: str, *images: str) -> None:
+def arrive(spool: Spool, clock: Clock, series: str, *images: str, header: str = "") -> None:
     """Sends images, and waits until their series is complete."""
-    spool.end(put(spool, series, *images), released=True)
+    spool.end(put(spool, series, *images, header=header), released=True)
     clock.now += LIMITS.quiet
     spool.collect()
 
@@ -161,6 +163,80 @@ def test_a_series_that_comes_again_is_sent_again_and_not_computed(spool, clock):
     assert spool.jobs("queue") == []
     (again,) = spool.jobs("answered")
     assert again.name == first.name
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_images_that_were_corrected_under_their_uids_are_computed(spool, clock, capsys, answered):
+    arrive(spool, clock, "A", "1", "2")
+    if answered:
+        answer(spool)
+    arrive(spool, clock, "A", "1", "2", header=" corrected")
+    (job,) = spool.jobs("queue")
+    assert images(job) == {"1 corrected", "2 corrected"}
+    assert "2 with another content under the same UID" in capsys.readouterr().err
+    answer(spool)
+    arrive(spool, clock, "A", "2", header=" corrected")
+    assert spool.jobs("queue") == [], "it is the same again"
+    assert [path.name for path in spool.jobs("answered")] == [job.name]
+    arrive(spool, clock, "A", "3", header=" corrected")
+    (job,) = spool.jobs("queue")
+    assert images(job) == {"1 corrected", "2 corrected", "3 corrected"}
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_series_that_comes_again_under_other_settings_is_computed_again(
+    spool, clock, capsys, noted
+):
+    spool.maker = "threshold 0.5"
+    arrive(spool, clock, "A", "1", "2")
+    job = answer(spool)
+    if noted:
+        spool = restarted(spool, clock)
+        spool.maker = "threshold 0.9"
+    else:  # by an older version
+        (job / "maker").unlink()
+        spool = restarted(spool, clock)
+    arrive(spool, clock, "A", "1", "2")
+    (again,) = spool.jobs("queue")
+    assert again.name == job.name
+    assert not (again / RESULTS).exists(), "the other settings may write other files"
+    said = f"result {'is' if noted else 'may be'} of another run, setting or rule, and is computed"
+    assert said in capsys.readouterr().err
+    answer(spool)
+    arrive(spool, clock, "A", "1", "2")
+    assert len(spool.jobs("answered")) == 1, "its settings are those of now"
+    spool.close()
+
+
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_a_result_of_other_settings_that_waits_is_sent_before_it_is_computed_again(
+    spool, clock, state
+):
+    spool.maker = "threshold 0.5"
+    arrive(spool, clock, "A", "1")
+    job = spool.jobs("queue")[0]
+    (job / RESULTS).mkdir()
+    spool.put_results(job)
+    spool.maker = "threshold 0.9"
+    arrive(spool, clock, "A", "1")
+    (waiting,) = spool.jobs("answered")
+    assert spool.jobs("queue") == [], "it is perhaps just being sent"
+    spool = restarted(spool, clock)
+    spool.settle(waiting, state)
+    (again,) = spool.jobs("queue")
+    (again / RESULTS).mkdir()
+    spool.put_results(again)
+    spool.settle(spool.jobs("answered")[0], state)
+    assert len(spool.jobs(state)) == 1
+    spool.close()
+
+
+def test_a_job_that_is_tried_again_keeps_no_result_that_was_refused(spool, clock):
+    arrive(spool, clock, "A", "1")
+    spool.move(answer(spool), "failed")
+    arrive(spool, clock, "A", "1")
+    (job,) = spool.jobs("queue")
+    assert not (job / RESULTS).exists()
 
 
 def test_a_job_that_was_not_begun_is_replaced_by_the_larger_one(spool, clock):

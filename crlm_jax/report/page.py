@@ -20,7 +20,7 @@ from crlm_jax.report import figures
 from crlm_jax.report.html import embed, embed_file, templates
 from crlm_jax.report.probability import ProbabilitySection, sections
 from crlm_jax.report.viewer import render
-from crlm_jax.runs.finished import FinishedRun, read_finished
+from crlm_jax.runs.finished import FinishedRun, name_apart, read_finished
 from crlm_jax.runs.results import Card, Summary
 from crlm_jax.runs.rows import CaseRow
 from crlm_jax.stats import comparison
@@ -42,7 +42,7 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
     Raises:
       ConfigError: a folder holds no finished run.
     """
-    runs = [read_finished(locate(folder)) for folder in folders]
+    runs = name_apart([read_finished(locate(folder)) for folder in folders])
     out = locate(out)
     alone = runs[0] if len(runs) == 1 else None
     keep = alone.folder.figures if alone and out.parent == alone.folder.path else None

@@ -54,7 +54,8 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
         runs=[_describe(run, keep) for run in runs],
         alone=alone is not None,
         title=alone.title if alone else f"{len(runs)} runs",
-        warnings=list(dict.fromkeys(note for run in runs for note in run.warnings)),
+        warnings=_warnings(runs),
+        sizes=_sizes(runs),
         header=tables.HEADER,
         pooled=SHORT["paper"],
         clinical_header=tables.CLINICAL_HEADER,
@@ -72,6 +73,25 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
     )
     write_whole(out, html)
     return out
+
+
+def _warnings(runs: Sequence[FinishedRun]) -> list[str]:
+    """Returns what stands at the head; that which does not hold for all runs says of which."""
+    notes = dict.fromkeys(note for run in runs for note in run.warnings)
+    said = []
+    for note in notes:
+        of = [run.name for run in runs if note in run.warnings]
+        said.append(note if len(of) == len(runs) else f"{', '.join(of)}: {note}")
+    return said
+
+
+def _sizes(runs: Sequence[FinishedRun]) -> str:
+    """Returns the size of the slices by the paper's protocol, of each run where they differ."""
+    sizes = [f"{run.config.data.image_size} × {run.config.data.image_size}" for run in runs]
+    if len(set(sizes)) == 1:
+        return f"{sizes[0]} pixels"
+    each = (f"{run.name} {size}" for run, size in zip(runs, sizes, strict=True))
+    return f"the size of each network ({', '.join(each)} pixels)"
 
 
 def _views(runs: Sequence[FinishedRun], voxels: float) -> tuple[Iterator[CaseView], int]:

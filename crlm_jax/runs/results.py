@@ -102,6 +102,8 @@ class Summary:
     critic_weights: str | None
     conditions: dict[str, ConditionSummary]
     responses: dict[str, ResponseAgreement]  # by sequence, such as "dwi"
+    # Patients by sequence who have both time points, but no response: several images show one.
+    several_images: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return vars(self) | {
@@ -123,6 +125,7 @@ class Summary:
                 name: ResponseAgreement.from_json(each)
                 for name, each in values["responses"].items()
             },
+            several_images=values.get("several_images", {}),
         )
 
 

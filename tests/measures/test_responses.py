@@ -9,7 +9,7 @@ from crlm_jax.config.schema import Config
 from crlm_jax.imaging.lesions import Lesion
 from crlm_jax.measures import summary
 from crlm_jax.measures.case import CaseResult
-from crlm_jax.measures.response import find_responses
+from crlm_jax.measures.response import count_several_images, find_responses
 from crlm_jax.measures.table import MEASURES
 from crlm_jax.recist import rules
 from crlm_jax.recist.rules import TimePoint
@@ -90,6 +90,22 @@ def test_a_patient_in_whom_the_model_finds_nothing_is_no_agreement():
     assert NOT_EVALUABLE == rules.NOT_EVALUABLE
 
 
+def test_patients_with_several_images_have_no_response_and_are_counted():
+    cases = []
+    for name in "abc":
+        cases += [case(name, "pre_dwi", (30,), (30,)), case(name, "post_dwi", (15,), (15,))]
+    cases += [case("d", "pre_dwi", (30,), (30,)), case("a", "pre_t2wi", (30,), (30,))]
+    for number in (2, 5, 6, 7):  # b before, c after; d and a's other sequence have no follow-up
+        cases[number].points.update({who: two * 2 for who, two in cases[number].points.items()})
+    assert list(find_responses(cases)["dwi"]) == ["a"]
+    assert count_several_images(cases) == {"dwi": 2}
+    config = Config()
+    config.evaluation.resamples, config.data.conditions = 100, ("pre_dwi", "post_dwi")
+    found = summary.summarise(config, cases, find_responses(cases))
+    assert found.several_images == {"dwi": 2}
+    assert Summary.from_json(json.loads(json.dumps(found.to_json()))).several_images == {"dwi": 2}
+
+
 def test_a_case_keeps_its_slice_thickness_on_the_way_to_another_process():
     result = case("1", "pre_dwi", (30,), (15,))
     result.points["reference"] = [dataclasses.replace(point(30), slice_thickness=7.5)]
@@ -112,6 +128,7 @@ def test_results_of_an_older_version_are_read():
             }
         },
     }
+    assert Summary.from_json(old).several_images == {}
     read = Summary.from_json(old).responses["dwi"]
     assert read.categories[-1] == "NE"
     assert read.paired == {}  # it paired none

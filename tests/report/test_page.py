@@ -133,6 +133,18 @@ def test_the_report_says_whom_kappa_leaves_out(run):
     assert "no lesion: 1 by the reference, and 2 by the model alone, each of which counts" in html
 
 
+def test_the_report_says_who_has_several_images_and_no_response(run):
+    assert "several images" not in visible(write(run))
+    results = json.loads((run / "results.json").read_text()) | {"several_images": {"dwi": 2}}
+    (run / "results.json").write_text(json.dumps(results))
+    said = "dwi: 2 patients with several images of a time point are left out of the response"
+    assert said in visible(write(run))
+    (run / "results.json").write_text(json.dumps(results | {"responses": {}}))
+    html = visible(write(run))
+    assert said in html
+    assert "No sequence has both time points" not in html
+
+
 def test_the_report_says_how_lesions_were_paired(run):
     results = json.loads((run / "results.json").read_text())
     paired = {"by position": 2, "by position, registered": 1, "sums only": 1}

@@ -39,6 +39,7 @@ def folds(tmp_path_factory):
         results["card"] += [["masks", MASKS], ["small lesions", f"test {number} in 1 slices"]]
         results["card"] += [["doubt", "all of them doubt this"]]
         results["card"] += [["doubt", KNOWN]] * (number == 2)
+        results["several_images"] = {"dwi": number}
         run.results.write_text(json.dumps(results))
     return folder
 
@@ -86,3 +87,7 @@ def test_what_the_folds_say_of_masks_lesions_and_doubts_is_not_lost(pooled):
     page = html.unescape(pooled.folder.report.read_text("utf-8"))
     warnings = re.findall(r'<div class="warning" role="note">(.*?)</div>', page)
     assert warnings[-2:] == ["all of them doubt this.", f"fold2of2: {KNOWN}."]
+
+
+def test_patients_of_several_images_are_counted_over_all_folds(pooled):
+    assert pooled.summary.several_images == {"dwi": 3}

@@ -50,12 +50,17 @@ def pool_summary(folds: Sequence[FinishedRun]) -> Summary:
     """
     first, resamples = folds[0].summary, folds[0].config.evaluation.resamples
     sequences = dict.fromkeys(name for fold in folds for name in fold.summary.responses)
+    several = [fold.summary.several_images for fold in folds]
     return Summary(
         data=first.data,
         method=first.method,
         critic_weights=first.critic_weights,
         conditions={name: _condition(name, folds, resamples) for name in first.conditions},
         responses={name: _responses(name, folds, resamples) for name in sequences},
+        several_images={
+            name: sum(part.get(name, 0) for part in several)
+            for name in dict.fromkeys(name for part in several for name in part)
+        },
     )
 
 

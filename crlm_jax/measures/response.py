@@ -71,6 +71,24 @@ def _pairs(results: Sequence[CaseResult]) -> list[_Pair]:
     return pairs
 
 
+def count_several_images(results: Sequence[CaseResult]) -> dict[str, int]:
+    """Counts by sequence the patients whom `find_responses` leaves out for several images.
+
+    They have both time points, and more than one image of one.
+    """
+    images = {
+        (result.row.patient, result.row.condition): len(result.points["reference"])
+        for result in results
+    }
+    found: dict[str, int] = {}
+    for (patient, condition), before in images.items():
+        name = re.fullmatch(r"pre_(.+)", condition)
+        after = images.get((patient, f"post_{name[1]}"), 0) if name else 0
+        if name and after and max(before, after) > 1:
+            found[name[1]] = found.get(name[1], 0) + 1
+    return found
+
+
 def find_responses(results: Sequence[CaseResult]) -> Responses:
     """Compares the two time points of every patient that has both, by each reader's masks."""
     found: Responses = {}

@@ -83,18 +83,33 @@ class Compared:
 
 
 def compare(runs: Sequence[FinishedRun]) -> list[Compared]:
-    """Compares every run with the first, patient by patient, in the measures of `COMPARED`."""
+    """Compares every run with the first, patient by patient, in the measures of `COMPARED`.
+
+    The paper's protocol is left out of two runs that it measures otherwise (`_by_paper`).
+    """
     first, *others = runs
     compared = []
     for run in others:
+        alike = _by_paper(run) == _by_paper(first)
+        measures = [n for n in COMPARED if alike or BY_NAME[n].protocol != "paper"]
         for condition in run.summary.conditions:
-            for name in COMPARED:
+            for name in measures:
                 ours, reference = (values_by_patient([r], condition, name) for r in (run, first))
                 difference = comparison.paired_difference(
                     ours, reference, run.config.evaluation.resamples
                 )
                 compared.append(Compared(run.name, first.name, condition, name, difference))
     return compared
+
+
+def _by_paper(run: FinishedRun) -> tuple[str, int]:
+    """Returns what the paper's protocol measures of a run, and at which size in pixels.
+
+    A network's probability is thresholded at its own size, and a mask is shrunk to it: the same
+    prediction gets another DSC by each, and at each size.
+    """
+    masks = run.evaluation is not None and run.evaluation.of == "masks"
+    return "masks" if masks else "a network", run.config.data.image_size
 
 
 def comparison_rows(runs: Sequence[FinishedRun]) -> list[list[str]]:
@@ -112,7 +127,11 @@ def comparison_rows(runs: Sequence[FinishedRun]) -> list[list[str]]:
 
 
 def not_compared(runs: Sequence[FinishedRun]) -> list[str]:
-    """Says which runs `comparison_rows` leaves out, since they share no patient with the first."""
+    """Says what `comparison_rows` leaves out.
+
+    That are runs that share no patient with the first, and the paper's protocol where it does not
+    measure both alike.
+    """
     first, *others = runs
     said = []
     for run in others:
@@ -125,5 +144,12 @@ def not_compared(runs: Sequence[FinishedRun]) -> list[str]:
             said.append(
                 f"{run.name} is not compared with {first.name} under {', '.join(alone)}: no "
                 "patient is in both"
+            )
+        ours, theirs = _by_paper(run), _by_paper(first)
+        if ours != theirs and any(shared.values()):
+            each = (f"{what} at {size} × {size} pixels" for what, size in (ours, theirs))
+            said.append(
+                f"{run.name} is not compared with {first.name} by the paper’s protocol, which "
+                f"measures {' and '.join(each)} here"
             )
     return said

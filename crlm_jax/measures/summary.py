@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from crlm_jax.config.notices import is_phantom
 from crlm_jax.config.schema import Config
 from crlm_jax.measures.case import CaseResult
-from crlm_jax.measures.response import PatientResponse, Responses
+from crlm_jax.measures.response import PatientResponse, Responses, count_several_images
 from crlm_jax.measures.table import MEASURES
 from crlm_jax.measures.view import READERS
 from crlm_jax.recist import rules
@@ -59,6 +59,7 @@ def summarise(
         critic_weights=config.critic.weights if config.loss.stages else None,
         conditions=conditions,
         responses={sequence: _agreement(config, pairs) for sequence, pairs in responses.items()},
+        several_images=count_several_images(results),
     )
 
 

@@ -129,7 +129,7 @@ def bland_altman(agreement: Mapping[str, Mapping[str, Any]], mark: str = "") -> 
 def probability(
     curve: tuple[np.ndarray, np.ndarray, np.ndarray],
     points: Sequence[FrocPoint],
-    threshold: float,
+    threshold: float | None,
     mark: str = "",
 ) -> Figure:
     """Draws whether the probability holds, and lesions found over false positives.
@@ -137,7 +137,7 @@ def probability(
     Args:
       curve: mean probability, share of tumour and voxels by bin (`Reliability.curve`).
       points: of the free-response curve, from the lowest threshold on.
-      threshold: of the run, whose point is ringed.
+      threshold: of the run, whose point is ringed; None: no single one.
       mark: above the picture.
     """
     figure = Figure(figsize=(9.5, 4.4), layout="constrained")
@@ -164,7 +164,7 @@ def _draw_reliability(
         _plain(each)
 
 
-def _draw_froc(axes: Axes, points: Sequence[FrocPoint], threshold: float) -> None:
+def _draw_froc(axes: Axes, points: Sequence[FrocPoint], threshold: float | None) -> None:
     known = [
         (p.false_positives, p.sensitivity, p.threshold) for p in points if p.sensitivity is not None
     ]
@@ -181,9 +181,10 @@ def _draw_froc(axes: Axes, points: Sequence[FrocPoint], threshold: float) -> Non
         axes.minorticks_off()
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlim(0, limit)
-        chosen = int(np.abs(at - threshold).argmin())
-        axes.plot(x[chosen], y[chosen], "o", markersize=11, markerfacecolor="none", color="black")
-        for i in sorted({0, chosen, len(at) - 1}):
+        # Thresholds in the table have six decimals.
+        own = [] if threshold is None else np.flatnonzero(np.abs(at - threshold) < 1e-6).tolist()
+        axes.plot(x[own], y[own], "o", markersize=11, markerfacecolor="none", color="black")
+        for i in sorted({0, *own, len(at) - 1}):
             axes.annotate(
                 f"{at[i]:g}", (x[i], y[i]), xytext=(8, 6), textcoords="offset points", fontsize=8
             )

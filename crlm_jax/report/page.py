@@ -20,7 +20,7 @@ from crlm_jax.report import figures
 from crlm_jax.report.html import embed, embed_file, templates
 from crlm_jax.report.probability import ProbabilitySection, sections
 from crlm_jax.report.viewer import render
-from crlm_jax.runs.finished import FinishedRun, read_finished
+from crlm_jax.runs.finished import FinishedRun, name_apart, read_finished
 from crlm_jax.runs.results import Card, Summary
 from crlm_jax.runs.rows import CaseRow
 from crlm_jax.stats import comparison
@@ -42,7 +42,7 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
     Raises:
       ConfigError: a folder holds no finished run.
     """
-    runs = [read_finished(locate(folder)) for folder in folders]
+    runs = name_apart([read_finished(locate(folder)) for folder in folders])
     out = locate(out)
     alone = runs[0] if len(runs) == 1 else None
     keep = alone.folder.figures if alone and out.parent == alone.folder.path else None
@@ -54,7 +54,8 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
         runs=[_describe(run, keep) for run in runs],
         alone=alone is not None,
         title=alone.title if alone else f"{len(runs)} runs",
-        warnings=list(dict.fromkeys(note for run in runs for note in run.warnings)),
+        warnings=_warnings(runs),
+        sizes=_sizes(runs),
         header=tables.HEADER,
         pooled=SHORT["paper"],
         clinical_header=tables.CLINICAL_HEADER,
@@ -72,6 +73,25 @@ def write_report(folders: Sequence[Path], out: Path, voxels: float = VIEWED) -> 
     )
     write_whole(out, html)
     return out
+
+
+def _warnings(runs: Sequence[FinishedRun]) -> list[str]:
+    """Returns what stands at the head; that which does not hold for all runs says of which."""
+    notes = dict.fromkeys(note for run in runs for note in run.warnings)
+    said = []
+    for note in notes:
+        of = [run.name for run in runs if note in run.warnings]
+        said.append(note if len(of) == len(runs) else f"{', '.join(of)}: {note}")
+    return said
+
+
+def _sizes(runs: Sequence[FinishedRun]) -> str:
+    """Returns the size of the slices by the paper's protocol, of each run where they differ."""
+    sizes = [f"{run.config.data.image_size} × {run.config.data.image_size}" for run in runs]
+    if len(set(sizes)) == 1:
+        return f"{sizes[0]} pixels"
+    each = (f"{run.name} {size}" for run, size in zip(runs, sizes, strict=True))
+    return f"the size of each network ({', '.join(each)} pixels)"
 
 
 def _views(runs: Sequence[FinishedRun], voxels: float) -> tuple[Iterator[CaseView], int]:

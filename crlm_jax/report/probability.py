@@ -10,6 +10,7 @@ from crlm_jax.measures.froc import FrocPoint
 from crlm_jax.report import figures
 from crlm_jax.report.html import embed
 from crlm_jax.runs.finished import FinishedRun
+from crlm_jax.runs.results import ConditionSummary
 from crlm_jax.runs.rows import CalibrationRow, FrocRow, read_calibration, read_froc
 from crlm_jax.stats import comparison
 from crlm_jax.stats.cells import format_mean
@@ -38,7 +39,7 @@ def sections(run: FinishedRun, keep: Path | None) -> list[ProbabilitySection]:
 def _sections(run: FinishedRun, keep: Path | None) -> Iterator[ProbabilitySection]:
     every_bin = read_calibration(run.folder.calibration)
     every_threshold = read_froc(run.folder.froc)
-    own, mark = run.config.evaluation.threshold, " ".join(run.marks)
+    own, mark = _own_threshold(run), " ".join(run.marks)
     conditions = list(run.summary.conditions)
     for name, condition in zip(
         own_names(f"probability_{each}" for each in conditions), conditions, strict=True
@@ -50,10 +51,19 @@ def _sections(run: FinishedRun, keep: Path | None) -> Iterator[ProbabilitySectio
         pooled, points = Reliability.pooled(bins), froc.points(lesions)
         title = " · ".join(filter(None, (mark, condition)))
         figure = figures.probability(pooled.curve(), points, own, title)
-        text = " ".join(
-            (_calibration_text(run, pooled, bins), _threshold_text(points, lesions, own))
-        )
+        if own is None:
+            said = _thresholds_text(run.summary.conditions[condition])
+        else:
+            said = _threshold_text(points, lesions, own)
+        text = f"{_calibration_text(run, pooled, bins)} {said}"
         yield ProbabilitySection(condition, embed(figure, keep and keep / f"{name}.png"), text)
+
+
+def _own_threshold(run: FinishedRun) -> float | None:
+    """Returns the threshold of a run; None: each fold of a cross-validation chose its own."""
+    chosen = run.config.evaluation.choose_threshold
+    of_folds = run.evaluation is not None and run.evaluation.of == "folds"
+    return None if chosen and of_folds else run.config.evaluation.threshold
 
 
 def _calibration_text(run: FinishedRun, pooled: Reliability, rows: Sequence[CalibrationRow]) -> str:
@@ -86,4 +96,15 @@ def _threshold_text(points: Sequence[FrocPoint], rows: Sequence[FrocRow], own: f
     return (
         f"At the run’s threshold, {own:g}: {found} of {reference} lesions found, "
         f"{point.false_positives:.1f} false a case."
+    )
+
+
+def _thresholds_text(summary: ConditionSummary) -> str:
+    """Says what the folds' own thresholds give together, each for its patients."""
+    found, reference, false = (
+        summary.sums[name] for name in ("lesions_found", "lesions_reference", "false_positives")
+    )
+    return (
+        f"Each fold chose its own threshold, so that no point is ringed; at their own: {found} of "
+        f"{reference} lesions found, {false / summary.cases:.1f} false a case."
     )

@@ -1,9 +1,10 @@
 """A finished run, or a finished evaluation, read from its folder."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,11 @@ class FinishedRun:
     splits: dict[str, dict[str, Any]]  # patients and slices by split
     log: list[dict[str, Any]]  # one for each line of the training log
     evaluation: Evaluation | None = None  # None: the network was trained in this folder
+    called: str = ""  # its name beside other runs (`name_apart`); empty: that of its folder
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return self.called or self.folder.name
 
     @property
     def title(self) -> str:
@@ -108,6 +110,23 @@ def read_finished(path: Path) -> FinishedRun:
         log=read_log(folder.log),
         evaluation=read_evaluation(folder.evaluation),
     )
+
+
+def name_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Gives runs that are shown together names that differ.
+
+    A name is the end of a folder's path, such as `unet/seed0`, with as many parts for all as tell
+    all apart. A folder that is there twice is numbered.
+    """
+    parts = [run.folder.path.resolve().parts for run in runs]
+    lengths = range(1, max(map(len, parts), default=1) + 1)
+    tails = ([PurePath(*each[-n:]).as_posix() for each in parts] for n in lengths)
+    names = next(each for each in tails if len(set(each)) == len(set(parts)))
+    times = [names[: i + 1].count(name) for i, name in enumerate(names)]
+    return [
+        dataclasses.replace(run, called=name if time == 1 else f"{name} ({time})")
+        for run, name, time in zip(runs, names, times, strict=True)
+    ]
 
 
 def read_splits(folder: RunFolder) -> dict[str, dict[str, Any]]:

@@ -247,10 +247,15 @@ def _goes_on(begun: Config, config: Config, folder: RunFolder, of_folds: bool) -
 def read_run(path: Path) -> Config:
     """Returns the configuration of the run in a folder, with the threshold that the run chose.
 
+    An evaluation has none to choose, and the folds of a cross-validation have one each.
+
     Raises:
       ConfigError: the folder holds no run, or one of another version.
     """
-    return with_chosen_threshold(read_begun(path), RunFolder(path).threshold)
+    config, folder = read_begun(path), RunFolder(path)
+    if folder.evaluation.exists():
+        return config
+    return with_chosen_threshold(config, folder.threshold)
 
 
 def read_begun(path: Path) -> Config:

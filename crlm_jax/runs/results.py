@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,18 +34,63 @@ class ConditionSummary:
         return cls(means={k: v for k, v in values.items() if k not in own}, **own)
 
 
+NOT_EVALUABLE = "NE"  # the category of `recist.rules`, which loads more than a table needs
+
+
 @dataclass(frozen=True)
 class ResponseAgreement:
-    """How far the model's responses of one sequence agree with the reference's."""
+    """How far the model's responses of one sequence agree with the reference's.
+
+    What follows from the table is no field, so that results of earlier versions have it too.
+    """
 
     patients: int  # with both time points
-    not_evaluable: int
-    kappa: Numbers  # from `stats.cohen_kappa`
+    not_evaluable: int  # by the reference, the model or both
+    kappa: Numbers  # from `stats.cohen_kappa`, over those whom both can evaluate
     categories: list[str]
     table: list[list[int]]  # patients by category of the reference (rows) and of the model
     # Patients by how their lesions were paired, the reference's; empty: none were.
     paired: dict[str, int] = field(default_factory=dict)
     doubtful: int = 0  # patients whose scans were registered in vain
+
+    def _cells(self) -> Iterator[tuple[str, str, int]]:
+        """Yields category of the reference, category of the model, and patients."""
+        for reference, row in zip(self.categories, self.table, strict=True):
+            for model, count in zip(self.categories, row, strict=True):
+                yield reference, model, count
+
+    @property
+    def not_evaluable_by_reference(self) -> int:
+        return sum(n for reference, _, n in self._cells() if reference == NOT_EVALUABLE)
+
+    @property
+    def not_evaluable_by_model_alone(self) -> int:
+        """Patients with lesions of whom the model finds none."""
+        return sum(
+            n for reference, model, n in self._cells() if reference != model == NOT_EVALUABLE
+        )
+
+    @property
+    def same_category(self) -> float | None:
+        """Share of the patients whom the reference can evaluate; None: there is none.
+
+        One whom the model alone cannot evaluate is a disagreement: to leave those out who are
+        missed altogether would flatter it.
+        """
+        rated = [cell for cell in self._cells() if cell[0] != NOT_EVALUABLE]
+        every = sum(n for *_, n in rated)
+        same = sum(n for reference, model, n in rated if reference == model)
+        return same / every if every else None
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self) | {name: getattr(self, name) for name in _DERIVED}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ResponseAgreement":
+        return cls(**{name: value for name, value in values.items() if name not in _DERIVED})
+
+
+_DERIVED = ("not_evaluable_by_reference", "not_evaluable_by_model_alone", "same_category")
 
 
 @dataclass(frozen=True)
@@ -56,11 +102,13 @@ class Summary:
     critic_weights: str | None
     conditions: dict[str, ConditionSummary]
     responses: dict[str, ResponseAgreement]  # by sequence, such as "dwi"
+    # Patients by sequence who have both time points, but no response: several images show one.
+    several_images: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return vars(self) | {
             "conditions": {name: each.to_json() for name, each in self.conditions.items()},
-            "responses": {name: vars(each) for name, each in self.responses.items()},
+            "responses": {name: each.to_json() for name, each in self.responses.items()},
         }
 
     @classmethod
@@ -74,8 +122,10 @@ class Summary:
                 for name, each in values["conditions"].items()
             },
             responses={
-                name: ResponseAgreement(**each) for name, each in values["responses"].items()
+                name: ResponseAgreement.from_json(each)
+                for name, each in values["responses"].items()
             },
+            several_images=values.get("several_images", {}),
         )
 
 

@@ -19,7 +19,7 @@ from crlm_jax.config.storage import to_json
 from crlm_jax.measures.pooled import check_tested_once, pool_cases, pool_summary
 from crlm_jax.runs.evaluation import Evaluation, write_evaluation
 from crlm_jax.runs.finished import FinishedRun
-from crlm_jax.runs.folder import RunFolder
+from crlm_jax.runs.folder import RunFolder, read_begun
 from crlm_jax.runs.results import Card, Summary, results_json
 from crlm_jax.runs.rows import read_froc, write_froc
 from crlm_jax.system.files import in_bucket, write_whole
@@ -27,6 +27,8 @@ from crlm_jax.system.text import to_csv
 
 # Lines of a run card that are the same in all folds.
 _SHARED = ("config file", "data", "segmenter", "critic", "devices", "training")
+# Lines that may be of some folds alone: of what is removed, and of what is to be doubted.
+_OWN = ("masks", "small lesions", "doubt")
 
 
 def write_pooled(folds: Sequence[FinishedRun], folder: RunFolder) -> Summary:
@@ -41,8 +43,8 @@ def write_pooled(folds: Sequence[FinishedRun], folder: RunFolder) -> Summary:
     """
     check_tested_once(folds)
     cases, summary = pool_cases(folds), pool_summary(folds)
-    first = folds[0].config
-    config = dataclasses.replace(first, data=dataclasses.replace(first.data, fold=""))
+    begun = read_begun(folds[0].folder.path)  # without the threshold that this fold chose
+    config = dataclasses.replace(begun, data=dataclasses.replace(begun.data, fold=""))
     evaluation = Evaluation(
         of="folds",
         source=", ".join(fold.name for fold in folds),
@@ -52,7 +54,8 @@ def write_pooled(folds: Sequence[FinishedRun], folder: RunFolder) -> Summary:
         split="all",
         prefix="",
         phantom=is_phantom(config),
-        notes=(),
+        # At the head, as of any evaluation: nobody opens the folds' reports to learn them.
+        notes=tuple(f"{doubt}." for _, doubt in _lines(folds, ("doubt",))),
     )
     write_evaluation(folder.evaluation, evaluation)  # first: the folder is not that of a run
     write_whole(folder.config, to_json(config))
@@ -86,9 +89,23 @@ def _card(folds: Sequence[FinishedRun]) -> Card:
     ]  # fmt: skip
     for fold in folds:
         patients = {row.patient for row in fold.rows}
-        chosen = dict(fold.card).get("checkpoint", "")
-        card.append((fold.name, f"tests {len(patients)} patients; checkpoint: {chosen}"))
-    return card
+        text = (
+            f"tests {len(patients)} patients; checkpoint: {dict(fold.card).get('checkpoint', '')}"
+        )
+        if fold.config.evaluation.choose_threshold:
+            text += f"; threshold: {fold.config.evaluation.threshold:g}, which it chose"
+        card.append((fold.name, text))
+    return [*card, *_lines(folds, _OWN)]
+
+
+def _lines(folds: Sequence[FinishedRun], names: Sequence[str]) -> Card:
+    """Returns lines of the folds' cards: once what all say, else with the folds that say it."""
+    every = (line for name in names for fold in folds for line in fold.card if line[0] == name)
+    lines = []
+    for name, text in dict.fromkeys(every):
+        of = [fold.name for fold in folds if (name, text) in fold.card]
+        lines.append((name, text if len(of) == len(folds) else f"{', '.join(of)}: {text}"))
+    return lines
 
 
 def _data_json(folds: Sequence[FinishedRun]) -> str:

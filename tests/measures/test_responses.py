@@ -9,10 +9,11 @@ from crlm_jax.config.schema import Config
 from crlm_jax.imaging.lesions import Lesion
 from crlm_jax.measures import summary
 from crlm_jax.measures.case import CaseResult
-from crlm_jax.measures.response import find_responses
+from crlm_jax.measures.response import count_several_images, find_responses
 from crlm_jax.measures.table import MEASURES
+from crlm_jax.recist import rules
 from crlm_jax.recist.rules import TimePoint
-from crlm_jax.runs.results import ResponseAgreement, Summary
+from crlm_jax.runs.results import NOT_EVALUABLE, ResponseAgreement, Summary
 from crlm_jax.runs.rows import CaseRow
 from crlm_jax.stats import agreement
 
@@ -73,6 +74,38 @@ def test_the_scale_of_kappa_is_the_old_one_where_all_have_measurable_lesions():
     assert summarise(PR + PR, SMALL + SMALL).kappa["kappa"] == 1
 
 
+def test_a_patient_in_whom_the_model_finds_nothing_is_no_agreement():
+    found = summary.response_agreement(
+        [("PR", "PR")] * 3 + [("SD", "SD")] * 3 + [("PR", "NE")] * 4 + [("NE", "NE"), ("NE", "PD")],
+        {}, 0, 100,
+    )  # fmt: skip
+    assert (found.patients, found.not_evaluable, found.kappa["n"]) == (12, 6, 6)
+    assert (found.not_evaluable_by_reference, found.not_evaluable_by_model_alone) == (2, 4)
+    assert found.same_category == 0.6
+    written = found.to_json()
+    assert written["same_category"] == 0.6
+    assert ResponseAgreement.from_json(written) == found
+    nobody = summary.response_agreement([("NE", "NE")], {}, 0, 100)
+    assert nobody.same_category is None
+    assert NOT_EVALUABLE == rules.NOT_EVALUABLE
+
+
+def test_patients_with_several_images_have_no_response_and_are_counted():
+    cases = []
+    for name in "abc":
+        cases += [case(name, "pre_dwi", (30,), (30,)), case(name, "post_dwi", (15,), (15,))]
+    cases += [case("d", "pre_dwi", (30,), (30,)), case("a", "pre_t2wi", (30,), (30,))]
+    for number in (2, 5, 6, 7):  # b before, c after; d and a's other sequence have no follow-up
+        cases[number].points.update({who: two * 2 for who, two in cases[number].points.items()})
+    assert list(find_responses(cases)["dwi"]) == ["a"]
+    assert count_several_images(cases) == {"dwi": 2}
+    config = Config()
+    config.evaluation.resamples, config.data.conditions = 100, ("pre_dwi", "post_dwi")
+    found = summary.summarise(config, cases, find_responses(cases))
+    assert found.several_images == {"dwi": 2}
+    assert Summary.from_json(json.loads(json.dumps(found.to_json()))).several_images == {"dwi": 2}
+
+
 def test_a_case_keeps_its_slice_thickness_on_the_way_to_another_process():
     result = case("1", "pre_dwi", (30,), (15,))
     result.points["reference"] = [dataclasses.replace(point(30), slice_thickness=7.5)]
@@ -95,6 +128,8 @@ def test_results_of_an_older_version_are_read():
             }
         },
     }
+    assert Summary.from_json(old).several_images == {}
     read = Summary.from_json(old).responses["dwi"]
     assert read.categories[-1] == "NE"
     assert read.paired == {}  # it paired none
+    assert (read.same_category, read.not_evaluable_by_model_alone) == (1.0, 0)

@@ -117,6 +117,34 @@ def test_response_of_model_and_reference(run):
     assert (run / "figures" / "agreement_pre_dwi.png").exists()
 
 
+def test_the_report_says_whom_kappa_leaves_out(run):
+    assert "; the same category in 100 %.</p>" in visible(write(run))
+    results = json.loads((run / "results.json").read_text())
+    found = results["responses"]["dwi"]
+    for name in ("same_category", "not_evaluable_by_reference", "not_evaluable_by_model_alone"):
+        del found[name]  # as an older version wrote it
+    table = [[0] * 6 for _ in range(6)]
+    table[1][1], table[1][5], table[5][5] = 1, 2, 1  # PR and PR, PR and NE, NE and NE
+    (run / "results.json").write_text(
+        json.dumps(results | {"responses": {"dwi": found | {"table": table, "not_evaluable": 3}}})
+    )
+    html = visible(write(run))
+    assert ", over the 1 whom both can evaluate; the same category in 33 % of the 3 whom" in html
+    assert "no lesion: 1 by the reference, and 2 by the model alone, each of which counts" in html
+
+
+def test_the_report_says_who_has_several_images_and_no_response(run):
+    assert "several images" not in visible(write(run))
+    results = json.loads((run / "results.json").read_text()) | {"several_images": {"dwi": 2}}
+    (run / "results.json").write_text(json.dumps(results))
+    said = "dwi: 2 patients with several images of a time point are left out of the response"
+    assert said in visible(write(run))
+    (run / "results.json").write_text(json.dumps(results | {"responses": {}}))
+    html = visible(write(run))
+    assert said in html
+    assert "No sequence has both time points" not in html
+
+
 def test_the_report_says_how_lesions_were_paired(run):
     results = json.loads((run / "results.json").read_text())
     paired = {"by position": 2, "by position, registered": 1, "sums only": 1}

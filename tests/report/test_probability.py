@@ -85,6 +85,9 @@ def test_the_figure_draws_the_points(run):
     )
     assert froc.lines[1].get_markersize() > froc.lines[0].get_markersize()  # the run's, ringed
     assert figure.get_suptitle() == "phantom"
+    for absent in (0.55, None):  # no other point is called the run's
+        froc = figures.probability((mean, share, np.array([90, 10])), curve, absent).axes[2]
+        assert not len(froc.lines[1].get_xdata())
 
 
 def test_the_froc_axis_is_read_by_twos():

@@ -77,7 +77,7 @@ def find_scans(
         or a cohort file (`.csv`; columns patient, condition, image, and optionally b_value).
       series: UID or pattern (`description=*T2*`) of the series to take. Below a folder all series
         that have it are taken.
-      b_value: s/mm², for every DICOM diffusion series with several b-values.
+      b_value: s/mm², for every diffusion series with several b-values, DICOM or NIfTI with `.bval`.
       warn: called with a line about each kind of file in a folder that is left out: hidden ones,
         masks, pictures beside DICOM series, DICOM that is no image, images that are not read.
 
@@ -91,7 +91,7 @@ def find_scans(
         for doubt in doubts:
             warn(doubt)
         found = [
-            Scan(row.image, f"{row.patient}_{row.condition}", row.patient, row.condition, None,
+            Scan(row.image, f"{row.patient}_{row.condition}", row.patient, row.condition, series,
                  b_value if row.b_value is None else row.b_value, row.liver)
             for row in rows
         ]  # fmt: skip
@@ -152,7 +152,7 @@ def _in_folder(folder: Path, series: str | None, b_value: float | None, warn: _W
     _say(warn, folder, "picture(s) beside DICOM series", [file.name for file in beside])
     _say(warn, folder, "DICOM object(s) that are no scans", others)
     if files and not beside:
-        return _of_images(folder, files, warn)
+        return _of_images(folder, files, series, b_value, warn)
     # A broken file becomes a scan of its own, whose reading fails and is reported.
     found = [] if series else [Scan(file, _stem(file)) for file in broken]
     chosen = pick_series(folder, by_uid, series)
@@ -210,8 +210,14 @@ def _of_one_folder(
     return whole
 
 
-def _of_images(folder: Path, files: list[Path], warn: _Warn) -> list[Scan]:
+def _of_images(
+    folder: Path, files: list[Path], series: str | None, b_value: float | None, warn: _Warn
+) -> list[Scan]:
     """Returns the scans among the images of a folder, which are not DICOM."""
+    if series is not None:
+        raise VolumeError(
+            f"{folder}: its images are not DICOM, so it has no series to choose; leave --series out"
+        )
     masks = find_masks(files, {file: _stem(file) for file in files})
     said = [f"{file.name} ({what})" for file, what in masks.items()]
     _say(warn, folder, "file(s) that are no scans by name and content", said, most=len(said))
@@ -221,7 +227,7 @@ def _of_images(folder: Path, files: list[Path], warn: _Warn) -> list[Scan]:
             f"{folder}: all its images are masks by name and content; to segment one all the same, "
             "name it"
         )
-    return [Scan(file, _stem(file)) for file in files if file not in masks]
+    return [Scan(file, _stem(file), b_value=b_value) for file in files if file not in masks]
 
 
 def _images_in(folder: Path) -> list[Path]:

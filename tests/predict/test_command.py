@@ -265,6 +265,20 @@ def test_a_diffusion_nifti_by_b_value(tmp_path, run):
     assert mask.geometry == image.geometry
 
 
+def test_a_folder_of_diffusion_niftis_by_b_value(tmp_path, run, capsys):
+    path = bvals.write(tmp_path)
+    words = ["--condition", "pre_dwi", "--out", tmp_path / "out"]
+    for name in ("file", "folder"):
+        image = path if name == "file" else tmp_path
+        out = tmp_path / name / "m.nii.gz"
+        assert run("--image", image, "--b-value", 50, "--condition", "pre_dwi", "--out", out) == 0
+    np.testing.assert_array_equal(*(mask_of(tmp_path / x / "m.nii.gz") for x in ("file", "folder")))
+    capsys.readouterr()
+    assert run("--image", tmp_path, "--series", "description=*T2*", *words) == 1
+    assert f"{tmp_path}: its images are not DICOM" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_segmentation_of_a_mosaic_is_refused_before_the_network_runs(tmp_path, run, capsys):
     path = dicoms.save(enhanced.make_mosaic(dicoms.voxels()), tmp_path / "in" / "a.dcm")
     network = lambda _: pytest.fail("the network runs")  # noqa: E731

@@ -47,7 +47,7 @@ class _Ready:
     slices: np.ndarray  # (Z, S, S, C) uint8
     grey: np.ndarray | None  # (Z, H, W) uint8; None: no overlay is wanted
     doubts: list[str]  # reasons why the scan may not be what the run was trained on
-    beside: list[str]  # what else decides the mask: prints of other images and of the liver
+    beside: list[str]  # what else decides the mask: another window, other images, the liver
     outside: np.ndarray | None  # (Z, H, W) bool, where no lesion can be; None: nowhere
     liver: np.ndarray | None = None  # (Z, S, S, C) uint8, for the run that segments the liver
 
@@ -184,6 +184,8 @@ def _read(segmenter: ScanSegmenter, job: Job, *, liver: LiverOf | None, resample
     seen = segmenter.look([volume, *others], condition)
     doubts += seen.doubts
     beside = [f"with image {_print(other.voxels)}" for other in others]
+    if is_ct(condition) != is_ct(own[0]):  # the condition decides the window
+        beside.append(f"windowed as {'CT' if is_ct(condition) else 'MRI'}")
     inside = None
     if scan.liver:
         said: list[str] = []

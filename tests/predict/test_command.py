@@ -100,6 +100,22 @@ def test_dicom_in_and_out(tmp_path, run, options):
     assert found.sum() == 4 * 6 * 7
 
 
+def test_a_condition_that_windows_otherwise_is_another_result(tmp_path, run):
+    array = np.full((6, 32, 32), 924, np.int16)  # -100 HU
+    array[1:5, 8:14, 20:27], array[1:5, 20:26, 5:12], array[0, 0, 0] = 1144, 1084, 824
+    dicoms.write_series(tmp_path / "ct", array)
+    made = identity(conditions=("ct", "pre_dwi", "post_dwi"))
+    found = {}
+    for name in ("ct", "pre_dwi", "post_dwi"):
+        words = ["--image", tmp_path / "ct", "--out", tmp_path / f"{name}.dcm"]
+        assert run(*words, "--condition", name, segmenter=made) == 0
+        found[name] = pydicom.dcmread(tmp_path / f"{name}.dcm")
+    assert found["ct"].pixel_array.sum() != found["pre_dwi"].pixel_array.sum()
+    for uid in ("SOPInstanceUID", "SeriesInstanceUID"):
+        assert found["ct"][uid].value != found["pre_dwi"][uid].value
+        assert found["post_dwi"][uid].value == found["pre_dwi"][uid].value  # windowed alike
+
+
 def test_contours_and_a_report_of_every_series(tmp_path, run, capsys):
     for number in (1, 2):
         bright_series(tmp_path / "in" / f"p{number}", series=dicoms.uid(number))

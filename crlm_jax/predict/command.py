@@ -27,6 +27,7 @@ from crlm_jax.predict.liver import decided_by, restrict
 from crlm_jax.predict.outputs import (
     Job,
     Outputs,
+    check_places,
     ensemble_path,
     lesions_path,
     plan_jobs,
@@ -109,7 +110,7 @@ def _load_dicomweb() -> ModuleType:
 
 def _in_dicom(job: Job) -> list[Path]:
     """Returns the results of a scan that an archive takes; a report comes after what it names."""
-    return [file for file in (job.mask, job.report) if file and file.suffix == ".dcm"]
+    return [file for file in (job.mask, job.report) if file and file.suffix.lower() == ".dcm"]
 
 
 def _predict(
@@ -145,6 +146,7 @@ def _predict(
     _check(args, segmenter, jobs, warn)
     liver = restrict([job.scan for job in jobs], args.liver, segmenter)
     jobs = [replace(job, scan=own) for job, own in zip(jobs, liver.scans, strict=True)]
+    check_places(jobs, outputs)  # once more, with the masks of --liver
     if args.resample_masks and not any(scan.liver for scan in liver.scans):
         warn("--resample-masks changes nothing: no mask of a liver is used")
     found, failed = predict_scans(

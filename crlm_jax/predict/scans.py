@@ -51,6 +51,7 @@ class Scan:
     liver: tuple[Path, ...] = ()  # the files of its liver's mask, as the cohort file says
     about: str = ""  # of a DICOM series in a folder: description, modality, plane, images
     others: tuple["Scan", ...] = ()  # of the same patient, that the network sees beside it
+    kept: tuple[Path, ...] = ()  # what came with it and no result may replace: masks, cohort file
 
     def read(self) -> volumes.Volume:
         """Reads the image; raises VolumeError if that cannot be done."""
@@ -92,7 +93,8 @@ def find_scans(
             warn(doubt)
         found = [
             Scan(row.image, f"{row.patient}_{row.condition}", row.patient, row.condition, series,
-                 b_value if row.b_value is None else row.b_value, row.liver)
+                 b_value if row.b_value is None else row.b_value, row.liver,
+                 kept=(image, *row.unread))
             for row in rows
         ]  # fmt: skip
     elif is_directory_file(image):
@@ -227,7 +229,10 @@ def _of_images(
             f"{folder}: all its images are masks by name and content; to segment one all the same, "
             "name it"
         )
-    return [Scan(file, _stem(file), b_value=b_value) for file in files if file not in masks]
+    kept = tuple(masks)
+    return [
+        Scan(file, _stem(file), b_value=b_value, kept=kept) for file in files if file not in masks
+    ]
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import TypeVar
@@ -25,7 +26,7 @@ from crlm_jax.imaging.resize import at_own_size
 from crlm_jax.predict.beside import looks_like_a_mask
 from crlm_jax.predict.ensemble import average, spread
 from crlm_jax.predict.liver import LiverOf
-from crlm_jax.predict.outputs import Job, LesionRow
+from crlm_jax.predict.outputs import Job, LesionRow, picture_names
 from crlm_jax.predict.scans import Scan
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter
 from crlm_jax.system.files import write_whole
@@ -158,7 +159,7 @@ def _read(segmenter: ScanSegmenter, job: Job, *, liver: LiverOf | None, resample
     """
     scan = job.scan
     volume = scan.read()
-    in_dicom = job.mask.suffix == ".dcm"
+    in_dicom = job.format == ".dcm"
     if in_dicom and volume.series is None:
         raise VolumeError(
             f"{scan.path}: {'an RTSTRUCT' if job.contours else 'a DICOM-SEG'} can be written of a "
@@ -171,7 +172,7 @@ def _read(segmenter: ScanSegmenter, job: Job, *, liver: LiverOf | None, resample
         )
     if volume.series is not None and (in_dicom or job.report):
         check_sources(volume.series)
-    if job.mask.suffix == ".png" and len(volume.voxels) > 1:
+    if job.format == ".png" and len(volume.voxels) > 1:
         raise VolumeError(f"{scan.path}: a PNG holds one slice; choose the ending .nii.gz")
     condition = segmenter.windowed_as(scan.condition)
     own = segmenter.config.data.conditions
@@ -243,7 +244,7 @@ def _write_mask(
     algorithm: Algorithm, job: Job, volume: volumes.Volume, prediction: Prediction
 ) -> None:
     """Writes the mask; its ending decides the format."""
-    if job.mask.suffix == ".dcm" and volume.series is not None:
+    if job.format == ".dcm" and volume.series is not None:
         voxels = prediction.mask if job.one_segment else prediction.labels
         write = rtstruct.write_rtstruct if job.contours else segmentation.write_segmentation
         write(
@@ -251,7 +252,7 @@ def _write_mask(
             when=job.when,
         )  # fmt: skip
         return
-    high = np.uint8(255 if job.mask.suffix == ".png" else 1)  # 1 would look black in a picture
+    high = np.uint8(255 if job.format == ".png" else 1)  # 1 would look black in a picture
     volumes.write_image(volumes.to_original_grid(prediction.mask * high, volume.geometry), job.mask)
 
 
@@ -268,7 +269,7 @@ def _write_report(
     report.write_report(
         job.report, prediction.labels, prediction.lesions, volume.geometry, volume.series,
         algorithm=algorithm, comments=marks, when=job.when,
-        segmented=job.mask.suffix == ".dcm" and not (job.contours or job.one_segment),
+        segmented=job.format == ".dcm" and not (job.contours or job.one_segment),
     )  # fmt: skip
 
 
@@ -279,10 +280,15 @@ def _draw_overlays(
     if job.overlay is None or ready.grey is None:
         return
     shown = np.flatnonzero(prediction.mask.any(axis=(1, 2))).tolist() or [len(ready.grey) // 2]
+    drawn = set[str]()
     for z in shown:
         title = f"{job.scan.name} · {ready.condition} · slice {z + 1} of {len(ready.grey)}"
         picture = imaging.overlay.draw_slice(
             ready.grey[z], prediction.mask[z], ready.volume.spacing[1:],
             " · ".join([*segmenter.marks, title]),
         )  # fmt: skip
-        write_whole(job.overlay / f"{job.scan.name}_z{z:03d}.png", imaging.overlay.to_png(picture))
+        path = job.overlay / f"{job.scan.name}_z{z:03d}.png"
+        write_whole(path, imaging.overlay.to_png(picture))
+        drawn.add(path.name)
+    for old in set(filter(picture_names(job.scan).fullmatch, os.listdir(job.overlay))) - drawn:
+        (job.overlay / old).unlink(missing_ok=True)  # of an earlier prediction of the scan

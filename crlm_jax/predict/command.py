@@ -26,6 +26,7 @@ from crlm_jax.predict.ensemble import EnsembleSegmenter, load
 from crlm_jax.predict.liver import decided_by, restrict
 from crlm_jax.predict.outputs import (
     Job,
+    LesionRow,
     Outputs,
     check_places,
     ensemble_path,
@@ -149,19 +150,25 @@ def _predict(
     check_places(jobs, outputs)  # once more, with the masks of --liver
     if args.resample_masks and not any(scan.liver for scan in liver.scans):
         warn("--resample-masks changes nothing: no mask of a liver is used")
+    path = lesions_path(outputs, jobs)
+
+    def broken_off(found: list[LesionRow], done: int) -> None:
+        if done:
+            write_lesions(path, found)
+            print_stderr(f"broken off: {done} of {len(jobs)} scans are done, and listed in {path}")
+
     found, failed = predict_scans(
-        segmenter, jobs, warn=warn, liver=liver.run, resample_masks=args.resample_masks
-    )
-    done = len(jobs) - len(failed)
-    if done:
+        segmenter, jobs, warn=warn, liver=liver.run, resample_masks=args.resample_masks,
+        broken_off=broken_off,
+    )  # fmt: skip
+    if done := len(jobs) - len(failed):
         where = jobs[0].mask if len(jobs) == 1 else jobs[0].mask.parent
-        path = lesions_path(outputs, jobs)
         write_lesions(path, found)
         print(f"{where}: {done} mask(s), {len(found)} lesion(s), listed in {path}")
         if isinstance(segmenter, EnsembleSegmenter):
-            path = ensemble_path(jobs)
-            write_whole(path, segmenter.record(liver.about))
-            print(f"ensemble of {segmenter.networks}, whose members are in {path}")
+            members = ensemble_path(jobs)
+            write_whole(members, segmenter.record(liver.about))
+            print(f"ensemble of {segmenter.networks}, whose members are in {members}")
         print(liver.about)
         print(f"computed by {segmenter.engine}")
     _print_failures(failed, len(jobs), named)

@@ -53,6 +53,33 @@ class _Ready:
     liver: np.ndarray | None = None  # (Z, S, S, C) uint8, for the run that segments the liver
 
 
+class _Results:
+    """The lesions of the scans that are done, and the scans that failed."""
+
+    def __init__(self) -> None:
+        self.found: list[LesionRow] = []
+        self.failed: list[tuple[Scan, str]] = []
+        self.done = 0  # scans
+
+    def fail(self, job: Job, error: BaseException) -> None:
+        self.failed.append((job.scan, " ".join(str(error).split()) or type(error).__name__))
+
+    def of(self, job: Job, future: "futures.Future[_Result]") -> _Result | None:
+        """Waits for a thread's result; None if the scan failed, which is noted."""
+        try:
+            return future.result()
+        except _SCAN_ERRORS as error:
+            self.fail(job, error)
+            return None
+
+    def collect(self, job: Job, future: "futures.Future[list[LesionRow]]") -> None:
+        """Waits until the files of a scan are written."""
+        rows = self.of(job, future)
+        if rows is not None:
+            self.found += rows
+            self.done += 1
+
+
 def predict_scans(
     segmenter: ScanSegmenter,
     jobs: Sequence[Job],
@@ -60,6 +87,7 @@ def predict_scans(
     warn: Warn,
     liver: LiverOf | None = None,
     resample_masks: bool = False,
+    broken_off: Callable[[list[LesionRow], int], object] = lambda found, done: None,
 ) -> tuple[list[LesionRow], list[tuple[Scan, str]]]:
     """Predicts scans in order; the next one is read and the last one written meanwhile.
 
@@ -70,49 +98,69 @@ def predict_scans(
       liver: segments the liver of each scan first, to which its prediction is restricted; None: the
         masks that the scans have restrict it.
       resample_masks: take liver masks on other grids, as the run's `data.resample_masks` does.
+      broken_off: called with the lesions, and the number, of the scans that are done, if an error
+        that is of no scan ends the prediction, or the user does.
 
     Returns:
       The lesions of all scans, and the scans that failed, each with the reason.
     """
     resample = resample_masks or segmenter.config.data.resample_masks
-    found: list[LesionRow] = []
-    failed: list[tuple[Scan, str]] = []
+    read = functools.partial(_read, segmenter, liver=liver, resample=resample)
+    results = _Results()
+    try:
+        _predict_all(segmenter, jobs, results, read, warn=warn, liver=liver)
+    except BaseException:
+        broken_off(results.found, results.done)
+        raise
+    return results.found, results.failed
 
-    def result_of(job: Job, future: "futures.Future[_Result]") -> _Result | None:
-        """Waits for a thread's result; None if the scan failed, which is noted."""
-        try:
-            return future.result()
-        except _SCAN_ERRORS as error:
-            failed.append((job.scan, " ".join(str(error).split()) or type(error).__name__))
-            return None
 
-    def collect(job: Job, future: "futures.Future[list[LesionRow]]") -> None:
-        rows = result_of(job, future)
-        found.extend(rows or [])
-
+def _predict_all(
+    segmenter: ScanSegmenter,
+    jobs: Sequence[Job],
+    results: _Results,
+    read: Callable[[Job], _Ready],
+    *,
+    warn: Warn,
+    liver: LiverOf | None,
+) -> None:
+    written = None  # the last scan that was predicted, and the future of its writing
     with (
         futures.ThreadPoolExecutor(1) as reading,
         futures.ThreadPoolExecutor(1) as writing,
         tqdm(total=0, desc="predict", unit="slice", disable=None) as bar,
     ):
-        written = None  # the last scan that was predicted, and the future of its writing
-        read = functools.partial(_read, segmenter, liver=liver, resample=resample)
-        for i, (job, current) in enumerate(_ahead(reading, read, jobs)):
-            ready = result_of(job, current)
-            if ready is None:
-                continue
-            ready = _restrict(ready, liver)
-            for doubt in ready.doubts:
-                warn(f"{job.scan.path}: {doubt}")
-            bar.total = (bar.total or 0) + len(ready.slices) * segmenter.networks
-            bar.set_postfix_str(f"{i + 1}/{len(jobs)} scans")
-            computed = _compute(segmenter, job, ready, bar.update)
+        try:
+            for i, (job, current) in enumerate(_ahead(reading, read, jobs)):
+                ready = results.of(job, current)
+                if ready is None:
+                    continue
+                try:
+                    ready = _restrict(ready, liver)
+                    for doubt in ready.doubts:
+                        warn(f"{job.scan.path}: {doubt}")
+                    bar.total = (bar.total or 0) + len(ready.slices) * segmenter.networks
+                    bar.set_postfix_str(f"{i + 1}/{len(jobs)} scans")
+                    computed = _compute(segmenter, job, ready, bar.update)
+                except (MemoryError, RuntimeError) as error:
+                    if not _lacks_memory(error):
+                        raise
+                    results.fail(job, VolumeError(f"{_NO_MEMORY} ({error})"))
+                    continue
+                if written:
+                    results.collect(*written)
+                written = job, writing.submit(_write, segmenter, job, ready, *computed)
+        finally:
             if written:
-                collect(*written)
-            written = job, writing.submit(_write, segmenter, job, ready, *computed)
-        if written:
-            collect(*written)
-    return found, failed
+                results.collect(*written)
+
+
+_NO_MEMORY = "the memory is not enough for this scan; end other programs, or crop it to the liver"
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether an error of a network is of the scan's size; other errors are of all scans."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)  # XLA's word
 
 
 def _ahead(

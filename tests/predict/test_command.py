@@ -349,6 +349,52 @@ def test_the_next_scan_is_read_while_the_network_works(tmp_path, monkeypatch):
     assert len(warned) == 2
 
 
+def failing_at(number: int, error: BaseException):
+    """A segmenter whose network raises an error in one of its calls, counted from 1."""
+    calls = []
+
+    def network(batch):
+        calls.append(batch)
+        if len(calls) == number:
+            raise error
+        return batch[..., 0] / np.float32(255)
+
+    return identity(network=network, batch=12)  # slices of a scan
+
+
+@pytest.mark.parametrize("error", [MemoryError("4 GiB"), RuntimeError("RESOURCE_EXHAUSTED: 4 GiB")])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_scan_for_which_the_memory_is_not_enough_fails_alone(
+    tmp_path, run, capsys, number, error
+):
+    for name in "123":
+        scan_file(tmp_path / "in" / f"{name}.nii.gz")
+    words = ["--image", tmp_path / "in", "--out", tmp_path / "out"]
+    assert run(*words, segmenter=failing_at(number, error)) == 1
+    others = [name for name in "123" if name != str(number)]
+    assert [row["scan"] for row in rows(tmp_path / "out" / "lesions.csv")] == others
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        f"{name}.nii.gz" for name in others
+    ]
+    said = capsys.readouterr().err
+    assert f"{number}.nii.gz: the memory is not enough for this scan" in said
+    assert "1 of 3 scans failed; the others are done" in said
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), KeyboardInterrupt()])
+def test_what_is_done_is_listed_where_the_command_breaks_off(tmp_path, run, capsys, error):
+    for name in "123":
+        scan_file(tmp_path / "in" / f"{name}.nii.gz")
+    words = ["--image", tmp_path / "in", "--out", tmp_path / "out"]
+    with pytest.raises(type(error)):
+        run(*words, segmenter=failing_at(3, error))
+    assert [row["scan"] for row in rows(tmp_path / "out" / "lesions.csv")] == ["1", "2"]
+    assert "broken off: 2 of 3 scans are done, and listed in" in capsys.readouterr().err
+    with pytest.raises(type(error)):
+        run(*words[:3], tmp_path / "none", segmenter=failing_at(1, error))
+    assert list((tmp_path / "none").iterdir()) == []
+
+
 # What is refused, with one clear line
 
 

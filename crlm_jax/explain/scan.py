@@ -31,7 +31,7 @@ from crlm_jax.method.attribution import (
     stage_differences,
 )
 from crlm_jax.method.segment import TrainedSegmenter, load_best
-from crlm_jax.predict.scans import Scan, list_scans, unknown_conditions
+from crlm_jax.predict.scans import Scan, list_scans, unknown_conditions, with_condition
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter, for_scans
 from crlm_jax.predict.together import find_named
 from crlm_jax.runs.folder import RunFolder, read_run
@@ -151,10 +151,11 @@ def read_scan(
       ConfigError: the folder holds no run, or the condition must be given.
     """
     warn = lambda text: print_stderr(f"warning: {text}")  # noqa: E731
-    run, scan = locate(run), _find_one(images, series, b_value, warn)
+    run = locate(run)
+    (scan,) = with_condition([_find_one(images, series, b_value, warn)], condition)
     trained = load_best(read_run(run), RunFolder(run).checkpoints, parallel.make_mesh(1))
     segmenter, network = for_scans(trained, run.resolve().name), trained.in_float32()
-    condition = segmenter.windowed_as(condition or scan.condition)
+    condition = segmenter.windowed_as(scan.condition)
     asked = dataclasses.replace(scan, condition=condition)
     for text in unknown_conditions([asked], segmenter.config.data.conditions):
         warn(text)

@@ -38,6 +38,7 @@ from crlm_jax.predict.scans import (
     Scan,
     list_scans,
     unknown_conditions,
+    with_condition,
 )
 from crlm_jax.predict.segmenter import ScanSegmenter
 from crlm_jax.predict.stream import predict_scans
@@ -128,6 +129,7 @@ def _predict(
         _warn(named(text))
 
     scans = find_named(images, series=args.series, b_value=args.b_value, warn=warn)
+    scans = with_condition(scans, args.condition)
     if len(images) == 1 and (first.is_dir() or is_directory_file(first)):
         listed = [f"{first}: {len(scans)} scan(s) to segment:", *list_scans(scans)]
         print(named("\n".join(listed)))
@@ -142,8 +144,6 @@ def _predict(
         channels = segmenter.config.data.channels
         scans = join_patients(first, scans, channels) if channels else scans
         jobs = plan_jobs(scans, outputs)
-    if args.condition:
-        jobs = [replace(job, scan=replace(job.scan, condition=args.condition)) for job in jobs]
     _check(args, segmenter, jobs, warn)
     liver = restrict([job.scan for job in jobs], args.liver, segmenter)
     jobs = [replace(job, scan=own) for job, own in zip(jobs, liver.scans, strict=True)]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from crlm_jax.data.cohort import cases
+from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import CONDITION, is_ct
 from crlm_jax.imaging.dicom.files import (
@@ -274,6 +275,24 @@ def add_scan_arguments(parser: argparse.ArgumentParser, scan: str) -> None:
         metavar="B",
         help="s/mm², the images to take out of a DICOM diffusion series (default: 1000)",
     )
+
+
+def with_condition(scans: Sequence[Scan], condition: str | None) -> list[Scan]:
+    """Returns the scans under the condition of `--condition`; None: as they are.
+
+    Raises:
+      UserError: a cohort file says another condition of a scan.
+    """
+    if condition is None:
+        return [*scans]
+    others = [scan for scan in scans if scan.condition not in (None, condition)]
+    if others:
+        raise UserError(
+            f"--condition {condition}: the cohort file says {others[0].condition} of "
+            f"{others[0].path}, and of {len(others)} of {len(scans)} scans another condition; "
+            "leave the option out, or correct the column condition"
+        )
+    return [dataclasses.replace(scan, condition=condition) for scan in scans]
 
 
 def unknown_conditions(scans: Iterable[Scan], trained: Sequence[str]) -> list[str]:

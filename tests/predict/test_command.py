@@ -673,3 +673,20 @@ def test_an_ending_in_capitals_is_the_same_format(tmp_path, run):
     folder = bright_series(tmp_path / "ct")
     assert run("--image", folder, "--out", tmp_path / "seg.DCM") == 0
     assert pydicom.dcmread(tmp_path / "seg.DCM").Modality == "SEG"
+
+
+@pytest.mark.parametrize("asked", ["post_dwi", "pre_dwi"])
+def test_a_condition_that_contradicts_a_cohort_is_an_error(tmp_path, run, capsys, asked):
+    for name in "12":
+        scan_file(tmp_path / f"{name}.nii.gz")
+    cohort, out = tmp_path / "cohort.csv", tmp_path / "out"
+    made = identity(conditions=("pre_dwi", "post_dwi"))
+    cohort.write_text("patient,condition,image\np1,pre_dwi,1.nii.gz\np1,post_dwi,2.nii.gz\n")
+    words = ["--image", cohort, "--out", out, "--condition", asked]
+    assert run(*words, segmenter=made) == 1
+    said = capsys.readouterr().err
+    assert f"--condition {asked}: the cohort file says" in said
+    assert "of 1 of 2 scans another condition; leave the option out" in said
+    assert not out.exists()
+    cohort.write_text("patient,condition,image\np1,post_dwi,2.nii.gz\n")
+    assert run(*words[:4], "--condition", "post_dwi", segmenter=made) == 0

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from crlm_jax import predict
 from crlm_jax.config.schema import ConfigError
@@ -23,7 +24,7 @@ from crlm_jax.predict import archive
 from crlm_jax.predict.announce import announce
 from crlm_jax.predict.arguments import parse
 from crlm_jax.predict.ensemble import EnsembleSegmenter, load
-from crlm_jax.predict.liver import decided_by, restrict
+from crlm_jax.predict.liver import Restriction, decided_by, restrict
 from crlm_jax.predict.outputs import (
     Job,
     LesionRow,
@@ -45,6 +46,9 @@ from crlm_jax.predict.stream import predict_scans
 from crlm_jax.predict.together import find_named, is_cohort, join_patients
 from crlm_jax.system.console import print_error, print_stderr
 from crlm_jax.system.files import write_whole
+
+if TYPE_CHECKING:
+    import jax
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,7 +149,7 @@ def _predict(
         scans = join_patients(first, scans, channels) if channels else scans
         jobs = plan_jobs(scans, outputs)
     _check(args, segmenter, jobs, warn)
-    liver = restrict([job.scan for job in jobs], args.liver, segmenter)
+    liver = _restrict(args, segmenter, jobs)
     jobs = [replace(job, scan=own) for job, own in zip(jobs, liver.scans, strict=True)]
     check_places(jobs, outputs)  # once more, with the masks of --liver
     if args.resample_masks and not any(scan.liver for scan in liver.scans):
@@ -180,7 +184,7 @@ def _load(args: argparse.Namespace) -> ScanSegmenter:
     segmenter = load(
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,
         liver=decided_by(args.liver), engine=args.engine,
-        device=predict.engine.xla.find_device(args.device) if args.device else None,
+        device=_find_device(args),
     )  # fmt: skip
     if args.uncertainty and not isinstance(segmenter, EnsembleSegmenter):
         raise ConfigError(
@@ -189,6 +193,23 @@ def _load(args: argparse.Namespace) -> ScanSegmenter:
         )
     announce(segmenter)
     return segmenter
+
+
+def _find_device(args: argparse.Namespace) -> "jax.Device | None":
+    return predict.engine.xla.find_device(args.device) if args.device else None
+
+
+def _restrict(
+    args: argparse.Namespace, segmenter: ScanSegmenter, jobs: Sequence[Job]
+) -> Restriction:
+    """Decides which livers restrict the predictions; announces a run that segments them."""
+    found = restrict(
+        [job.scan for job in jobs], args.liver, segmenter, engine=args.engine,
+        device=_find_device(args),
+    )  # fmt: skip
+    if found.run:
+        announce(found.run.segmenter, f"the liver's run {found.run.run}", "livers")
+    return found
 
 
 def _check(

@@ -136,7 +136,7 @@ def _predict_all(
                 if ready is None:
                     continue
                 try:
-                    ready = _restrict(ready, liver)
+                    ready = _restrict(segmenter, ready, liver)
                     for doubt in ready.doubts:
                         warn(f"{job.scan.path}: {doubt}")
                     bar.total = (bar.total or 0) + len(ready.slices) * segmenter.networks
@@ -176,7 +176,7 @@ def _ahead(
         yield job, current
 
 
-def _restrict(ready: _Ready, liver: LiverOf | None) -> _Ready:
+def _restrict(segmenter: ScanSegmenter, ready: _Ready, liver: LiverOf | None) -> _Ready:
     """Segments the liver of a scan, if a run is to do so."""
     if liver is None or ready.liver is None:
         return ready
@@ -184,7 +184,7 @@ def _restrict(ready: _Ready, liver: LiverOf | None) -> _Ready:
     if outside is None:
         doubt = f"{liver.run} finds no liver, so that the prediction is not restricted"
         return dataclasses.replace(ready, doubts=[*ready.doubts, doubt], liver=None)
-    beside = [*ready.beside, f"in liver by {liver.segmenter.fingerprint}"]
+    beside = [*ready.beside, *liver.decides(segmenter)]
     return dataclasses.replace(ready, beside=beside, outside=outside, liver=None)
 
 

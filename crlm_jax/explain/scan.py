@@ -31,7 +31,14 @@ from crlm_jax.method.attribution import (
     stage_differences,
 )
 from crlm_jax.method.segment import TrainedSegmenter, load_best
-from crlm_jax.predict.scans import Scan, list_scans, unknown_conditions, with_condition
+from crlm_jax.predict.liver import outside_by_run
+from crlm_jax.predict.scans import (
+    Scan,
+    list_scans,
+    other_modality,
+    unknown_conditions,
+    with_condition,
+)
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter, for_scans
 from crlm_jax.predict.together import find_named
 from crlm_jax.runs.folder import RunFolder, read_run
@@ -160,7 +167,10 @@ def read_scan(
     for text in unknown_conditions([asked], segmenter.config.data.conditions):
         warn(text)
     volume = scan.read()
-    for text in image_doubts(volume, condition):
+    outside, of_liver = outside_by_run(scan, segmenter, volume, resample=resample_masks)
+    trained_on = segmenter.config.data.conditions
+    for text in [*image_doubts(volume, condition), *other_modality(condition, trained_on),
+                 *of_liver]:  # fmt: skip
         warn(f"{scan.path}: {text}")
     of_mask: list[str] = []
     reference = None
@@ -175,7 +185,7 @@ def read_scan(
     for text in [*([MOTION] if others else []), *seen.doubts]:
         warn(f"{scan.path}: {text}")
     probability = segmenter.probability(seen.slices)
-    prediction = segmenter.finish(probability, volume.geometry, volume.padding)
+    prediction = segmenter.finish(probability, volume.geometry, outside)
     return ExplainedScan(
         segmenter, network, scan.name, condition, volume, seen.grey, seen.slices, prediction,
         reference,

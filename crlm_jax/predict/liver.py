@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from crlm_jax.config.notices import within_livers
+from crlm_jax.data.cohort.reference import read_liver
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.decision import grow, largest_part, outside_of
@@ -151,6 +152,24 @@ def restrict(
     return Restriction(
         _with_files(without, asked), None, f"restricted to the liver mask of {asked}"
     )
+
+
+def outside_by_run(
+    scan: Scan, segmenter: ScanSegmenter, volume: Volume, *, resample: bool
+) -> tuple[np.ndarray | None, list[str]]:
+    """Returns where no lesion of a scan can be, (Z, H, W) bool or None: nowhere; and doubts.
+
+    That is as the run of the segmenter says (`evaluation.liver`).
+
+    Raises:
+      VolumeError: the mask of the liver cannot be used.
+    """
+    found = restrict([scan], None, segmenter)
+    paths, doubts = found.scans[0].liver, list[str]()
+    if segmenter.liver == _COLUMN and not paths:
+        doubts.append(f"{found.about}, although the run is by its evaluation.liver")
+    inside = read_liver(paths, volume, resample=resample, doubts=doubts) if paths else None
+    return outside_of(volume.padding, inside), doubts
 
 
 def _with_files(scans: Sequence[Scan], asked: str) -> list[Scan]:

@@ -310,6 +310,13 @@ def unknown_conditions(scans: Iterable[Scan], trained: Sequence[str]) -> list[st
     ]
 
 
+def other_modality(condition: str, trained: Sequence[str]) -> list[str]:
+    """Returns a doubt if a scan is of another modality than those that a run was trained on."""
+    if is_ct(condition) in {is_ct(name) for name in trained}:
+        return []
+    return [f"is {condition}, but the run was trained on {', '.join(trained)}"]
+
+
 def check_condition(parser: argparse.ArgumentParser, condition: str | None) -> None:
     """Ends the program with a usage error if `--condition` is not a condition's name."""
     if condition and not CONDITION.fullmatch(condition):

@@ -27,7 +27,7 @@ from crlm_jax.predict.beside import looks_like_a_mask
 from crlm_jax.predict.ensemble import average, spread
 from crlm_jax.predict.liver import LiverOf
 from crlm_jax.predict.outputs import Job, LesionRow, picture_names
-from crlm_jax.predict.scans import Scan
+from crlm_jax.predict.scans import Scan, other_modality
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter
 from crlm_jax.system.files import write_whole
 
@@ -224,9 +224,7 @@ def _read(segmenter: ScanSegmenter, job: Job, *, liver: LiverOf | None, resample
         raise VolumeError(f"{scan.path}: a PNG holds one slice; choose the ending .nii.gz")
     condition = segmenter.windowed_as(scan.condition)
     own = segmenter.config.data.conditions
-    doubts = image_doubts(volume, condition)
-    if is_ct(condition) not in {is_ct(name) for name in own}:
-        doubts.append(f"is {condition}, but the run was trained on {', '.join(own)}")
+    doubts = [*image_doubts(volume, condition), *other_modality(condition, own)]
     if looks_like_a_mask(volume.voxels):
         doubts.append("has two different values only, as a mask has; if it is one, leave it out")
     others = [other.read() for other in scan.others]

@@ -133,7 +133,6 @@ def _predict(
         _warn(named(text))
 
     scans = find_named(images, series=args.series, b_value=args.b_value, warn=warn)
-    scans = with_condition(scans, args.condition)
     if len(images) == 1 and (first.is_dir() or is_directory_file(first)):
         listed = [f"{first}: {len(scans)} scan(s) to segment:", *list_scans(scans)]
         print(named("\n".join(listed)))
@@ -142,12 +141,12 @@ def _predict(
         args.sr, args.kind == "rtstruct",
     )  # fmt: skip
     # Before the network is loaded, unless the run says which rows of a cohort go together.
-    jobs = [] if is_cohort(images) else plan_jobs(scans, outputs)
+    jobs = [] if is_cohort(images) else plan_jobs(with_condition(scans, args.condition), outputs)
     segmenter = _load(args)
     if is_cohort(images):
         channels = segmenter.config.data.channels
-        scans = join_patients(first, scans, channels) if channels else scans
-        jobs = plan_jobs(scans, outputs)
+        scans = join_patients(first, scans, channels, warn) if channels else scans
+        jobs = plan_jobs(with_condition(scans, args.condition), outputs)
     _check(args, segmenter, jobs, warn)
     liver = _restrict(args, segmenter, jobs)
     jobs = [replace(job, scan=own) for job, own in zip(jobs, liver.scans, strict=True)]

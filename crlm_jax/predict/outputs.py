@@ -153,7 +153,7 @@ def _inputs(jobs: Sequence[Job]) -> dict[Path, str]:
     found = {
         path.resolve(): "the cohort file"
         if path.suffix.lower() == ".csv"
-        else "a mask of the scans, or a result of before"
+        else "what came with the scans, a mask or an earlier result"
         for path in {path for scan in scans for path in scan.kept}
     }
     livers = {path for scan in scans for path in scan.liver}

@@ -576,7 +576,7 @@ def test_a_result_never_replaces_a_mask_beside_the_scans(tmp_path, run, capsys):
     sitk.WriteImage(truth, str(tmp_path / "p1_mask.nii.gz"))
     out = tmp_path / "{name}_mask.nii.gz"
     line = written_over(tmp_path, run, capsys, "--image", tmp_path, "--out", out)
-    assert "p1_mask.nii.gz: --out would write over a mask of the scans" in line
+    assert "p1_mask.nii.gz: --out would write over what came with the scans" in line
     words = ["--out", tmp_path / "out" / "m.nii.gz", "--lesions"]
     line = written_over(tmp_path, run, capsys, "--image", scan, *words, scan)
     assert "p1.nii.gz: --lesions would write over the scan" in line
@@ -598,7 +598,7 @@ def test_a_result_never_replaces_the_mask_of_a_liver(tmp_path, run, capsys, opti
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--out", "{name}.nii.gz"], "p1_ct.nii.gz: --out would write over a mask of the scans"),
+        (["--out", "{name}.nii.gz"], "p1_ct.nii.gz: --out would write over what came with"),
         (["--out", "o", "--lesions", "cohort.csv"], "--lesions would write over the cohort file"),
         (["--out", "l/{name}_of.nii.gz"], "p2_ct_of.nii.gz: --out would write over the mask of a"),
         (["--out", "o", "--overlay", "x"], "p2_ct_z004.png: --overlay would write over the scan"),

@@ -621,6 +621,8 @@ def test_a_result_never_replaces_what_a_cohort_names(
     )
     words = ["--image", "cohort.csv", *words]
     assert said in written_over(tmp_path, run, capsys, *words)
+    Path("cohort.csv").write_text("patient,condition,image,mask\np3,ct,x/1.nii.gz,\n")
+    assert run("--image", "cohort.csv", "--out", "{name}.mha") == 0  # beside the cohort file
 
 
 def test_no_result_lies_among_the_files_of_a_run(tmp_path, run, capsys):

@@ -215,7 +215,8 @@ def _read_image_row(cells: Cells) -> ImageRow:
 def _read_bare_row(cells: Cells) -> ImageRow:
     unread: tuple[Path, ...] = ()
     with contextlib.suppress(ValueError, OSError):  # the cell may hold anything
-        unread = split_masks(cells.texts.get("mask", ""), cells.folder, spelt_path)
+        files = split_masks(cells.texts.get("mask", ""), cells.folder, spelt_path)
+        unread = tuple(file for file in files if file.is_file())  # of an empty cell, the folder
     return dataclasses.replace(_read_image_row(cells), unread=unread)
 
 

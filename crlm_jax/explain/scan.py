@@ -31,7 +31,14 @@ from crlm_jax.method.attribution import (
     stage_differences,
 )
 from crlm_jax.method.segment import TrainedSegmenter, load_best
-from crlm_jax.predict.scans import Scan, list_scans, unknown_conditions
+from crlm_jax.predict.liver import outside_by_run
+from crlm_jax.predict.scans import (
+    Scan,
+    list_scans,
+    other_modality,
+    unknown_conditions,
+    with_condition,
+)
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter, for_scans
 from crlm_jax.predict.together import find_named
 from crlm_jax.runs.folder import RunFolder, read_run
@@ -151,15 +158,19 @@ def read_scan(
       ConfigError: the folder holds no run, or the condition must be given.
     """
     warn = lambda text: print_stderr(f"warning: {text}")  # noqa: E731
-    run, scan = locate(run), _find_one(images, series, b_value, warn)
+    run = locate(run)
+    (scan,) = with_condition([_find_one(images, series, b_value, warn)], condition)
     trained = load_best(read_run(run), RunFolder(run).checkpoints, parallel.make_mesh(1))
     segmenter, network = for_scans(trained, run.resolve().name), trained.in_float32()
-    condition = segmenter.windowed_as(condition or scan.condition)
+    condition = segmenter.windowed_as(scan.condition)
     asked = dataclasses.replace(scan, condition=condition)
     for text in unknown_conditions([asked], segmenter.config.data.conditions):
         warn(text)
     volume = scan.read()
-    for text in image_doubts(volume, condition):
+    outside, of_liver = outside_by_run(scan, segmenter, volume, resample=resample_masks)
+    trained_on = segmenter.config.data.conditions
+    for text in [*image_doubts(volume, condition), *other_modality(condition, trained_on),
+                 *of_liver]:  # fmt: skip
         warn(f"{scan.path}: {text}")
     of_mask: list[str] = []
     reference = None
@@ -174,7 +185,7 @@ def read_scan(
     for text in [*([MOTION] if others else []), *seen.doubts]:
         warn(f"{scan.path}: {text}")
     probability = segmenter.probability(seen.slices)
-    prediction = segmenter.finish(probability, volume.geometry, volume.padding)
+    prediction = segmenter.finish(probability, volume.geometry, outside)
     return ExplainedScan(
         segmenter, network, scan.name, condition, volume, seen.grey, seen.slices, prediction,
         reference,

@@ -36,6 +36,15 @@ from crlm_jax.system.files import check_folder, locate, whole_folder
 
 STABLEHLO, ONNX = "segmenter.stablehlo", "segmenter.onnx"
 PREPROCESSING, EXAMPLE = "preprocessing.json", "example.py"
+# What `imaging.padding` finds, in words.
+_PADDING = (
+    "Voxels that fill up the array and were not measured. In a scan whose voxels have not 8 bits, "
+    "a value is padding if all of this holds: it is the greatest of the volume, or the least and "
+    "below -4096; it fills two neighbouring corners of the first and of the last slice (a 64th of "
+    "the rows and columns each, at least one pixel); and it lies beyond all other voxels by more "
+    "than their range. In DICOM it is what the headers mark; where those of a series other than CT "
+    "mark none, the same rule holds, and in MR for a least value below 0 already."
+)
 
 
 def describe(config: Config, run: str, step: int, files: dict[str, bytes]) -> dict[str, Any]:
@@ -71,11 +80,13 @@ def _describe_steps(config: Config) -> dict[str, Any]:
         "orientation": "LPS",
         "orientation_note": "Axial slices from feet to head, rows from front to back, columns from "
         "the patient's right to left; to the nearest axis where the scan is oblique.",
+        "padding": _PADDING,
         "windows": windows,
         "windows_note": "The values low and high that are shown as black and white. A scan of "
-        "8-bit voxels: 0 and 255. Where they are equal: the least and the greatest voxel.",
+        "8-bit voxels: 0 and 255. Where they are equal: the least and the greatest voxel. Padding "
+        "counts nowhere.",
         "grey_levels": "round(clip((voxel - low) * 255 / (high - low), 0, 255)) in float32, halves "
-        "to the even number",
+        "to the even number; 0 in padding",
         "antialias": config.data.antialias,
         "resampling": "Each slice, linear between the two nearest pixels along each axis; pixel i "
         "of n has its centre at (i + 0.5) / n of the slice, and values beyond the outermost "
@@ -85,7 +96,8 @@ def _describe_steps(config: Config) -> dict[str, Any]:
         "probability back to the slice's own size, neither averaged nor rounded.",
         **_describe_input(config),
         "output": "probability: float32 (B, S, S), of tumour",
-        "mask": "probability > threshold, after resampling to the slice's own size; then lesions "
+        "mask": "probability > threshold, after resampling to the slice's own size, and never in "
+        "padding; then lesions "
         "(voxels that share at least a corner) of a volume below min_lesion_mm3 are removed",
         "liver_note": "column: the run marks nothing outside the liver where it is given a mask of "
         "it, before small lesions are removed. Whoever has a mask does the same.",

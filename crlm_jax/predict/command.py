@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from crlm_jax import predict
 from crlm_jax.config.schema import ConfigError
@@ -23,10 +24,12 @@ from crlm_jax.predict import archive
 from crlm_jax.predict.announce import announce
 from crlm_jax.predict.arguments import parse
 from crlm_jax.predict.ensemble import EnsembleSegmenter, load
-from crlm_jax.predict.liver import decided_by, restrict
+from crlm_jax.predict.liver import Restriction, decided_by, restrict
 from crlm_jax.predict.outputs import (
     Job,
+    LesionRow,
     Outputs,
+    check_places,
     ensemble_path,
     lesions_path,
     plan_jobs,
@@ -36,12 +39,16 @@ from crlm_jax.predict.scans import (
     Scan,
     list_scans,
     unknown_conditions,
+    with_condition,
 )
 from crlm_jax.predict.segmenter import ScanSegmenter
 from crlm_jax.predict.stream import predict_scans
 from crlm_jax.predict.together import find_named, is_cohort, join_patients
 from crlm_jax.system.console import print_error, print_stderr
 from crlm_jax.system.files import write_whole
+
+if TYPE_CHECKING:
+    import jax
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,7 +116,7 @@ def _load_dicomweb() -> ModuleType:
 
 def _in_dicom(job: Job) -> list[Path]:
     """Returns the results of a scan that an archive takes; a report comes after what it names."""
-    return [file for file in (job.mask, job.report) if file and file.suffix == ".dcm"]
+    return [file for file in (job.mask, job.report) if file and file.suffix.lower() == ".dcm"]
 
 
 def _predict(
@@ -134,32 +141,37 @@ def _predict(
         args.sr, args.kind == "rtstruct",
     )  # fmt: skip
     # Before the network is loaded, unless the run says which rows of a cohort go together.
-    jobs = [] if is_cohort(images) else plan_jobs(scans, outputs)
+    jobs = [] if is_cohort(images) else plan_jobs(with_condition(scans, args.condition), outputs)
     segmenter = _load(args)
     if is_cohort(images):
         channels = segmenter.config.data.channels
-        scans = join_patients(first, scans, channels) if channels else scans
-        jobs = plan_jobs(scans, outputs)
-    if args.condition:
-        jobs = [replace(job, scan=replace(job.scan, condition=args.condition)) for job in jobs]
+        scans = join_patients(first, scans, channels, warn) if channels else scans
+        jobs = plan_jobs(with_condition(scans, args.condition), outputs)
     _check(args, segmenter, jobs, warn)
-    liver = restrict([job.scan for job in jobs], args.liver, segmenter)
+    liver = _restrict(args, segmenter, jobs)
     jobs = [replace(job, scan=own) for job, own in zip(jobs, liver.scans, strict=True)]
+    check_places(jobs, outputs)  # once more, with the masks of --liver
     if args.resample_masks and not any(scan.liver for scan in liver.scans):
         warn("--resample-masks changes nothing: no mask of a liver is used")
+    path = lesions_path(outputs, jobs)
+
+    def broken_off(found: list[LesionRow], done: int) -> None:
+        if done:
+            write_lesions(path, found)
+            print_stderr(f"broken off: {done} of {len(jobs)} scans are done, and listed in {path}")
+
     found, failed = predict_scans(
-        segmenter, jobs, warn=warn, liver=liver.run, resample_masks=args.resample_masks
-    )
-    done = len(jobs) - len(failed)
-    if done:
+        segmenter, jobs, warn=warn, liver=liver.run, resample_masks=args.resample_masks,
+        broken_off=broken_off,
+    )  # fmt: skip
+    if done := len(jobs) - len(failed):
         where = jobs[0].mask if len(jobs) == 1 else jobs[0].mask.parent
-        path = lesions_path(outputs, jobs)
         write_lesions(path, found)
         print(f"{where}: {done} mask(s), {len(found)} lesion(s), listed in {path}")
         if isinstance(segmenter, EnsembleSegmenter):
-            path = ensemble_path(jobs)
-            write_whole(path, segmenter.record(liver.about))
-            print(f"ensemble of {segmenter.networks}, whose members are in {path}")
+            members = ensemble_path(jobs)
+            write_whole(members, segmenter.record(liver.about))
+            print(f"ensemble of {segmenter.networks}, whose members are in {members}")
         print(liver.about)
         print(f"computed by {segmenter.engine}")
     _print_failures(failed, len(jobs), named)
@@ -171,7 +183,7 @@ def _load(args: argparse.Namespace) -> ScanSegmenter:
     segmenter = load(
         args.run, tta=args.tta, threshold=args.threshold, min_lesion_mm3=args.min_lesion_mm3,
         liver=decided_by(args.liver), engine=args.engine,
-        device=predict.engine.xla.find_device(args.device) if args.device else None,
+        device=_find_device(args),
     )  # fmt: skip
     if args.uncertainty and not isinstance(segmenter, EnsembleSegmenter):
         raise ConfigError(
@@ -180,6 +192,23 @@ def _load(args: argparse.Namespace) -> ScanSegmenter:
         )
     announce(segmenter)
     return segmenter
+
+
+def _find_device(args: argparse.Namespace) -> "jax.Device | None":
+    return predict.engine.xla.find_device(args.device) if args.device else None
+
+
+def _restrict(
+    args: argparse.Namespace, segmenter: ScanSegmenter, jobs: Sequence[Job]
+) -> Restriction:
+    """Decides which livers restrict the predictions; announces a run that segments them."""
+    found = restrict(
+        [job.scan for job in jobs], args.liver, segmenter, engine=args.engine,
+        device=_find_device(args),
+    )  # fmt: skip
+    if found.run:
+        announce(found.run.segmenter, f"the liver's run {found.run.run}", "livers")
+    return found
 
 
 def _check(

@@ -7,19 +7,24 @@ cohort's column `liver` count; without it the run says so (`evaluation.liver`).
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from crlm_jax.config.notices import within_livers
+from crlm_jax.data.cohort.reference import read_liver
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.decision import grow, largest_part, outside_of
 from crlm_jax.imaging.volumes import Volume
+from crlm_jax.predict.engine.choice import Asked
 from crlm_jax.predict.scans import Scan
 from crlm_jax.predict.segmenter import ScanSegmenter, load
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system.files import locate
+
+if TYPE_CHECKING:
+    import jax
 
 # mm, by which the liver that a run has segmented is grown: its border cuts off lesions at the
 # surface, and misses some that are as dark as what lies beside the liver.
@@ -56,6 +61,12 @@ class LiverOf:
             return None
         liver = grow(largest_part(mask), MARGIN, volume.geometry)
         return outside_of(volume.padding, liver)
+
+    def decides(self, lesions: ScanSegmenter) -> list[str]:
+        """Returns what results say of the run beside their own, from which UIDs are derived."""
+        own, engine = self.segmenter, self.segmenter.engine
+        other = f" in {engine.name} {engine.precision}" * (str(engine) != str(lesions.engine))
+        return [f"in liver by {own.fingerprint}{other}"]
 
     def doubt(self, condition: str) -> list[str]:
         """Says if a condition is of another modality than those of the run."""
@@ -98,7 +109,14 @@ def decided_by(asked: str | None) -> Literal["none", "column"] | None:
     return "column" if asked == _COLUMN else "none"
 
 
-def restrict(scans: Sequence[Scan], asked: str | None, segmenter: ScanSegmenter) -> Restriction:
+def restrict(
+    scans: Sequence[Scan],
+    asked: str | None,
+    segmenter: ScanSegmenter,
+    *,
+    engine: Asked = "auto",
+    device: "jax.Device | None" = None,
+) -> Restriction:
     """Decides which livers restrict the predictions.
 
     Args:
@@ -106,6 +124,8 @@ def restrict(scans: Sequence[Scan], asked: str | None, segmenter: ScanSegmenter)
       asked: the path of a mask, with `{name}` for several scans; of a run; "column", "none"; None:
         as the run of the segmenter says.
       segmenter: of the lesions.
+      engine: what computes a run that segments the liver, as for `load`.
+      device: to compute the run on; None: JAX's first.
 
     Raises:
       UserError: no mask and no run is there, one mask is given for several scans, or the liver's
@@ -121,7 +141,7 @@ def restrict(scans: Sequence[Scan], asked: str | None, segmenter: ScanSegmenter)
         return Restriction(without, None, f"not restricted to the liver{unused}")
     path = locate(asked)
     if RunFolder(path).begun:
-        run = LiverOf(load(path, tta=False), asked)
+        run = LiverOf(load(path, tta=False, engine=engine, device=device), asked)
         if channels := run.segmenter.config.data.channels:
             raise UserError(
                 f"--liver {asked}: that run sees {', '.join(channels)} of a patient together, and "
@@ -132,6 +152,24 @@ def restrict(scans: Sequence[Scan], asked: str | None, segmenter: ScanSegmenter)
     return Restriction(
         _with_files(without, asked), None, f"restricted to the liver mask of {asked}"
     )
+
+
+def outside_by_run(
+    scan: Scan, segmenter: ScanSegmenter, volume: Volume, *, resample: bool
+) -> tuple[np.ndarray | None, list[str]]:
+    """Returns where no lesion of a scan can be, (Z, H, W) bool or None: nowhere; and doubts.
+
+    That is as the run of the segmenter says (`evaluation.liver`).
+
+    Raises:
+      VolumeError: the mask of the liver cannot be used.
+    """
+    found = restrict([scan], None, segmenter)
+    paths, doubts = found.scans[0].liver, list[str]()
+    if segmenter.liver == _COLUMN and not paths:
+        doubts.append(f"{found.about}, although the run is by its evaluation.liver")
+    inside = read_liver(paths, volume, resample=resample, doubts=doubts) if paths else None
+    return outside_of(volume.padding, inside), doubts
 
 
 def _with_files(scans: Sequence[Scan], asked: str) -> list[Scan]:

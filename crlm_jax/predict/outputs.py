@@ -2,11 +2,13 @@
 
 import dataclasses
 import datetime
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.predict.scans import Scan, ending
+from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system.files import make_writable, write_whole
 from crlm_jax.system.text import to_csv
 
@@ -26,7 +28,7 @@ class Outputs:
 
     mask: Path  # a file, or a folder
     probability: Path | None = None  # a file, or a folder
-    overlay: Path | None = None  # a folder
+    overlay: Path | None = None  # a folder, with or without {name}
     lesions: Path | None = None  # None: beside the masks
     one_segment: bool = False  # in a DICOM-SEG: all lesions together
     uncertainty: Path | None = None  # a file, or a folder
@@ -47,6 +49,11 @@ class Job:
     report: Path | None = None  # DICOM SR
     contours: bool = False  # a mask in DICOM is an RTSTRUCT, not a DICOM-SEG
     when: datetime.datetime | None = None  # that DICOM carries; None: when it is written
+
+    @property
+    def format(self) -> str:
+        """The ending of the mask in lower case, which decides the mask's format."""
+        return ending(self.mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,52 +82,109 @@ def plan_jobs(scans: Sequence[Scan], outputs: Outputs) -> list[Job]:
     file for each scan, in the scan's own format.
 
     Raises:
-      VolumeError: the paths cannot hold the results.
+      VolumeError: the paths cannot hold the results, or hold what must not be lost.
       OSError: a folder cannot be written to.
     """
-    jobs = []
-    inputs = {each.path.resolve() for scan in scans for each in (scan, *scan.others)}
-    written: dict[Path, str] = {}
-    for scan in scans:
-        own = ending(scan.path)
-        own = _WRITTEN_AS.get(own, own)
-        mask = _place(outputs.mask, scan, len(scans), own, _MASKS)
-        if outputs.contours and mask.suffix != ".dcm":
-            raise VolumeError(
-                f"{mask}: an RTSTRUCT is a DICOM file; choose the ending .dcm, or leave out "
-                "--as rtstruct"
-            )
-        suffix = own if own in _MAPS else ".nii.gz"
-        probability, uncertainty = (
-            path and _place(path, scan, len(scans), suffix, _MAPS)
-            for path in (outputs.probability, outputs.uncertainty)
-        )
-        report = outputs.report and _place(outputs.report, scan, len(scans), _SR, (".dcm",))
-        for option, path in (
-            ("--out", mask), ("--probability", probability), ("--uncertainty", uncertainty),
-            ("--sr", report),
-        ):  # fmt: skip
-            # Never over any scan of the list, and never into the folder of a DICOM series.
-            if path and inputs & {path.resolve(), path.resolve().parent}:
-                raise VolumeError(f"{path}: {option} would write over the scan; name another place")
-            if path and (other := written.setdefault(path.resolve(), option)) != option:
-                raise VolumeError(
-                    f"{path}: {other} and {option} would write the same file; name another place "
-                    "for one of them"
-                )
-        jobs.append(
-            Job(scan, mask, probability, outputs.overlay, outputs.one_segment, uncertainty,
-                report, outputs.contours)
-        )  # fmt: skip
-    folders = {
-        path.parent
-        for job in jobs
-        for path in (job.mask, job.probability, job.uncertainty, job.report)
-        if path
-    }
-    for folder in folders | ({outputs.overlay} if outputs.overlay else set()):
+    jobs = [_plan(scan, len(scans), outputs) for scan in scans]
+    check_places(jobs, outputs)
+    folders = {path.parent for _, path in _results(jobs, outputs)}
+    for folder in folders | {job.overlay for job in jobs if job.overlay}:
         _check_writable(folder)
     return jobs
+
+
+def _plan(scan: Scan, scans: int, outputs: Outputs) -> Job:
+    """Returns one of so many scans with its files."""
+    own = ending(scan.path)
+    own = _WRITTEN_AS.get(own, own)
+    mask = _place(outputs.mask, scan, scans, own, _MASKS)
+    if outputs.contours and ending(mask) != ".dcm":
+        raise VolumeError(
+            f"{mask}: an RTSTRUCT is a DICOM file; choose the ending .dcm, or leave out "
+            "--as rtstruct"
+        )
+    suffix = own if own in _MAPS else ".nii.gz"
+    probability, uncertainty = (
+        path and _place(path, scan, scans, suffix, _MAPS)
+        for path in (outputs.probability, outputs.uncertainty)
+    )
+    report = outputs.report and _place(outputs.report, scan, scans, _SR, (".dcm",))
+    overlay = outputs.overlay and Path(str(outputs.overlay).replace("{name}", scan.name))
+    return Job(
+        scan, mask, probability, overlay, outputs.one_segment, uncertainty, report,
+        outputs.contours,
+    )  # fmt: skip
+
+
+def check_places(jobs: Sequence[Job], outputs: Outputs) -> None:
+    """Raises VolumeError if a result would replace an input, a run's file or another result."""
+    inputs, written = _inputs(jobs), dict[Path, str]()
+    results = _results(jobs, outputs)
+    for option, path in results:
+        place = path.resolve()
+        # Never over any scan of the list, and never into the folder of a DICOM series.
+        if what := inputs.get(place) or inputs.get(place.parent):
+            raise VolumeError(f"{path}: {option} would write over {what}; name another place")
+        if (other := written.setdefault(place, option)) != option:
+            raise VolumeError(
+                f"{path}: {other} and {option} would write the same file; name another place "
+                "for one of them"
+            )
+    folders = {path.parent: option for option, path in reversed(results)}
+    folders |= {job.overlay: "--overlay" for job in jobs if job.overlay}
+    for folder, option in folders.items():
+        if RunFolder(folder).begun:
+            raise VolumeError(
+                f"{folder}: {option} would write among the files of the run in this folder, which "
+                "has a lesions.csv of its own; name another place, such as a folder in it"
+            )
+    for job in jobs:
+        if job.overlay and (lost := _under_pictures(job.overlay, job.scan, inputs)):
+            raise VolumeError(f"{lost}: --overlay would write over {inputs[lost]}; name another")
+    if (path := lesions_path(outputs, jobs)).is_dir():
+        raise VolumeError(f"{path}: --lesions is a folder; name a file, {path / 'lesions.csv'}")
+    if "{name}" in str(outputs.lesions):
+        raise VolumeError(f"{path}: --lesions is one list of all scans; leave {{name}} out")
+
+
+def _inputs(jobs: Sequence[Job]) -> dict[Path, str]:
+    """Returns what must not be lost, each with what a message calls the file or folder."""
+    scans = [each for job in jobs for each in (job.scan, *job.scan.others)]
+    found = {
+        path.resolve(): "the cohort file"
+        if path.suffix.lower() == ".csv"
+        else "what came with the scans, a mask or an earlier result"
+        for path in {path for scan in scans for path in scan.kept}
+    }
+    livers = {path for scan in scans for path in scan.liver}
+    found |= {path.resolve(): "the mask of a liver" for path in livers}
+    return found | {scan.path.resolve(): "the scan" for scan in scans}
+
+
+def _results(jobs: Sequence[Job], outputs: Outputs) -> list[tuple[str, Path]]:
+    """Returns all files to write but pictures, each with the option that says where."""
+    listed = "--lesions" if outputs.lesions else "--out, with its list of lesions,"
+    return [
+        (option, path)
+        for job in jobs
+        for option, path in (
+            ("--out", job.mask), ("--probability", job.probability),
+            ("--uncertainty", job.uncertainty), ("--sr", job.report),
+        )
+        if path
+    ] + [(listed, lesions_path(outputs, jobs)), ("--out", ensemble_path(jobs))]  # fmt: skip
+
+
+def _under_pictures(folder: Path, scan: Scan, inputs: Mapping[Path, str]) -> Path | None:
+    """Returns an input that has the name of a picture of a scan in a folder; None: none has."""
+    folder = folder.resolve()
+    ours = picture_names(scan)
+    return next((p for p in inputs if p.parent == folder and ours.fullmatch(p.name)), None)
+
+
+def picture_names(scan: Scan) -> re.Pattern[str]:
+    """Returns the pattern of the names of a scan's pictures."""
+    return re.compile(rf"{re.escape(scan.name)}_z\d{{3,}}\.png")
 
 
 def _place(path: Path, scan: Scan, scans: int, suffix: str, allowed: tuple[str, ...]) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from crlm_jax.data.cohort import cases
+from crlm_jax.errors import UserError
 from crlm_jax.imaging import volumes
 from crlm_jax.imaging.conditions import CONDITION, is_ct
 from crlm_jax.imaging.dicom.files import (
@@ -51,6 +52,7 @@ class Scan:
     liver: tuple[Path, ...] = ()  # the files of its liver's mask, as the cohort file says
     about: str = ""  # of a DICOM series in a folder: description, modality, plane, images
     others: tuple["Scan", ...] = ()  # of the same patient, that the network sees beside it
+    kept: tuple[Path, ...] = ()  # what came with it and no result may replace: masks, cohort file
 
     def read(self) -> volumes.Volume:
         """Reads the image; raises VolumeError if that cannot be done."""
@@ -77,7 +79,7 @@ def find_scans(
         or a cohort file (`.csv`; columns patient, condition, image, and optionally b_value).
       series: UID or pattern (`description=*T2*`) of the series to take. Below a folder all series
         that have it are taken.
-      b_value: s/mm², for every DICOM diffusion series with several b-values.
+      b_value: s/mm², for every diffusion series with several b-values, DICOM or NIfTI with `.bval`.
       warn: called with a line about each kind of file in a folder that is left out: hidden ones,
         masks, pictures beside DICOM series, DICOM that is no image, images that are not read.
 
@@ -91,8 +93,9 @@ def find_scans(
         for doubt in doubts:
             warn(doubt)
         found = [
-            Scan(row.image, f"{row.patient}_{row.condition}", row.patient, row.condition, None,
-                 b_value if row.b_value is None else row.b_value, row.liver)
+            Scan(row.image, f"{row.patient}_{row.condition}", row.patient, row.condition, series,
+                 b_value if row.b_value is None else row.b_value, row.liver,
+                 kept=(image, *row.unread))
             for row in rows
         ]  # fmt: skip
     elif is_directory_file(image):
@@ -152,7 +155,7 @@ def _in_folder(folder: Path, series: str | None, b_value: float | None, warn: _W
     _say(warn, folder, "picture(s) beside DICOM series", [file.name for file in beside])
     _say(warn, folder, "DICOM object(s) that are no scans", others)
     if files and not beside:
-        return _of_images(folder, files, warn)
+        return _of_images(folder, files, series, b_value, warn)
     # A broken file becomes a scan of its own, whose reading fails and is reported.
     found = [] if series else [Scan(file, _stem(file)) for file in broken]
     chosen = pick_series(folder, by_uid, series)
@@ -210,8 +213,14 @@ def _of_one_folder(
     return whole
 
 
-def _of_images(folder: Path, files: list[Path], warn: _Warn) -> list[Scan]:
+def _of_images(
+    folder: Path, files: list[Path], series: str | None, b_value: float | None, warn: _Warn
+) -> list[Scan]:
     """Returns the scans among the images of a folder, which are not DICOM."""
+    if series is not None:
+        raise VolumeError(
+            f"{folder}: its images are not DICOM, so it has no series to choose; leave --series out"
+        )
     masks = find_masks(files, {file: _stem(file) for file in files})
     said = [f"{file.name} ({what})" for file, what in masks.items()]
     _say(warn, folder, "file(s) that are no scans by name and content", said, most=len(said))
@@ -221,7 +230,10 @@ def _of_images(folder: Path, files: list[Path], warn: _Warn) -> list[Scan]:
             f"{folder}: all its images are masks by name and content; to segment one all the same, "
             "name it"
         )
-    return [Scan(file, _stem(file)) for file in files if file not in masks]
+    kept = tuple(masks)
+    return [
+        Scan(file, _stem(file), b_value=b_value, kept=kept) for file in files if file not in masks
+    ]
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -265,6 +277,24 @@ def add_scan_arguments(parser: argparse.ArgumentParser, scan: str) -> None:
     )
 
 
+def with_condition(scans: Sequence[Scan], condition: str | None) -> list[Scan]:
+    """Returns the scans under the condition of `--condition`; None: as they are.
+
+    Raises:
+      UserError: a cohort file says another condition of a scan.
+    """
+    if condition is None:
+        return [*scans]
+    others = [scan for scan in scans if scan.condition not in (None, condition)]
+    if others:
+        raise UserError(
+            f"--condition {condition}: the cohort file says {others[0].condition} of "
+            f"{others[0].path}, and of {len(others)} of {len(scans)} scans another condition; "
+            "leave the option out, or correct the column condition"
+        )
+    return [dataclasses.replace(scan, condition=condition) for scan in scans]
+
+
 def unknown_conditions(scans: Iterable[Scan], trained: Sequence[str]) -> list[str]:
     """Returns a warning for each condition of the scans that a run was not trained on.
 
@@ -278,6 +308,13 @@ def unknown_conditions(scans: Iterable[Scan], trained: Sequence[str]) -> list[st
         for name in asked
         if name not in trained and is_ct(name) in own
     ]
+
+
+def other_modality(condition: str, trained: Sequence[str]) -> list[str]:
+    """Returns a doubt if a scan is of another modality than those that a run was trained on."""
+    if is_ct(condition) in {is_ct(name) for name in trained}:
+        return []
+    return [f"is {condition}, but the run was trained on {', '.join(trained)}"]
 
 
 def check_condition(parser: argparse.ArgumentParser, condition: str | None) -> None:

@@ -22,6 +22,7 @@ from crlm_jax.imaging.grey import image_doubts, to_uint8
 from crlm_jax.imaging.lesions import Lesion, label_lesions, measure_lesions
 from crlm_jax.imaging.resize import resize
 from crlm_jax.predict.engine.choice import XLA, Asked, Engine, EngineError, choose
+from crlm_jax.predict.turns import average_turns
 from crlm_jax.runs.folder import read_run
 from crlm_jax.system.files import locate
 
@@ -214,7 +215,8 @@ class ScanSegmenter:
             batch = slices[start : start + self.batch]
             full = np.zeros((self.batch, *batch.shape[1:]), np.uint8)  # one shape, one program
             full[: len(batch)] = batch
-            out[start : start + len(batch)] = self._averaged(full)[: len(batch)]
+            found = average_turns(self.network, full) if self.tta else self.network(full)
+            out[start : start + len(batch)] = found[: len(batch)]
             progress(len(batch))
         return out
 
@@ -223,16 +225,6 @@ class ScanSegmenter:
     ) -> list[np.ndarray]:
         """Returns the probability by every network, as `probability` does that of all together."""
         return [self.probability(slices, progress)]
-
-    def _averaged(self, batch: np.ndarray) -> np.ndarray:
-        if not self.tta:
-            return self.network(batch)
-        total = np.zeros(batch.shape[:3], np.float32)
-        for turns in range(4):
-            for flip in (slice(None), slice(None, None, -1)):
-                seen = np.ascontiguousarray(np.rot90(batch, turns, (1, 2))[:, :, flip])
-                total += np.rot90(self.network(seen)[:, :, flip], -turns, (1, 2))
-        return total / 8
 
     def finish(
         self, probability: np.ndarray, geometry: Geometry, outside: np.ndarray | None = None

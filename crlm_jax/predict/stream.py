@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import TypeVar
@@ -25,8 +26,8 @@ from crlm_jax.imaging.resize import at_own_size
 from crlm_jax.predict.beside import looks_like_a_mask
 from crlm_jax.predict.ensemble import average, spread
 from crlm_jax.predict.liver import LiverOf
-from crlm_jax.predict.outputs import Job, LesionRow
-from crlm_jax.predict.scans import Scan
+from crlm_jax.predict.outputs import Job, LesionRow, picture_names
+from crlm_jax.predict.scans import Scan, other_modality
 from crlm_jax.predict.segmenter import Prediction, ScanSegmenter
 from crlm_jax.system.files import write_whole
 
@@ -47,9 +48,36 @@ class _Ready:
     slices: np.ndarray  # (Z, S, S, C) uint8
     grey: np.ndarray | None  # (Z, H, W) uint8; None: no overlay is wanted
     doubts: list[str]  # reasons why the scan may not be what the run was trained on
-    beside: list[str]  # what else decides the mask: prints of other images and of the liver
+    beside: list[str]  # what else decides the mask: another window, other images, the liver
     outside: np.ndarray | None  # (Z, H, W) bool, where no lesion can be; None: nowhere
     liver: np.ndarray | None = None  # (Z, S, S, C) uint8, for the run that segments the liver
+
+
+class _Results:
+    """The lesions of the scans that are done, and the scans that failed."""
+
+    def __init__(self) -> None:
+        self.found: list[LesionRow] = []
+        self.failed: list[tuple[Scan, str]] = []
+        self.done = 0  # scans
+
+    def fail(self, job: Job, error: BaseException) -> None:
+        self.failed.append((job.scan, " ".join(str(error).split()) or type(error).__name__))
+
+    def of(self, job: Job, future: "futures.Future[_Result]") -> _Result | None:
+        """Waits for a thread's result; None if the scan failed, which is noted."""
+        try:
+            return future.result()
+        except _SCAN_ERRORS as error:
+            self.fail(job, error)
+            return None
+
+    def collect(self, job: Job, future: "futures.Future[list[LesionRow]]") -> None:
+        """Waits until the files of a scan are written."""
+        rows = self.of(job, future)
+        if rows is not None:
+            self.found += rows
+            self.done += 1
 
 
 def predict_scans(
@@ -59,6 +87,7 @@ def predict_scans(
     warn: Warn,
     liver: LiverOf | None = None,
     resample_masks: bool = False,
+    broken_off: Callable[[list[LesionRow], int], object] = lambda found, done: None,
 ) -> tuple[list[LesionRow], list[tuple[Scan, str]]]:
     """Predicts scans in order; the next one is read and the last one written meanwhile.
 
@@ -69,49 +98,69 @@ def predict_scans(
       liver: segments the liver of each scan first, to which its prediction is restricted; None: the
         masks that the scans have restrict it.
       resample_masks: take liver masks on other grids, as the run's `data.resample_masks` does.
+      broken_off: called with the lesions, and the number, of the scans that are done, if an error
+        that is of no scan ends the prediction, or the user does.
 
     Returns:
       The lesions of all scans, and the scans that failed, each with the reason.
     """
     resample = resample_masks or segmenter.config.data.resample_masks
-    found: list[LesionRow] = []
-    failed: list[tuple[Scan, str]] = []
+    read = functools.partial(_read, segmenter, liver=liver, resample=resample)
+    results = _Results()
+    try:
+        _predict_all(segmenter, jobs, results, read, warn=warn, liver=liver)
+    except BaseException:
+        broken_off(results.found, results.done)
+        raise
+    return results.found, results.failed
 
-    def result_of(job: Job, future: "futures.Future[_Result]") -> _Result | None:
-        """Waits for a thread's result; None if the scan failed, which is noted."""
-        try:
-            return future.result()
-        except _SCAN_ERRORS as error:
-            failed.append((job.scan, " ".join(str(error).split()) or type(error).__name__))
-            return None
 
-    def collect(job: Job, future: "futures.Future[list[LesionRow]]") -> None:
-        rows = result_of(job, future)
-        found.extend(rows or [])
-
+def _predict_all(
+    segmenter: ScanSegmenter,
+    jobs: Sequence[Job],
+    results: _Results,
+    read: Callable[[Job], _Ready],
+    *,
+    warn: Warn,
+    liver: LiverOf | None,
+) -> None:
+    written = None  # the last scan that was predicted, and the future of its writing
     with (
         futures.ThreadPoolExecutor(1) as reading,
         futures.ThreadPoolExecutor(1) as writing,
         tqdm(total=0, desc="predict", unit="slice", disable=None) as bar,
     ):
-        written = None  # the last scan that was predicted, and the future of its writing
-        read = functools.partial(_read, segmenter, liver=liver, resample=resample)
-        for i, (job, current) in enumerate(_ahead(reading, read, jobs)):
-            ready = result_of(job, current)
-            if ready is None:
-                continue
-            ready = _restrict(ready, liver)
-            for doubt in ready.doubts:
-                warn(f"{job.scan.path}: {doubt}")
-            bar.total = (bar.total or 0) + len(ready.slices) * segmenter.networks
-            bar.set_postfix_str(f"{i + 1}/{len(jobs)} scans")
-            computed = _compute(segmenter, job, ready, bar.update)
+        try:
+            for i, (job, current) in enumerate(_ahead(reading, read, jobs)):
+                ready = results.of(job, current)
+                if ready is None:
+                    continue
+                try:
+                    ready = _restrict(segmenter, ready, liver)
+                    for doubt in ready.doubts:
+                        warn(f"{job.scan.path}: {doubt}")
+                    bar.total = (bar.total or 0) + len(ready.slices) * segmenter.networks
+                    bar.set_postfix_str(f"{i + 1}/{len(jobs)} scans")
+                    computed = _compute(segmenter, job, ready, bar.update)
+                except (MemoryError, RuntimeError) as error:
+                    if not _lacks_memory(error):
+                        raise
+                    results.fail(job, VolumeError(f"{_NO_MEMORY} ({error})"))
+                    continue
+                if written:
+                    results.collect(*written)
+                written = job, writing.submit(_write, segmenter, job, ready, *computed)
+        finally:
             if written:
-                collect(*written)
-            written = job, writing.submit(_write, segmenter, job, ready, *computed)
-        if written:
-            collect(*written)
-    return found, failed
+                results.collect(*written)
+
+
+_NO_MEMORY = "the memory is not enough for this scan; end other programs, or crop it to the liver"
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether an error of a network is of the scan's size; other errors are of all scans."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)  # XLA's word
 
 
 def _ahead(
@@ -127,7 +176,7 @@ def _ahead(
         yield job, current
 
 
-def _restrict(ready: _Ready, liver: LiverOf | None) -> _Ready:
+def _restrict(segmenter: ScanSegmenter, ready: _Ready, liver: LiverOf | None) -> _Ready:
     """Segments the liver of a scan, if a run is to do so."""
     if liver is None or ready.liver is None:
         return ready
@@ -135,7 +184,7 @@ def _restrict(ready: _Ready, liver: LiverOf | None) -> _Ready:
     if outside is None:
         doubt = f"{liver.run} finds no liver, so that the prediction is not restricted"
         return dataclasses.replace(ready, doubts=[*ready.doubts, doubt], liver=None)
-    beside = [*ready.beside, f"in liver by {liver.segmenter.fingerprint}"]
+    beside = [*ready.beside, *liver.decides(segmenter)]
     return dataclasses.replace(ready, beside=beside, outside=outside, liver=None)
 
 
@@ -158,7 +207,7 @@ def _read(segmenter: ScanSegmenter, job: Job, *, liver: LiverOf | None, resample
     """
     scan = job.scan
     volume = scan.read()
-    in_dicom = job.mask.suffix == ".dcm"
+    in_dicom = job.format == ".dcm"
     if in_dicom and volume.series is None:
         raise VolumeError(
             f"{scan.path}: {'an RTSTRUCT' if job.contours else 'a DICOM-SEG'} can be written of a "
@@ -171,19 +220,19 @@ def _read(segmenter: ScanSegmenter, job: Job, *, liver: LiverOf | None, resample
         )
     if volume.series is not None and (in_dicom or job.report):
         check_sources(volume.series)
-    if job.mask.suffix == ".png" and len(volume.voxels) > 1:
+    if job.format == ".png" and len(volume.voxels) > 1:
         raise VolumeError(f"{scan.path}: a PNG holds one slice; choose the ending .nii.gz")
     condition = segmenter.windowed_as(scan.condition)
     own = segmenter.config.data.conditions
-    doubts = image_doubts(volume, condition)
-    if is_ct(condition) not in {is_ct(name) for name in own}:
-        doubts.append(f"is {condition}, but the run was trained on {', '.join(own)}")
+    doubts = [*image_doubts(volume, condition), *other_modality(condition, own)]
     if looks_like_a_mask(volume.voxels):
         doubts.append("has two different values only, as a mask has; if it is one, leave it out")
     others = [other.read() for other in scan.others]
     seen = segmenter.look([volume, *others], condition)
     doubts += seen.doubts
     beside = [f"with image {_print(other.voxels)}" for other in others]
+    if is_ct(condition) != is_ct(own[0]):  # the condition decides the window
+        beside.append(f"windowed as {'CT' if is_ct(condition) else 'MRI'}")
     inside = None
     if scan.liver:
         said: list[str] = []
@@ -241,7 +290,7 @@ def _write_mask(
     algorithm: Algorithm, job: Job, volume: volumes.Volume, prediction: Prediction
 ) -> None:
     """Writes the mask; its ending decides the format."""
-    if job.mask.suffix == ".dcm" and volume.series is not None:
+    if job.format == ".dcm" and volume.series is not None:
         voxels = prediction.mask if job.one_segment else prediction.labels
         write = rtstruct.write_rtstruct if job.contours else segmentation.write_segmentation
         write(
@@ -249,7 +298,7 @@ def _write_mask(
             when=job.when,
         )  # fmt: skip
         return
-    high = np.uint8(255 if job.mask.suffix == ".png" else 1)  # 1 would look black in a picture
+    high = np.uint8(255 if job.format == ".png" else 1)  # 1 would look black in a picture
     volumes.write_image(volumes.to_original_grid(prediction.mask * high, volume.geometry), job.mask)
 
 
@@ -266,7 +315,7 @@ def _write_report(
     report.write_report(
         job.report, prediction.labels, prediction.lesions, volume.geometry, volume.series,
         algorithm=algorithm, comments=marks, when=job.when,
-        segmented=job.mask.suffix == ".dcm" and not (job.contours or job.one_segment),
+        segmented=job.format == ".dcm" and not (job.contours or job.one_segment),
     )  # fmt: skip
 
 
@@ -277,10 +326,15 @@ def _draw_overlays(
     if job.overlay is None or ready.grey is None:
         return
     shown = np.flatnonzero(prediction.mask.any(axis=(1, 2))).tolist() or [len(ready.grey) // 2]
+    drawn = set[str]()
     for z in shown:
         title = f"{job.scan.name} · {ready.condition} · slice {z + 1} of {len(ready.grey)}"
         picture = imaging.overlay.draw_slice(
             ready.grey[z], prediction.mask[z], ready.volume.spacing[1:],
             " · ".join([*segmenter.marks, title]),
         )  # fmt: skip
-        write_whole(job.overlay / f"{job.scan.name}_z{z:03d}.png", imaging.overlay.to_png(picture))
+        path = job.overlay / f"{job.scan.name}_z{z:03d}.png"
+        write_whole(path, imaging.overlay.to_png(picture))
+        drawn.add(path.name)
+    for old in set(filter(picture_names(job.scan).fullmatch, os.listdir(job.overlay))) - drawn:
+        (job.overlay / old).unlink(missing_ok=True)  # of an earlier prediction of the scan

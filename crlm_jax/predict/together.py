@@ -10,6 +10,7 @@ from crlm_jax.imaging.bvals import find_bvals
 from crlm_jax.imaging.dicom.files import is_dicom
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.predict.scans import Scan, find_scans, list_scans
+from crlm_jax.system.text import listed
 
 
 def is_cohort(images: Sequence[Path]) -> bool:
@@ -57,13 +58,19 @@ def find_named(
     return [dataclasses.replace(found[0], others=tuple(found[1:]))]
 
 
-def join_patients(source: Path, scans: Sequence[Scan], channels: Sequence[str]) -> list[Scan]:
+def join_patients(
+    source: Path,
+    scans: Sequence[Scan],
+    channels: Sequence[str],
+    warn: Callable[[str], object] = lambda text: None,
+) -> list[Scan]:
     """Puts the scans of a cohort file together that a run sees together, by patient.
 
     Args:
       source: the file, for messages.
       scans: one a row.
       channels: their conditions in order, as `data.channels`. Rows with others are left out.
+      warn: called with a line about the patients who have rows with others alone.
 
     Raises:
       UserError: naming every patient who lacks a condition, or has several scans of it.
@@ -85,8 +92,17 @@ def join_patients(source: Path, scans: Sequence[Scan], channels: Sequence[str]) 
         problems = [f"{source}: has no row with {', '.join(channels)}, which the run sees"]
     if problems:
         raise UserError("\n".join(problems))
+    if without := sorted({scan.patient for scan in scans} - set(patients)):
+        warn(
+            f"{source}: left out {len(without)} patient(s) without {', '.join(channels)}, which "
+            f"the run sees: {listed(without, 8)}"
+        )
+    rest = [scan for scan in scans if scan.condition not in channels]
+    kept = tuple(path for scan in rest for path in (scan.path, *scan.kept, *scan.liver))
     return [
-        dataclasses.replace(scan, others=tuple(own[name][0] for name in channels[1:]))
+        dataclasses.replace(
+            scan, others=tuple(own[name][0] for name in channels[1:]), kept=scan.kept + kept
+        )
         for own in patients.values()
         for scan in own[channels[0]]
     ]

@@ -1,7 +1,9 @@
 """Where the networks look: maps that add up, follow the lesion, and lie on the scan."""
 
+import dataclasses
 import json
 import math
+import shutil
 from functools import partial
 
 import jax
@@ -351,6 +353,43 @@ def test_without_the_critic_the_other_maps_are_made(command, scan, tmp_path, mon
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"explain.json", "lesion2.png", "lesion2_occlusion.nii.gz"}
     assert "three ways out" in (tmp_path / "out" / "explain.json").read_text()
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_liver_counts_as_the_run_says(command, scan, trained, tmp_path):
+    run, config = trained
+    by_column = tmp_path / "by_column"
+    shutil.copytree(run, by_column)
+    evaluation = dataclasses.replace(config.evaluation, liver="column")
+    text = to_json(dataclasses.replace(config, evaluation=evaluation))
+    (by_column / "config.json").write_text(text, encoding="utf-8")
+    image = sitk.ReadImage(str(scan[0]))
+    inside = np.zeros((4, SIZE, SIZE), np.uint8)
+    inside[:3] = 1  # the lesion of the last slice lies outside
+    liver = sitk.GetImageFromArray(inside)
+    liver.CopyInformation(image)
+    sitk.WriteImage(liver, str(tmp_path / "liver.nii.gz"))
+    (tmp_path / "cohort.csv").write_text(
+        f"patient,condition,image,liver\np1,{config.data.conditions[0]},scan.nii.gz,liver.nii.gz\n"
+    )
+    numbers, warned = [], []
+    for source, of in (("cohort.csv", by_column), ("cohort.csv", run), ("scan.nii.gz", by_column)):
+        words = ("--image", tmp_path / source, "--out", tmp_path / "out", "--method", "occlusion")
+        code, said = command(*words, run=of)
+        assert code == 0, said
+        found = json.loads((tmp_path / "out" / "explain.json").read_text())
+        numbers.append(len(found["lesions"]))
+        warned.append("not restricted to the liver: no scan has a mask of it" in said)
+    assert numbers == [1, 2, 2]
+    assert warned == [False, False, True]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_scan_of_another_modality_is_warned_of(command, scan, trained, tmp_path):
+    words = ("--image", scan[0], "--out", tmp_path / "out", "--method", "occlusion")
+    said = command(*words, "--condition", "ct")[1]
+    assert f"is ct, but the run was trained on {trained[1].data.conditions[0]}" in said
+    assert "but the run was trained on" not in command(*words)[1]
 
 
 def test_what_cannot_be_done_is_one_line_and_leaves_no_part(

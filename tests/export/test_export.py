@@ -1,5 +1,6 @@
 """An exported segmenter gives what the package gives, without the package."""
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from crlm_jax.config.schema import ConfigError, Data
+from crlm_jax.config.schema import Config, ConfigError, Data
 from crlm_jax.config.storage import to_json
 from crlm_jax.errors import UserError
 from crlm_jax.export import bundle, to_onnx
@@ -24,7 +25,7 @@ from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging import resize as imaging_resize
 from crlm_jax.imaging.decision import MaskRule
 from crlm_jax.imaging.geometry import Geometry
-from crlm_jax.imaging.grey import to_uint8
+from crlm_jax.imaging.grey import find_window, to_uint8
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state
@@ -33,6 +34,7 @@ from crlm_jax.runs.folder import RunFolder, read_run
 from crlm_jax.system import parallel
 from crlm_jax.training.loop import segmenter_part
 from tests.cohorts import tiny_config
+from tests.predict.test_segmenter import identity
 
 FINAL_BIAS = 4.2
 needs_onnx = pytest.mark.skipif(
@@ -187,6 +189,65 @@ def test_the_example_windows_as_the_package_does(example, eight_bit):
         data = Data(ct_window=(20.0, 180.0), mr_window=mr_window)
         expected = to_uint8(volume, condition, data)
         np.testing.assert_array_equal(example.to_grey(voxels, window), expected)
+
+
+@pytest.fixture
+def example_of(tmp_path):
+    """Writes the example with the settings of a configuration; returns the example as a module."""
+
+    def make(config: Config):
+        settings = bundle.describe(config, "run", 1, {bundle.STABLEHLO: b""})
+        (tmp_path / bundle.PREPROCESSING).write_text(json.dumps(settings))
+        template = Path(bundle.__file__).parent / "templates" / bundle.EXAMPLE
+        spec = importlib.util.spec_from_file_location(
+            "example_of", shutil.copy(template, tmp_path / bundle.EXAMPLE)
+        )
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return make
+
+
+@pytest.mark.parametrize("value", [-9999, 32000, -300])  # -300 may be a voxel
+@pytest.mark.parametrize("channels", [(), ("pre_dwi", "pre_t2wi")])
+def test_the_example_leaves_padding_out_as_predict_does(tmp_path, example_of, value, channels):
+    config = Config()
+    config.data.conditions, config.data.image_size = ("pre_dwi",), 32
+    config.data.channels = channels
+    example = example_of(config)
+    voxels = np.random.default_rng(0).integers(0, 300, (8, 64, 64)).astype(np.int16)
+    voxels[:, 20:40, 20:40] += 400
+    voxels[:, :, :6] = value  # of a registration
+    scan = sitk.GetImageFromArray(voxels)
+    sitk.WriteImage(scan, str(tmp_path / "scan.nii.gz"))
+    images = [scan] * max(1, len(channels))
+    predict = dataclasses.replace(
+        identity(conditions=("pre_dwi",)), config=config,
+        network=lambda batch: batch.mean(axis=-1, dtype=np.float32) / 255,
+    )  # fmt: skip
+    network = lambda grey: grey.reshape(*grey.shape[:3], -1).mean(axis=-1) / 255  # noqa: E731
+    expected = sitk.GetArrayFromImage(predict(images))
+    assert 0 < expected[..., 6:].mean() < 0.5
+    _, axial, padding = example.read_axial(scan)
+    own = volumes.from_image(scan).padding
+    assert (padding is None) == (own is None) == (value == -300)
+    np.testing.assert_array_equal(padding, own)
+    window = example.window_of(scan, axial, padding, "pre_dwi")
+    assert window == find_window(volumes.from_image(scan), "pre_dwi", config.data)
+    found = example.segment(scan, network, "pre_dwi", images[1:])
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), expected)
+
+
+def test_the_example_never_replaces_a_scan(exported, tmp_path):
+    scan = tmp_path / "scan.nii.gz"
+    write_oblique_scan(scan)
+    before = contents(tmp_path)
+    for mask in (scan, tmp_path / "none" / ".." / "scan.nii.gz"):
+        done = run_example(exported, ("crlm_jax",), scan, mask)
+        assert done.returncode == 2
+        assert "the mask would replace a scan; name another file" in done.stderr
+    assert contents(tmp_path) == before
 
 
 @needs_onnx

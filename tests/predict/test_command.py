@@ -100,6 +100,22 @@ def test_dicom_in_and_out(tmp_path, run, options):
     assert found.sum() == 4 * 6 * 7
 
 
+def test_a_condition_that_windows_otherwise_is_another_result(tmp_path, run):
+    array = np.full((6, 32, 32), 924, np.int16)  # -100 HU
+    array[1:5, 8:14, 20:27], array[1:5, 20:26, 5:12], array[0, 0, 0] = 1144, 1084, 824
+    dicoms.write_series(tmp_path / "ct", array)
+    made = identity(conditions=("ct", "pre_dwi", "post_dwi"))
+    found = {}
+    for name in ("ct", "pre_dwi", "post_dwi"):
+        words = ["--image", tmp_path / "ct", "--out", tmp_path / f"{name}.dcm"]
+        assert run(*words, "--condition", name, segmenter=made) == 0
+        found[name] = pydicom.dcmread(tmp_path / f"{name}.dcm")
+    assert found["ct"].pixel_array.sum() != found["pre_dwi"].pixel_array.sum()
+    for uid in ("SOPInstanceUID", "SeriesInstanceUID"):
+        assert found["ct"][uid].value != found["pre_dwi"][uid].value
+        assert found["post_dwi"][uid].value == found["pre_dwi"][uid].value  # windowed alike
+
+
 def test_contours_and_a_report_of_every_series(tmp_path, run, capsys):
     for number in (1, 2):
         bright_series(tmp_path / "in" / f"p{number}", series=dicoms.uid(number))
@@ -265,6 +281,20 @@ def test_a_diffusion_nifti_by_b_value(tmp_path, run):
     assert mask.geometry == image.geometry
 
 
+def test_a_folder_of_diffusion_niftis_by_b_value(tmp_path, run, capsys):
+    path = bvals.write(tmp_path)
+    words = ["--condition", "pre_dwi", "--out", tmp_path / "out"]
+    for name in ("file", "folder"):
+        image = path if name == "file" else tmp_path
+        out = tmp_path / name / "m.nii.gz"
+        assert run("--image", image, "--b-value", 50, "--condition", "pre_dwi", "--out", out) == 0
+    np.testing.assert_array_equal(*(mask_of(tmp_path / x / "m.nii.gz") for x in ("file", "folder")))
+    capsys.readouterr()
+    assert run("--image", tmp_path, "--series", "description=*T2*", *words) == 1
+    assert f"{tmp_path}: its images are not DICOM" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_segmentation_of_a_mosaic_is_refused_before_the_network_runs(tmp_path, run, capsys):
     path = dicoms.save(enhanced.make_mosaic(dicoms.voxels()), tmp_path / "in" / "a.dcm")
     network = lambda _: pytest.fail("the network runs")  # noqa: E731
@@ -319,6 +349,52 @@ def test_the_next_scan_is_read_while_the_network_works(tmp_path, monkeypatch):
     assert len(warned) == 2
 
 
+def failing_at(number: int, error: BaseException):
+    """A segmenter whose network raises an error in one of its calls, counted from 1."""
+    calls = []
+
+    def network(batch):
+        calls.append(batch)
+        if len(calls) == number:
+            raise error
+        return batch[..., 0] / np.float32(255)
+
+    return identity(network=network, batch=12)  # slices of a scan
+
+
+@pytest.mark.parametrize("error", [MemoryError("4 GiB"), RuntimeError("RESOURCE_EXHAUSTED: 4 GiB")])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_scan_for_which_the_memory_is_not_enough_fails_alone(
+    tmp_path, run, capsys, number, error
+):
+    for name in "123":
+        scan_file(tmp_path / "in" / f"{name}.nii.gz")
+    words = ["--image", tmp_path / "in", "--out", tmp_path / "out"]
+    assert run(*words, segmenter=failing_at(number, error)) == 1
+    others = [name for name in "123" if name != str(number)]
+    assert [row["scan"] for row in rows(tmp_path / "out" / "lesions.csv")] == others
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        f"{name}.nii.gz" for name in others
+    ]
+    said = capsys.readouterr().err
+    assert f"{number}.nii.gz: the memory is not enough for this scan" in said
+    assert "1 of 3 scans failed; the others are done" in said
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), KeyboardInterrupt()])
+def test_what_is_done_is_listed_where_the_command_breaks_off(tmp_path, run, capsys, error):
+    for name in "123":
+        scan_file(tmp_path / "in" / f"{name}.nii.gz")
+    words = ["--image", tmp_path / "in", "--out", tmp_path / "out"]
+    with pytest.raises(type(error)):
+        run(*words, segmenter=failing_at(3, error))
+    assert [row["scan"] for row in rows(tmp_path / "out" / "lesions.csv")] == ["1", "2"]
+    assert "broken off: 2 of 3 scans are done, and listed in" in capsys.readouterr().err
+    with pytest.raises(type(error)):
+        run(*words[:3], tmp_path / "none", segmenter=failing_at(1, error))
+    assert list((tmp_path / "none").iterdir()) == []
+
+
 # What is refused, with one clear line
 
 
@@ -370,7 +446,7 @@ def test_wrong_options_are_refused_before_anything_is_read(run, words, capsys):
 
 def test_a_run_without_checkpoint(tmp_path, tiny_run, capsys):
     scan = scan_file(tmp_path / "scan.nii.gz")
-    words = f"--run {tmp_path} --image {scan} --out {tmp_path / 'm.nii'}".split()
+    words = f"--run {tmp_path} --image {scan} --out {tmp_path / 'out' / 'm.nii'}".split()
     with pytest.raises(UserError, match="no run is here"):
         predict_command.main(words)
     (tmp_path / "config.json").write_text((tiny_run / "config.json").read_text())
@@ -478,3 +554,141 @@ def test_a_failing_write_leaves_no_part(tmp_path, run, monkeypatch):
     monkeypatch.setattr(sitk, "WriteImage", full)
     assert run("--image", scan, "--out", tmp_path / "mask.nii.gz") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+# What must not be lost
+
+
+def written_over(folder: Path, run, capsys, *words, **options) -> str:
+    """Runs the command, which must end before a network computes; returns its one error."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    never = identity(network=lambda batch: pytest.fail("a network has computed"))
+    assert run(*words, segmenter=never, **options) == 1
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    return line
+
+
+def test_a_result_never_replaces_a_mask_beside_the_scans(tmp_path, run, capsys):
+    scan = scan_file(tmp_path / "p1.nii.gz")
+    truth = sitk.GetImageFromArray(np.eye(12, dtype=np.uint8)[None])
+    sitk.WriteImage(truth, str(tmp_path / "p1_mask.nii.gz"))
+    out = tmp_path / "{name}_mask.nii.gz"
+    line = written_over(tmp_path, run, capsys, "--image", tmp_path, "--out", out)
+    assert "p1_mask.nii.gz: --out would write over what came with the scans" in line
+    words = ["--out", tmp_path / "out" / "m.nii.gz", "--lesions"]
+    line = written_over(tmp_path, run, capsys, "--image", scan, *words, scan)
+    assert "p1.nii.gz: --lesions would write over the scan" in line
+    line = written_over(tmp_path, run, capsys, "--image", scan, *words, words[1])
+    assert "--out and --lesions would write the same file" in line
+
+
+@pytest.mark.parametrize("option", ["--out", "--probability", "--lesions"])
+def test_a_result_never_replaces_the_mask_of_a_liver(tmp_path, run, capsys, option):
+    scan, liver = scan_file(tmp_path / "scan.nii.gz"), tmp_path / "liver.nii.gz"
+    sitk.WriteImage(sitk.Cast(ball()[0] > -1000, sitk.sitkUInt8), str(liver))
+    words = ["--image", scan, "--liver", liver, option, liver]
+    if option != "--out":
+        words += ["--out", tmp_path / "out" / "m.nii.gz"]
+    line = written_over(tmp_path, run, capsys, *words)
+    assert f"liver.nii.gz: {option} would write over the mask of a liver" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "{name}.nii.gz"], "p1_ct.nii.gz: --out would write over what came with"),
+        (["--out", "o", "--lesions", "cohort.csv"], "--lesions would write over the cohort file"),
+        (["--out", "l/{name}_of.nii.gz"], "p2_ct_of.nii.gz: --out would write over the mask of a"),
+        (["--out", "o", "--overlay", "x"], "p2_ct_z004.png: --overlay would write over the scan"),
+    ],
+)
+def test_a_result_never_replaces_what_a_cohort_names(
+    tmp_path, run, capsys, monkeypatch, words, said
+):
+    monkeypatch.chdir(tmp_path)
+    scan_file(Path("x/1.nii.gz"))
+    scan_file(Path("x/2.nii.gz"))
+    sitk.WriteImage(sitk.Image(8, 8, sitk.sitkUInt8), "x/p2_ct_z004.png")
+    mask = sitk.Cast(ball()[0] > 100, sitk.sitkUInt8)
+    Path("l").mkdir()
+    for name in ("p1_ct.nii.gz", "l/p2_ct_of.nii.gz"):
+        sitk.WriteImage(mask, name)
+    Path("cohort.csv").write_text(
+        "patient,condition,image,mask,liver\np1,ct,x/1.nii.gz,p1_ct.nii.gz,\n"
+        "p2,ct,x/2.nii.gz,none.nii.gz | [,l/p2_ct_of.nii.gz\np3,ct,x/p2_ct_z004.png,,\n"
+    )
+    words = ["--image", "cohort.csv", *words]
+    assert said in written_over(tmp_path, run, capsys, *words)
+    Path("cohort.csv").write_text("patient,condition,image,mask\np3,ct,x/1.nii.gz,\n")
+    assert run("--image", "cohort.csv", "--out", "{name}.mha") == 0  # beside the cohort file
+
+
+def test_no_result_lies_among_the_files_of_a_run(tmp_path, run, capsys):
+    scan, folder = scan_file(tmp_path / "a" / "p1.nii.gz"), tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "lesions.csv").write_text("of the run")
+    elsewhere = ["--out", tmp_path / "m.nii.gz"]
+    for words in (
+        ["--out", folder], ["--out", folder / "m.nii.gz"], [*elsewhere, "--overlay", folder],
+        [*elsewhere, "--probability", folder], [*elsewhere, "--lesions", folder / "l.csv"],
+    ):  # fmt: skip
+        line = written_over(tmp_path, run, capsys, "--image", scan, *words)
+        assert f"{folder}: {words[-2]} would write among the files of the run" in line
+    assert run("--image", scan, "--out", folder / "masks") == 0
+
+
+def test_a_list_of_lesions_that_cannot_be_written_is_found_first(tmp_path, run, capsys):
+    scan = scan_file(tmp_path / "in" / "p1.nii.gz")
+    (tmp_path / "in" / "file").touch()
+    words = ["--image", scan, "--out", tmp_path / "out" / "m.nii.gz", "--lesions"]
+    for path, said in (
+        (tmp_path / "in", "--lesions is a folder; name a file"),
+        (tmp_path / "in" / "{name}.csv", "--lesions is one list of all scans; leave {name} out"),
+        (tmp_path / "in" / "file" / "l.csv", "no file can be written in this folder"),
+    ):
+        assert said in written_over(tmp_path, run, capsys, *words, path)
+    assert run(*words, tmp_path / "new" / "folder" / "l.csv") == 0
+    assert len(rows(tmp_path / "new" / "folder" / "l.csv")) == 1
+
+
+def test_pictures_of_an_earlier_prediction_go_with_the_new_ones(tmp_path, run):
+    pictures = tmp_path / "pictures"
+    nothing = identity(min_lesion_mm3=1e9)  # the middle slice is drawn
+    for name, made in (("a", None), ("a_z001", None), ("a", nothing)):
+        scan = scan_file(tmp_path / f"{name}.nii.gz")
+        words = ["--image", scan, "--out", tmp_path / "out" / "m.nii.gz", "--overlay"]
+        assert run(*words, pictures, segmenter=made) == 0
+    names = {path.name for path in pictures.iterdir()}
+    assert names == {*(f"a_z001_z00{z}.png" for z in range(1, 8)), "a_z006.png"}
+    assert run(*words, tmp_path / "each" / "{name}") == 0
+    assert [path.name for path in (tmp_path / "each").iterdir()] == ["a"]
+
+
+def test_an_ending_in_capitals_is_the_same_format(tmp_path, run):
+    grey = (np.indices((32, 32))[1] > 20).astype(np.uint8) * 200
+    sitk.WriteImage(sitk.GetImageFromArray(grey), str(tmp_path / "slice.png"))
+    assert run("--image", tmp_path / "slice.png", "--out", tmp_path / "mask.PNG") == 0
+    np.testing.assert_array_equal(mask_of(tmp_path / "mask.PNG"), (grey > 0) * 255)
+    folder = bright_series(tmp_path / "ct")
+    assert run("--image", folder, "--out", tmp_path / "seg.DCM") == 0
+    assert pydicom.dcmread(tmp_path / "seg.DCM").Modality == "SEG"
+
+
+@pytest.mark.parametrize("asked", ["post_dwi", "pre_dwi"])
+def test_a_condition_that_contradicts_a_cohort_is_an_error(tmp_path, run, capsys, asked):
+    for name in "12":
+        scan_file(tmp_path / f"{name}.nii.gz")
+    cohort, out = tmp_path / "cohort.csv", tmp_path / "out"
+    made = identity(conditions=("pre_dwi", "post_dwi"))
+    cohort.write_text("patient,condition,image\np1,pre_dwi,1.nii.gz\np1,post_dwi,2.nii.gz\n")
+    words = ["--image", cohort, "--out", out, "--condition", asked]
+    assert run(*words, segmenter=made) == 1
+    said = capsys.readouterr().err
+    assert f"--condition {asked}: the cohort file says" in said
+    assert "of 1 of 2 scans another condition; leave the option out" in said
+    assert not out.exists()
+    cohort.write_text("patient,condition,image\np1,post_dwi,2.nii.gz\n")
+    assert run(*words[:4], "--condition", "post_dwi", segmenter=made) == 0

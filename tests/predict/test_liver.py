@@ -4,17 +4,19 @@ import dataclasses
 import json
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.predict import liver as predict_liver
+from crlm_jax.predict.engine.choice import Engine
 from crlm_jax.predict.ensemble import of_members
 from crlm_jax.predict.liver import restrict
 from crlm_jax.predict.scans import Scan
 from crlm_jax.predict.segmenter import ScanSegmenter
-from tests.predict.test_command import mask_of, rows, run, scan_file
+from tests.predict.test_command import bright_series, mask_of, rows, run, scan_file
 from tests.predict.test_segmenter import ball, identity
 
 __all__ = ["run"]  # a fixture
@@ -138,6 +140,36 @@ def test_a_run_segments_the_liver_first(tmp_path, run, capsys, monkeypatch):
     assert "finds no liver, so that the prediction is not restricted" in said.err
     assert f"not restricted to the liver: {other} finds none" in said.out
     assert decided.pop() == []
+
+
+def test_the_livers_run_is_computed_and_announced_as_the_other(tmp_path, run, capsys, monkeypatch):
+    scan, other = bright_series(tmp_path / "ct"), tmp_path / "liver_run"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    asked, uids = [], []
+    made = identity(network=lambda batch: np.ones(batch.shape[:3], np.float32))
+    own = made.config
+    own.data.cohort = "somewhere"
+    for engine, cohort in (
+        (Engine("XLA", note="of the liver's engine"), "phantom"),
+        (Engine("OpenVINO", "bfloat16"), "somewhere"),
+    ):
+        data = dataclasses.replace(own.data, cohort=cohort)
+        config = dataclasses.replace(own, data=data)
+        of_liver = dataclasses.replace(made, config=config, engine=engine)
+        monkeypatch.setattr(
+            predict_liver, "load",
+            lambda run, of_liver=of_liver, **options: asked.append(options) or of_liver,
+        )  # fmt: skip
+        words = ["--image", scan, "--out", tmp_path / "seg.dcm", "--liver", other]
+        assert run(*words, "--engine", "xla", "--device", "cpu", segmenter=made) == 0
+        uids.append(pydicom.dcmread(tmp_path / "seg.dcm").SOPInstanceUID)
+        said = capsys.readouterr().err
+        phantom = f"PHANTOM: the liver's run {other} was trained on digital images; its livers are"
+        assert (phantom in said) == (cohort == "phantom")
+        assert ("note: of the liver's engine" in said) == (cohort == "phantom")
+    assert all((o["engine"], o["device"].platform) == ("xla", "cpu") for o in asked)
+    assert uids[0] != uids[1]
 
 
 def test_a_run_that_sees_several_images_is_no_run_for_the_liver(tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ from pydicom.uid import (
 
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.volumes import read_image
-from crlm_jax.predict.scans import ending, find_scans
+from crlm_jax.predict.scans import Scan, ending, find_scans
+from crlm_jax.predict.together import join_patients
 from tests.imaging.dicom import dicoms
 
 
@@ -398,3 +399,22 @@ def test_a_cohort_file_says_patient_condition_and_b_value(tmp_path):
 def test_an_empty_folder(tmp_path):
     with pytest.raises(VolumeError, match=r"there is no image in this folder; name an image"):
         find_scans(tmp_path)
+
+
+def test_patients_without_the_sequences_of_a_run_are_said(tmp_path):
+    said = []
+    scans = [
+        Scan(tmp_path / f"{patient}_{condition}", "", patient, condition)
+        for patient, condition in (
+            ("p1", "pre_dwi"), ("p1", "pre_t2wi"), ("p1", "post_dwi"),
+            ("p3", "post_dwi"), ("p2", "post_dwi"), ("p2", "post_t2wi"),
+        )
+    ]  # fmt: skip
+    (found,) = join_patients(tmp_path / "c.csv", scans, ["pre_dwi", "pre_t2wi"], said.append)
+    assert found.patient == "p1"
+    assert {scan.path for scan in scans[2:]} == set(found.kept)  # which no result may replace
+    (line,) = said
+    assert "c.csv: left out 2 patient(s) without pre_dwi, pre_t2wi, which the run sees: p2" in line
+    assert "p3" in line
+    assert join_patients(tmp_path / "c.csv", scans[:3], ["pre_dwi", "pre_t2wi"], said.append)
+    assert len(said) == 1

@@ -12,6 +12,7 @@ from crlm_jax.imaging import volumes
 from crlm_jax.method.checkpoint import Checkpoints
 from crlm_jax.method.segment import load_best
 from crlm_jax.method.step import create_state
+from crlm_jax.predict.engine.doubt import Rounded
 from crlm_jax.predict.segmenter import ScanSegmenter, load
 from crlm_jax.system import parallel
 from crlm_jax.training.loop import segmenter_part
@@ -23,8 +24,8 @@ def identity(size: int = 32, conditions=("ct",), **options) -> ScanSegmenter:
     config = Config()
     config.data.image_size, config.data.conditions = size, conditions
     about = {"tta": False, "threshold": 0.5, "min_lesion_mm3": 0.0, "batch": 8} | options
-    network = lambda batch: batch[..., 0].astype(np.float32) / 255  # noqa: E731
-    return ScanSegmenter(config, "identity", 7, "f" * 64, network=network, **about)
+    about.setdefault("network", lambda batch: batch[..., 0].astype(np.float32) / 255)
+    return ScanSegmenter(config, "identity", 7, "f" * 64, **about)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,33 @@ def test_tta_averages_the_eight_flips_and_turns():
     expected = [np.rot90(p, k) for p in (square, square.T) for k in range(4)]
     assert {s.tobytes() for s in seen} == {np.ascontiguousarray(e).tobytes() for e in expected}
     assert len(seen) == 8
+
+
+def test_what_the_mean_of_the_turns_leaves_in_doubt_is_computed_again():
+    """In bfloat16: each flip and turn is sure of itself, but their mean is not."""
+    calls = []
+
+    def by(name, error, low):
+        def network(batch):  # the lesion is seen where the mark lies at the upper edge
+            calls.append(name)
+            seen = batch[..., 0]
+            above = (seen[:, :8] == 50).any(axis=(1, 2), keepdims=True)
+            return np.where(seen == 200, np.where(above, 0.9, low) - error, 0).astype(np.float32)
+
+        return network
+
+    slices = np.zeros((2, 32, 32, 1), np.uint8)
+    slices[:, 13:19, 13:19], slices[:, 1, 1] = 200, 50
+    for low, again in ((0.12, True), (0.3, False)):  # the mean in float32 is 0.51, or 0.6
+        exact, fast = by("exact", 0, low), by("fast", 0.02, low)
+        network = Rounded(fast, exact, 0.5)
+        found = identity(tta=True, batch=1, network=network).probability(slices)
+        assert calls.count("fast") == 16
+        assert calls.count("exact") == 16 * again
+        right = identity(tta=True, batch=1, network=exact if again else fast).probability(slices)
+        np.testing.assert_array_equal(found, right)
+        assert ((found > 0.5) == (slices[..., 0] == 200)).all()
+        calls.clear()
 
 
 @pytest.mark.parametrize("slices", [1, 8, 11])

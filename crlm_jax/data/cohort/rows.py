@@ -11,6 +11,7 @@ a pattern. `cells` has the rules of each column, `table` those of the text.
 A problem names its row as a spreadsheet numbers it (the header is row 1).
 """
 
+import contextlib
 import dataclasses
 import difflib
 import re
@@ -32,8 +33,10 @@ from crlm_jax.data.cohort.cells import (
     parse_tumour,
 )
 from crlm_jax.data.cohort.doubts import ct_doubts, split_doubts
+from crlm_jax.data.cohort.paths import spelt_path
 from crlm_jax.data.cohort.table import CohortError as CohortError
 from crlm_jax.data.cohort.table import normal_name, read_table
+from crlm_jax.imaging.mask_files import split_masks
 
 _FOR_TRAINING = ("mask", "mask_label", "tumour", "split")  # a prediction does without these columns
 _NO_MASK = "empty; fill the cell, or write 'no' in the column 'tumour' if the image shows none"
@@ -64,6 +67,7 @@ class ImageRow:
     """A row without its mask; `image`: a file or a DICOM series' folder, `b_value` in s/mm².
 
     `liver` are the files that make up the mask of the liver; none: there is no such mask.
+    `unread` are the files of the mask, where they are only to be left alone.
     """
 
     patient: str
@@ -72,6 +76,7 @@ class ImageRow:
     b_value: float | None
     row: int
     liver: tuple[Path, ...] = dataclasses.field(default=(), kw_only=True)
+    unread: tuple[Path, ...] = dataclasses.field(default=(), kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +119,7 @@ def read_image_rows(
     path: str | Path, doubts: list[str] | None = None
 ) -> tuple[list[ImageRow], list[str]]:
     """Does as `read_rows`, but neither needs nor checks the columns of masks and splits."""
-    return _read(Path(path), _read_image_row, doubts, unused=_FOR_TRAINING)
+    return _read(Path(path), _read_bare_row, doubts, unused=_FOR_TRAINING)
 
 
 def _read(
@@ -205,6 +210,14 @@ def _read_image_row(cells: Cells) -> ImageRow:
         b_value=cells.read("b_value", lambda text: parse_b_value(text, cells.decimal_comma), None),
         row=cells.number,
     )
+
+
+def _read_bare_row(cells: Cells) -> ImageRow:
+    unread: tuple[Path, ...] = ()
+    with contextlib.suppress(ValueError, OSError):  # the cell may hold anything
+        files = split_masks(cells.texts.get("mask", ""), cells.folder, spelt_path)
+        unread = tuple(file for file in files if file.is_file())  # of an empty cell, the folder
+    return dataclasses.replace(_read_image_row(cells), unread=unread)
 
 
 def _read_row(cells: Cells) -> Row:

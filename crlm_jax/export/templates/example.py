@@ -72,6 +72,28 @@ def is_whole(path: Path) -> bool:
     return len(content) >= start + math.prod(max(n, 1) for n in sizes[:axes]) * bits // 8
 
 
+def find_padding(voxels: np.ndarray) -> np.ndarray | None:
+    """Returns which voxels (Z, H, W) fill up the array and were not measured; None: none."""
+    rows, columns = (max(1, size // 64) for size in voxels.shape[1:])
+    least, greatest = float(voxels.min()), float(voxels.max())
+    for value in (greatest, least) if least < -4096 else (greatest,):
+        full = voxels[[0, -1]] == value
+        corners = [
+            [full[:, y, x].all() for x in (slice(None, columns), slice(-columns, None))]
+            for y in (slice(None, rows), slice(-rows, None))
+        ]
+        if not any(all(edge) for edge in (*corners, *zip(*corners, strict=True))):
+            continue
+        padding = voxels == value
+        others = voxels[~padding]
+        if not others.size:
+            return None
+        low, high = float(others.min()), float(others.max())
+        if low < high and max(low - value, value - high) > high - low:
+            return padding
+    return None
+
+
 def find_window(voxels: np.ndarray, eight_bit: bool, rule: dict) -> tuple[float, float]:
     """Returns the values that are shown as black and white."""
     if eight_bit:  # windowed at its source
@@ -130,12 +152,16 @@ def resize(slices: np.ndarray, rows: int, columns: int, antialias: bool) -> np.n
     return resize_rows(lines, columns, antialias).swapaxes(1, 2)
 
 
-def shrink(voxels: np.ndarray, window: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+def shrink(
+    voxels: np.ndarray, window: tuple[float, float], padding: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns grey levels (Z, S, S) of slices (Z, H, W), and which slices have several (Z,)."""
     side = SETTINGS["image_size"]
     slices, shows = np.empty((len(voxels), side, side), np.float32), np.empty(len(voxels), bool)
     for z in range(len(voxels)):
         grey = to_grey(voxels[z : z + 1], window)
+        if padding is not None:
+            grey[padding[z : z + 1]] = 0
         slices[z] = np.rint(resize(grey, side, side, SETTINGS["antialias"]))[0]
         shows[z] = grey.min() < grey.max()
     return slices, shows
@@ -175,34 +201,42 @@ def lay_over(grey: sitk.Image, like: sitk.Image) -> np.ndarray:
     return np.rint(sitk.GetArrayFromImage(laid)).clip(0, 255)
 
 
-def read_axial(scan: sitk.Image) -> tuple[sitk.Image, np.ndarray]:
-    """Returns a 3D scan as axial slices, and their voxels (Z, H, W) float32."""
+def read_axial(scan: sitk.Image) -> tuple[sitk.Image, np.ndarray, np.ndarray | None]:
+    """Returns a 3D scan as axial slices, their voxels (Z, H, W) float32, and its padding."""
     if scan.GetDimension() != 3 or scan.GetNumberOfComponentsPerPixel() != 1:
         sys.exit("error: the scan is not one grey 3D volume; export it as one")
     axial = sitk.DICOMOrient(scan, SETTINGS["orientation"])
     voxels = sitk.GetArrayFromImage(axial).astype(np.float32)
     if not np.isfinite(voxels).all() or voxels.min() == voxels.max():
         sys.exit("error: the scan has NaN or infinite voxels, or no contrast; export it again")
-    return axial, voxels
+    eight_bit = scan.GetPixelID() == sitk.sitkUInt8
+    return axial, voxels, None if eight_bit else find_padding(voxels)
 
 
-def window_of(scan: sitk.Image, voxels: np.ndarray, condition: str) -> tuple[float, float]:
-    """Returns the values of a scan that are shown as black and white."""
+def window_of(
+    scan: sitk.Image, voxels: np.ndarray, padding: np.ndarray | None, condition: str
+) -> tuple[float, float]:
+    """Returns the values of a scan that are shown as black and white; padding does not count."""
+    if padding is not None:
+        voxels = voxels[~padding]
     return find_window(voxels, scan.GetPixelID() == sitk.sitkUInt8, SETTINGS["windows"][condition])
 
 
 def look(scan: sitk.Image, others: list[sitk.Image], condition: str) -> np.ndarray:
     """Returns what the network sees of each axial slice: float32 (Z, S, S) or (Z, S, S, 3)."""
-    axial, voxels = read_axial(scan)
-    slices, shows = shrink(voxels, window_of(scan, voxels, condition))
+    axial, voxels, padding = read_axial(scan)
+    slices, shows = shrink(voxels, window_of(scan, voxels, padding, condition), padding)
     if SETTINGS["context"]:
         return with_neighbours(slices, shows, axial.GetSpacing()[2])
     if not SETTINGS["channels"]:
         return slices
     seen = [slices]
     for other, name in zip(others, SETTINGS["channels"][1:], strict=True):
-        beside, levels = read_axial(other)
-        grey = sitk.GetImageFromArray(to_grey(levels, window_of(other, levels, name)))
+        beside, levels, padding = read_axial(other)
+        shown = to_grey(levels, window_of(other, levels, padding, name))
+        if padding is not None:
+            shown[padding] = 0
+        grey = sitk.GetImageFromArray(shown)
         grey.CopyInformation(beside)
         laid = lay_over(grey, axial)
         seen.append(shrink(laid, (0.0, 255.0))[0])
@@ -214,13 +248,15 @@ def segment(
 ) -> sitk.Image:
     """Returns the mask of a 3D scan, 0 and 1, on the scan's own grid."""
     slices = look(scan, others or [], condition)
-    axial, voxels = read_axial(scan)
+    axial, voxels, padding = read_axial(scan)
     mask, (height, width) = np.empty(voxels.shape, np.uint8), voxels.shape[1:]
     for start in range(0, len(voxels), BATCH):
         start = max(0, min(start, len(voxels) - BATCH))  # all of one size: compiled once
         batch = slice(start, start + BATCH)
         probability = resize(network(slices[batch]), height, width, antialias=False)
         mask[batch] = probability > SETTINGS["threshold"]
+    if padding is not None:
+        mask[padding] = 0
     image = sitk.GetImageFromArray(without_small(mask, math.prod(axial.GetSpacing())))
     image.CopyInformation(axial)
     own = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(scan.GetDirection())
@@ -276,6 +312,8 @@ def main() -> None:
         parser.error(f"give --others {' '.join(names)}" if names else "there are no --others")
     if not args.mask.name.lower().endswith(ENDINGS):
         parser.error(f"{args.mask}: a mask ends with one of {', '.join(ENDINGS)}")
+    if args.mask.resolve() in {path.resolve() for path in (args.scan, *args.others)}:
+        parser.error(f"{args.mask}: the mask would replace a scan; name another file")
     windows = SETTINGS["windows"]
     conditions = [args.condition] if args.condition else SETTINGS["conditions"]
     if any(windows[name] != windows[conditions[0]] for name in conditions):

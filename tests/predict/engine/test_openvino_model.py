@@ -85,7 +85,8 @@ def test_a_translation_is_kept_and_a_damaged_or_stale_one_made_anew(tiny_run, ca
     (folder / "segmenter.bin").write_bytes(weights)
     mended = segmenter.load(tiny_run, engine="openvino")
     assert len(translations) == 2
-    assert mended.engine.note == (
+    # A CPU without units for bfloat16 has a note of its own before.
+    assert mended.engine.note.endswith(
         f"the translation for OpenVINO in {folder} was damaged, and is made anew"
     )
     np.testing.assert_array_equal(mended.probability(slices()), first.probability(slices()))

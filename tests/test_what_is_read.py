@@ -216,6 +216,16 @@ def rounded(index: int, header: Dataset) -> None:
     header.PixelSpacing = [0.7 + 1e-7 * index, 0.8]
 
 
+def with_empty(name: str) -> Try:
+    def read(folder: Path) -> list[str]:
+        names = [f"{number:03}" for number in range(5)]
+        dicoms.write_series(folder, magnitudes()[:5], modality="MR", names=names)
+        (folder / name).write_bytes(b"")
+        return image(folder)[1]
+
+    return read
+
+
 def scans(*beside: str, volume: bool) -> Try:
     def read(folder: Path) -> list[str]:
         for name in beside:
@@ -331,6 +341,8 @@ ROWS: dict[str, Try] = {
     "DICOM whose direction cosines are slightly": series(classic.skewed(0.004)),
     "DICOM whose direction cosines are clearly": series(classic.skewed(0.1)),
     "DICOM whose positions": series(rounded),
+    "a file that is no DICOM": with_empty("005"),
+    "an empty file": with_empty("SLICE"),
     "DICOM whose values": misfit,
     "JPEG": mask(255 * masks.disc(), ".jpg"),
     "picture with soft": mask(255 * masks.disc(oversampled=8)),

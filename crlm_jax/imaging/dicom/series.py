@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
+from crlm_jax.imaging.dicom.cut import empty_doubts
 from crlm_jax.imaging.dicom.diffusion import choose_images
-from crlm_jax.imaging.dicom.files import as_volume_error, choose_series, read_file
+from crlm_jax.imaging.dicom.files import as_volume_error, beside, choose_series, read_file
 from crlm_jax.imaging.dicom.frames import name_of, numbers
 from crlm_jax.imaging.dicom.mosaic import is_tiled, split_tiles
 from crlm_jax.imaging.dicom.multiframe import check_complete, check_one_stack, split_frames
@@ -115,7 +116,9 @@ def read_series(
         voxels[index] = values
         padding[index] = False if marked is None else marked
     marks = padding if padding.any() else None
-    doubts = (*doubts, *choice.doubts, *uneven)
+    folder = path if path.is_dir() else path.parent
+    of_files = empty_doubts(beside(folder, files), files)
+    doubts = (*doubts, *choice.doubts, *uneven, *of_files)
     return voxels, geometry, Series(tuple(headers), path, choice.b_value, marks, doubts)
 
 

@@ -47,6 +47,11 @@ def nifti(*affine: np.ndarray, **fields) -> Try:
     return lambda folder: image(grids.write_nifti(folder / "a.nii", *affine, **fields))[1]
 
 
+def sform(x: float, origin: float = 0.0) -> tuple[int, bytes]:
+    """The first row of an sform, which goes along x to the right."""
+    return 280, np.array([-x, 0, 0, origin], "<f4").tobytes()
+
+
 def no_spacing(folder: Path) -> list[str]:
     return image(text_header(folder / "a.nrrd", *NRRD))[1]
 
@@ -308,6 +313,7 @@ def with_set(text: str) -> str:
 
 
 GOOD = ("b,dwi,b.nii.gz,b_roi.nii.gz,", "c,dwi,c.nii.gz,c_roi.nii.gz,yes")
+FORMS = (252, b"\1\0\2\0")  # both codes
 NO_SPACING = {"forms": (252, bytes(4)), "pixdim": (88, bytes(4))}
 ROWS: dict[str, Try] = {
     "NIfTI unpacked": unpacked,
@@ -316,6 +322,9 @@ ROWS: dict[str, Try] = {
     "NIfTI with sheared": nifti(grids.SHEAR),
     "NIfTI with a spacing": nifti(**NO_SPACING),
     "NIfTI whose sform": nifti(forms=(252, b"\0\0\1\0"), pixdim=(80, np.ones(3, "<f4").tobytes())),
+    "NIfTI whose qform and sform point": nifti(forms=FORMS, sform=sform(-1.5)),
+    "NIfTI whose qform and sform place": nifti(forms=FORMS, sform=sform(1.5, 30)),
+    "NIfTI whose qform and sform codes": nifti(forms=(252, bytes(4))),
     "NIfTI in metres": nifti(units=(123, b"\1")),
     "a spacing below": nifti(pixdim=(80, np.full(3, 1e-4, "<f4").tobytes()), forms=(252, bytes(4))),
     "NRRD or MetaImage": no_spacing,

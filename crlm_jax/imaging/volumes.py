@@ -32,6 +32,7 @@ from crlm_jax.imaging.geometry import (
 )
 from crlm_jax.imaging.headers import check_deflated, check_text_header, spacing_doubts
 from crlm_jax.imaging.nifti import check_nifti
+from crlm_jax.imaging.nifti_forms import form_doubts
 from crlm_jax.imaging.padding import corner_padding
 from crlm_jax.system.files import whole_file
 
@@ -273,6 +274,7 @@ def read_geometry(image: sitk.Image, path: Path) -> tuple[Geometry, tuple[str, .
     doubts: tuple[str, ...] = ()
     if image.GetDimension() == 3:
         direction, doubts = _upright(image, path)
+        doubts = (*doubts, *form_doubts(path))
     geometry = Geometry(size, image.GetSpacing(), image.GetOrigin(), direction)
     check_spacing(path, geometry)
     return geometry, (*doubts, *spacing_doubts(path))

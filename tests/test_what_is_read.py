@@ -312,6 +312,14 @@ def with_set(text: str) -> str:
     return "\n".join([f"{header},Train/Test", *cells])
 
 
+def with_column(name: str, cell: str) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        header, *rows = text.splitlines()
+        return "\n".join([f"{header},{name}", *(f"{row},{cell}" for row in rows)])
+
+    return change
+
+
 GOOD = ("b,dwi,b.nii.gz,b_roi.nii.gz,", "c,dwi,c.nii.gz,c_roi.nii.gz,yes")
 FORMS = (252, b"\1\0\2\0")  # both codes
 NO_SPACING = {"forms": (252, bytes(4)), "pixdim": (88, bytes(4))}
@@ -402,6 +410,8 @@ ROWS: dict[str, Try] = {
     "a mask with tumour": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,no"),
     "patients that differ": cohort("B,dwi,a.nii.gz,a_roi.nii.gz,"),
     "a column such as": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,", change=with_set),
+    "another name of": cohort(change=with_column("label", "1")),
+    "other columns": cohort(change=with_column("age", "60")),
     "a condition such as": cohort(change=lambda text: text.replace(",dwi,", ",pre_ct,")),
     "one mask file": cohort("a,dwi,a.nii.gz,b_roi.nii.gz,"),
     "one scan under": cohort("a,dwi,copy/b.nii.gz,a_roi.nii.gz,"),

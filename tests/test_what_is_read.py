@@ -15,7 +15,7 @@ from crlm_jax.data.cohort.check import check_cohort
 from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.grey import modality_doubt
-from crlm_jax.imaging.masks import read_lesions, read_mask
+from crlm_jax.imaging.masks import read_lesions, read_mask, read_organ
 from crlm_jax.imaging.volumes import Volume, read_image
 from crlm_jax.predict.scans import find_scans
 from tests.data.cohort.test_check import ONE, a_mask, write_pair
@@ -85,6 +85,20 @@ def inverted(folder: Path) -> list[str]:
     mask = sitk.ReadImage(str(folder / "one.nii.gz")) == 0
     sitk.WriteImage(mask, str(folder / "inverted.nii.gz"))
     return list(read_lesions(folder / "inverted.nii.gz", None, volume).doubts)
+
+
+def liver(*changes: Callable[[sitk.Image], sitk.Image]) -> Try:
+    def read(folder: Path) -> list[str]:
+        volume = drawings.write_drawings(folder)
+        mask = sitk.ReadImage(str(folder / "one.nii.gz")) != 0
+        paths = [folder / f"liver{number}.nii.gz" for number in range(len(changes))]
+        for path, change in zip(paths, changes, strict=True):
+            sitk.WriteImage(change(mask), str(path))
+        said: list[str] = []
+        read_organ(paths, "Liver*", volume, said)
+        return said
+
+    return read
 
 
 def complex_numbers(folder: Path) -> list[str]:
@@ -379,6 +393,9 @@ ROWS: dict[str, Try] = {
     "a segment or ROI": no_voxel,
     "RTSTRUCT with a contour": twice,
     "a mask of more": inverted,
+    "a mask of the liver without": liver(lambda mask: mask + 1),
+    "a mask of the liver that is all": liver(lambda mask: mask, lambda mask: 1 - mask),
+    "a mask of the liver that is exchanged": liver(lambda mask: 1 - mask),
     "mask whose axes": on_grid(lattice.PLACED["flipped"][0]),
     "mask cropped": on_grid(lattice.cropped),
     "mask less": on_grid(slightly_off),

@@ -253,7 +253,7 @@ def test_images_without_tumour_need_no_mask(tmp_path):
 def test_a_mask_of_the_liver_is_checked_as_the_others_are(tmp_path, capsys):
     pairs = [write_pair(tmp_path, name, a_mask(ONE)) for name in "abcde"]
     liver = np.zeros((4, 12, 12), np.uint8)
-    liver[:3] = 1
+    liver[:3, :11] = 1
     both = liver + a_mask(ONE)  # the tumour in it is a second label
     cut = liver * ~a_mask(np.s_[2:3])  # a slice of the tumour lies outside
     for name, voxels in (("a", liver), ("b", both), ("c", cut), ("d", 0 * liver), ("e", liver)):

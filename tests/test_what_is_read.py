@@ -432,6 +432,8 @@ ROWS: dict[str, Try] = {
     "a condition such as": cohort(change=lambda text: text.replace(",dwi,", ",pre_ct,")),
     "one mask file": cohort("a,dwi,a.nii.gz,b_roi.nii.gz,"),
     "one scan under": cohort("a,dwi,copy/b.nii.gz,a_roi.nii.gz,"),
+    "one image under": cohort("b,t2wi,b.nii.gz,b_roi.nii.gz,"),
+    "a copy of an": cohort("b,dwi,copy/b.nii.gz,b_roi.nii.gz,"),
 }
 TABLE = [
     tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|")))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from crlm_jax.config.schema import Data
 from crlm_jax.data.cohort.alike import (
+    SAME_VOXELS,
     alike_warnings,
     shared_mask_warnings,
     shared_scan_warnings,
@@ -174,7 +175,7 @@ def _prints(volume: Volume) -> dict[str, str]:
     """Returns what tells an image from others, whatever its file is called."""
     digest = hashlib.blake2b(repr(volume.voxels.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(volume.voxels).data)
-    found = {"have the same voxels": digest.hexdigest()}
+    found = {SAME_VOXELS: digest.hexdigest()}
     if volume.series is not None:
         found["are one DICOM series by their UID"] = volume.series.uid
     return found

@@ -239,7 +239,7 @@ def _read_row(cells: Cells) -> Row:
 
 
 def _check_images(path: Path, rows: Sequence[ImageRow]) -> list[str]:
-    """Finds images in the rows of two patients, and rows that are there twice."""
+    """Finds images in the rows of two patients or conditions, and rows that are there twice."""
     problems: list[str] = []
     first: dict[Path, list[ImageRow]] = {}
     for row in rows:
@@ -255,6 +255,12 @@ def _check_images(path: Path, rows: Sequence[ImageRow]) -> list[str]:
                 problems.append(
                     f"{where} stands already in row {other.row} for the same patient and "
                     "condition; delete one of the two rows"
+                )
+            elif other.b_value == row.b_value:  # one file has an image for each b-value
+                problems.append(
+                    f"{where} is also under the condition {other.condition!r} in row {other.row}, "
+                    f"but here under {row.condition!r}; correct the condition or the path, or give "
+                    "each its b_value"
                 )
         earlier.append(row)
     return problems

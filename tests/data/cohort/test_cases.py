@@ -406,6 +406,20 @@ def test_same_image_twice(tmp_path):
     refuse(path, "row 4, column 'image': im1 stands already in row 2", "delete one of the two rows")
 
 
+def test_one_image_under_two_conditions(tmp_path):
+    lines = ["a,pre_dwi,im1,ma1,", "a,post_dwi,./im1,ma2,", "b,pre_dwi,im2,ma3,"]
+    path = write(tmp_path, [HEADER + ",b_value", *lines])
+    refuse(
+        path,
+        "row 3, column 'image': im1 is also under the condition 'pre_dwi' in row 2",
+        "correct the condition or the path",
+        conditions=["pre_dwi"],
+    )
+    lines = ["a,dwi_low,im1,ma1,50", "a,dwi,im1,ma2,800", "b,dwi,im2,ma3,"]  # one file of several
+    path = write(tmp_path, [HEADER + ",b_value", *lines])
+    assert read_rows(path)[1] == []
+
+
 def test_one_image_under_two_patients(tmp_path):
     path = write(tmp_path, [HEADER, "a,ct,im1,ma1", "b,ct,im1,ma2"])
     refuse(path, "row 3, column 'image': im1 is also patient 'a''s in row 2", "correct the patient")

@@ -293,8 +293,13 @@ def test_a_scan_under_two_patients_is_a_warning(tmp_path):
         f"{path}: 'a' (row 2, a.nii.gz) and 'b' (row 3, copy.nii) have the same voxels; the split "
         "may train on what it tests; if it is one scan, correct the patient or the path"
     )
-    same = write_cohort(tmp_path, [line.replace("b,dwi", "a,pre_dwi") for line in lines])
-    assert not any("the same voxels" in warning for warning in check_cohort(same).warnings)
+    for condition in ("pre_dwi", "dwi"):
+        same = write_cohort(tmp_path, [line.replace("b,dwi", f"a,{condition}") for line in lines])
+        (warning,) = (text for text in check_cohort(same).warnings if "the same voxels" in text)
+        assert warning == (
+            f"{path}: 'a': dwi (row 2, a.nii.gz) and {condition} (row 3, copy.nii) have the same "
+            "voxels; one scan counts as two; correct the path, or delete the row"
+        )
 
 
 def test_a_dicom_series_under_two_patients_is_a_warning(tmp_path):

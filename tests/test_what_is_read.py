@@ -425,6 +425,8 @@ ROWS: dict[str, Try] = {
     "an empty mask, with": cohort("b,dwi,a.nii.gz,,no"),
     "an empty mask without": cohort("a,dwi,a.nii.gz,,"),
     "a mask with tumour": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,no"),
+    "a patient `1.20": cohort("1.20E+11,dwi,a.nii.gz,a_roi.nii.gz,"),
+    "a patient `#N/A": cohort("#N/A,dwi,a.nii.gz,a_roi.nii.gz,"),
     "patients that differ": cohort("B,dwi,a.nii.gz,a_roi.nii.gz,"),
     "a column such as": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,", change=with_set),
     "another name of": cohort(change=with_column("label", "1")),

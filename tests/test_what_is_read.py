@@ -56,6 +56,20 @@ def no_spacing(folder: Path) -> list[str]:
     return image(text_header(folder / "a.nrrd", *NRRD))[1]
 
 
+CM = b'\nspace units: "cm" "cm" "cm"\n\n'
+
+
+def in_format(ending: str, change: Callable[[bytes], bytes] = bytes) -> Try:
+    def read(folder: Path) -> list[str]:
+        path = folder / f"a{ending}"
+        voxels = sitk.GetImageFromArray(grids.voxels())
+        sitk.WriteImage(voxels, str(path), useCompression=ending == ".mha")
+        path.write_bytes(change(path.read_bytes()))
+        return image(path)[1]
+
+    return read
+
+
 def unpacked(folder: Path) -> list[str]:
     return image(grids.write_nifti(folder / "a.nii").rename(folder / "a.nii.gz"))[1]
 
@@ -350,6 +364,11 @@ ROWS: dict[str, Try] = {
     "NIfTI in metres": nifti(units=(123, b"\1")),
     "a spacing below": nifti(pixdim=(80, np.full(3, 1e-4, "<f4").tobytes()), forms=(252, bytes(4))),
     "NRRD or MetaImage": no_spacing,
+    "NRRD in another": in_format(".nrrd", lambda data: data.replace(b"\n\n", CM, 1)),
+    "a header with its": in_format(".nhdr"),
+    "such a header": in_format(".nhdr", lambda data: data.replace(b"file: ", b"file: ../")),
+    "compressed MetaImage": in_format(".mha", lambda data: data[:-9] + b"\0" + data[-8:]),
+    "TIFF, VTK": in_format(".tif"),
     "NIfTI of 4 dimensions with": diffusion_nifti("0 50 1000"),
     "NIfTI of 4 dimensions alone": diffusion_nifti(None),
     "NIfTI of complex": complex_numbers,

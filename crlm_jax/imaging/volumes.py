@@ -10,6 +10,7 @@ Files that ITK would misread without an error are checked beforehand, by `header
 
 import dataclasses
 import gzip
+import math
 import os
 import zlib
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from crlm_jax.imaging.bvals import take_volume
+from crlm_jax.imaging.compressed import check_compressed
 from crlm_jax.imaging.dicom import files
 from crlm_jax.imaging.dicom.series import Series, read_series
 from crlm_jax.imaging.geometry import (
@@ -216,6 +218,12 @@ def load(path: Path) -> sitk.Image:
     name = path.name.lower()
     if name.endswith((".hdr", ".img")):
         raise VolumeError(f"{path}: header and voxels in two files; convert it to .nii.gz")
+    if not name.endswith((*ENDINGS, *_PICTURES, ".nhdr")):
+        # Of other formats ITK shows foreign memory where a file is cut off, or takes dots per inch.
+        raise VolumeError(
+            f"{path}: not an image by its ending; copy it again if it was DICOM, or export it as "
+            "NIfTI, NRRD, MHA or PNG"
+        )
     if name.endswith((".nii", ".nii.gz")):
         check_nifti(path)
     check_text_header(path)
@@ -227,7 +235,9 @@ def load(path: Path) -> sitk.Image:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()))
+        size = (*reader.GetSize(), reader.GetNumberOfComponents())
+        check_size(path, size)
+        check_compressed(path, math.prod(size))
         return reader.Execute()
     except RuntimeError as error:
         if "Zero-valued spacing" in str(error):

@@ -391,6 +391,9 @@ ROWS: dict[str, Try] = {
     "DICOM whose direction cosines are slightly": series(classic.skewed(0.004)),
     "DICOM whose direction cosines are clearly": series(classic.skewed(0.1)),
     "DICOM whose positions": series(rounded),
+    "DICOM other than CT": series(
+        lambda _, header: setattr(header, "PhotometricInterpretation", "MONOCHROME1")
+    ),
     "a file that is no DICOM": with_empty("005"),
     "an empty file": with_empty("SLICE"),
     "DICOM whose values": misfit,

@@ -118,7 +118,7 @@ def read_series(
     marks = padding if padding.any() else None
     folder = path if path.is_dir() else path.parent
     of_files = empty_doubts(beside(folder, files), files)
-    doubts = (*doubts, *choice.doubts, *uneven, *of_files)
+    doubts = (*doubts, *choice.doubts, *uneven, *_inverted(headers), *of_files)
     return voxels, geometry, Series(tuple(headers), path, choice.b_value, marks, doubts)
 
 
@@ -182,6 +182,17 @@ def _check_image(name: str, header: pydicom.Dataset) -> None:
             f"{name}: {file} is a localizer; choose another series (--series UID), or remove the "
             "localizers from the folder"
         )
+
+
+def _inverted(headers: Sequence[pydicom.Dataset]) -> tuple[str, ...]:
+    """Says that low values are meant to be white; in CT they are HU, whatever they are shown as."""
+    shown = {header.get("PhotometricInterpretation") for header in headers}
+    if "MONOCHROME1" not in shown or headers[0].get("Modality") == "CT":
+        return ()
+    return (
+        "its lowest values are to be shown white (MONOCHROME1), but are taken as black, so that "
+        "bright and dark may be exchanged; export it as MONOCHROME2",
+    )
 
 
 def _check_alike(name: str, headers: Sequence[pydicom.Dataset]) -> _Plane:

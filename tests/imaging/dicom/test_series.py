@@ -339,6 +339,21 @@ def test_an_end_slice_without_ending_that_is_no_dicom(tmp_path, names, left):
     assert unreadable == [files[-1]]
 
 
+@pytest.mark.parametrize(("modality", "doubted"), [("MR", True), ("CT", False), ("OT", True)])
+def test_low_values_that_are_meant_to_be_white(tmp_path, modality, doubted):
+    def change(_, header):
+        header.PhotometricInterpretation = "MONOCHROME1"
+        header.Modality = modality
+
+    array = np.abs(voxels())
+    write_series(tmp_path, array, modality="MR", change=change)
+    values, _, about = read_series(tmp_path)
+    np.testing.assert_array_equal(values, array)
+    assert ["bright and dark may be exchanged" in doubt for doubt in about.doubts] == [
+        True
+    ] * doubted
+
+
 def test_an_empty_file_beside_a_series_is_a_doubt(tmp_path):
     write_series(tmp_path)
     for name in ("note.txt", ".hidden", "DICOMDIR", "Thumbs.db"):

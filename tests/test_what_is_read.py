@@ -14,7 +14,7 @@ from pydicom.uid import ComprehensiveSRStorage
 from crlm_jax.data.cohort.check import check_cohort
 from crlm_jax.data.cohort.rows import CohortError
 from crlm_jax.errors import UserError
-from crlm_jax.imaging.grey import modality_doubt
+from crlm_jax.imaging.grey import image_doubts, modality_doubt
 from crlm_jax.imaging.masks import read_lesions, read_mask, read_organ
 from crlm_jax.imaging.volumes import Volume, read_image
 from crlm_jax.predict.scans import find_scans
@@ -68,6 +68,12 @@ def in_format(ending: str, change: Callable[[bytes], bytes] = bytes) -> Try:
         return image(path)[1]
 
     return read
+
+
+def dark(folder: Path) -> list[str]:
+    voxels = (grids.voxels()[:, :12, :12] / 15).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(folder / "a.nii"))
+    return image_doubts(read_image(folder / "a.nii"), MRI)
 
 
 def unpacked(folder: Path) -> list[str]:
@@ -391,6 +397,7 @@ ROWS: dict[str, Try] = {
     "DICOM whose direction cosines are slightly": series(classic.skewed(0.004)),
     "DICOM whose direction cosines are clearly": series(classic.skewed(0.1)),
     "DICOM whose positions": series(rounded),
+    "a volume of 8 bits": dark,
     "DICOM other than CT": series(
         lambda _, header: setattr(header, "PhotometricInterpretation", "MONOCHROME1")
     ),

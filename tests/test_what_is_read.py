@@ -11,8 +11,9 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage
 
+from crlm_jax.data.cohort.b_values import b_value_warnings
 from crlm_jax.data.cohort.check import check_cohort
-from crlm_jax.data.cohort.rows import CohortError
+from crlm_jax.data.cohort.rows import CohortError, ImageRow
 from crlm_jax.errors import UserError
 from crlm_jax.imaging.grey import image_doubts, modality_doubt
 from crlm_jax.imaging.masks import read_lesions, read_mask, read_organ
@@ -255,6 +256,11 @@ def rounded(index: int, header: Dataset) -> None:
     header.PixelSpacing = [0.7 + 1e-7 * index, 0.8]
 
 
+def different_b_values(folder: Path) -> list[str]:
+    images = [(ImageRow("a", MRI, folder, b, row), b) for row, b in ((2, 800.0), (3, 1000.0))]
+    return b_value_warnings(folder / "cohort.csv", images)
+
+
 def with_empty(name: str) -> Try:
     def read(folder: Path) -> list[str]:
         names = [f"{number:03}" for number in range(5)]
@@ -394,6 +400,10 @@ ROWS: dict[str, Try] = {
     ),
     "an ADC map": series(lambda _, header: setattr(header, "SeriesDescription", "dwi_ADC")),
     "a lone image": series(lambda _, header: setattr(header, "DiffusionBValue", 0.0)),
+    "a lone image of a b-value below": series(
+        lambda _, header: setattr(header, "DiffusionBValue", 50.0)
+    ),
+    "images of different": different_b_values,
     "DICOM whose direction cosines are slightly": series(classic.skewed(0.004)),
     "DICOM whose direction cosines are clearly": series(classic.skewed(0.1)),
     "DICOM whose positions": series(rounded),

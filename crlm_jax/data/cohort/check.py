@@ -28,6 +28,7 @@ from crlm_jax.data.cohort.alike import (
     shared_mask_warnings,
     shared_scan_warnings,
 )
+from crlm_jax.data.cohort.b_values import b_value_of, b_value_warnings
 from crlm_jax.data.cohort.cases import Split, read_cohort
 from crlm_jax.data.cohort.reference import liver_doubts, read_reference
 from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
@@ -59,6 +60,7 @@ class ImageCheck:
     warnings: tuple[str, ...]
     labels: tuple[str, ...] = ()  # of the mask, if it is a label map
     prints: dict[str, str] = dataclasses.field(default_factory=dict)
+    b_value: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,7 @@ def check_cohort(
     # Only if all rows could be read is it known which images a patient lacks.
     warnings += [] if problems else _case_warnings(path, images, split)
     warnings += _label_warnings(path, images) + _image_warnings(path, images)
+    warnings += b_value_warnings(path, [(image.row, image.b_value) for image in images])
     warnings += _size_warnings(path, images, data)
     drawn = not any(row.split for row in rows)
     return Report(path, tuple(problems), tuple(warnings), tuple(images), split, drawn)
@@ -168,6 +171,7 @@ def _check_image(row: Row, data: Data) -> ImageCheck:
         warnings=tuple(warnings),
         labels=mask.labels,
         prints=_prints(volume),
+        b_value=b_value_of(row, volume),
     )
 
 

@@ -71,6 +71,12 @@ def in_format(ending: str, change: Callable[[bytes], bytes] = bytes) -> Try:
     return read
 
 
+def cut_picture(folder: Path) -> list[str]:
+    path = masks.save(folder / "a.bmp", masks.scan().clip(0, 255).astype(np.uint8))
+    path.write_bytes(path.read_bytes()[:-100])
+    return image(path)[1]
+
+
 def dark(folder: Path) -> list[str]:
     voxels = (grids.voxels()[:, :12, :12] / 15).astype(np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(voxels), str(folder / "a.nii"))
@@ -380,6 +386,7 @@ ROWS: dict[str, Try] = {
     "a header with its": in_format(".nhdr"),
     "such a header": in_format(".nhdr", lambda data: data.replace(b"file: ", b"file: ../")),
     "compressed MetaImage": in_format(".mha", lambda data: data[:-9] + b"\0" + data[-8:]),
+    "a JPEG or BMP": cut_picture,
     "TIFF, VTK": in_format(".tif"),
     "NIfTI of 4 dimensions with": diffusion_nifti("0 50 1000"),
     "NIfTI of 4 dimensions alone": diffusion_nifti(None),

@@ -36,6 +36,7 @@ from crlm_jax.imaging.headers import check_deflated, check_text_header, spacing_
 from crlm_jax.imaging.nifti import check_nifti
 from crlm_jax.imaging.nifti_forms import form_doubts
 from crlm_jax.imaging.padding import corner_padding
+from crlm_jax.imaging.pictures import check_picture
 from crlm_jax.system.files import whole_file
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")  # of images other than DICOM
@@ -227,6 +228,7 @@ def load(path: Path) -> sitk.Image:
     if name.endswith((".nii", ".nii.gz")):
         check_nifti(path)
     check_text_header(path)
+    check_picture(path)
     check_deflated([path])  # ITK recognises DICOM that `is_dicom` does not
     # ITK then takes the nearest rotation of any sheared NIfTI; `_unpack` decides if that is right.
     os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = "1"

@@ -272,3 +272,18 @@ def test_a_metaimage_with_axes_that_cannot_be(tmp_path, axes):
     )
     with pytest.raises(VolumeError, match="not a MetaImage, or damaged"):
         volumes.read_image(path)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".jpeg", ".bmp", ".JPG"])
+def test_a_picture_that_is_cut_off(tmp_path, ending):
+    path = tmp_path / f"a{ending.lower()}"
+    voxels = np.random.default_rng(0).integers(0, 255, (64, 80)).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
+    path = path.rename(tmp_path / f"b{ending}")
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"more")
+    assert volumes.read_image(path).voxels.shape == (1, 64, 80)
+    for cut in (1, 100, 1000):
+        path.write_bytes(whole[:-cut])
+        with pytest.raises(VolumeError, match="the picture is cut off"):
+            volumes.read_image(path)

@@ -77,7 +77,8 @@ def shared_scan_warnings(
 ) -> list[str]:
     """Returns a line for each scan that stands under two patients or more, or twice under one.
 
-    One DICOM series may be several images of a patient, so that its voxels alone count there.
+    One DICOM series may be several images of a patient, so that its voxels alone count there. One
+    path in two rows is an error of `rows`.
 
     Args:
       path: of the cohort file.
@@ -96,7 +97,7 @@ def shared_scan_warnings(
         if len({row.patient for row in group}) > 1:
             named = [f"{row.patient!r} (row {row.row}, {row.image.name})" for row in group]
             found.setdefault(rows_of, f"{_and(named)} {what}")
-        elif len(group) > 1 and what == SAME_VOXELS:
+        elif len({row.image.resolve() for row in group}) > 1 and what == SAME_VOXELS:
             named = [f"{row.condition} (row {row.row}, {row.image.name})" for row in group]
             twice.setdefault(rows_of, f"{group[0].patient!r}: {_and(named)} {what}")
     remedy = "correct the path, or delete the row"

@@ -80,7 +80,8 @@ def read_forms(head: bytes, order: str, length: int) -> Forms:
     turn, origin = (np.array(unpack(f"3{real}", place), float) for place in places[:2])
     rows = np.reshape(unpack(f"12{real}", places[2]), (3, 4)).astype(float)
     spacing = np.abs(np.array(steps[1:4], float))
-    axes = _rotation(turn) * spacing
+    with np.errstate(invalid="ignore", over="ignore"):  # of damaged headers; see `_comparable`
+        axes = _rotation(turn) * spacing
     if steps[0] < 0:
         axes[:, 2] *= -1
     x, y, z = (max(1, size[axis]) if axis <= size[0] else 1 for axis in (1, 2, 3))
@@ -90,8 +91,9 @@ def read_forms(head: bytes, order: str, length: int) -> Forms:
 
 def _rotation(turn: np.ndarray) -> np.ndarray:
     """Returns the rotation (3, 3) of a quaternion whose first part is implied."""
-    b, c, d = turn
-    a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
+    length = float(np.linalg.norm(turn))
+    b, c, d = turn / max(1.0, length)  # of half a turn, rounding may leave more than 1
+    a = np.sqrt(max(0.0, 1 - length * length))
     return np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],

@@ -1,5 +1,6 @@
 """Headers that contradict themselves, or say a spacing that no scan has."""
 
+import contextlib
 import gzip
 import struct
 from pathlib import Path
@@ -157,3 +158,13 @@ def test_the_qform_and_sform_that_itk_writes_agree(tmp_path, turn):
     image.SetDirection(sitk.Euler3DTransform((0, 0, 0), *turn).GetMatrix())
     sitk.WriteImage(image, str(tmp_path / "a.nii"))
     assert read_image(tmp_path / "a.nii").doubts == ()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+@pytest.mark.parametrize("place", [256, 268, 280, 292])
+def test_forms_of_no_numbers_are_not_compared(tmp_path, value, place):
+    path = patch(write(tmp_path / "a.nii"), "f", place, value)
+    patch(path, "h", 252, 1, 2)
+    with contextlib.suppress(VolumeError):
+        read_image(path)

@@ -11,11 +11,12 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage
 
+from crlm_jax.data.cohort.b_values import b_value_warnings
 from crlm_jax.data.cohort.check import check_cohort
-from crlm_jax.data.cohort.rows import CohortError
+from crlm_jax.data.cohort.rows import CohortError, ImageRow
 from crlm_jax.errors import UserError
-from crlm_jax.imaging.grey import modality_doubt
-from crlm_jax.imaging.masks import read_lesions, read_mask
+from crlm_jax.imaging.grey import image_doubts, modality_doubt
+from crlm_jax.imaging.masks import read_lesions, read_mask, read_organ
 from crlm_jax.imaging.volumes import Volume, read_image
 from crlm_jax.predict.scans import find_scans
 from tests.data.cohort.test_check import ONE, a_mask, write_pair
@@ -47,8 +48,39 @@ def nifti(*affine: np.ndarray, **fields) -> Try:
     return lambda folder: image(grids.write_nifti(folder / "a.nii", *affine, **fields))[1]
 
 
+def sform(x: float, origin: float = 0.0) -> tuple[int, bytes]:
+    """The first row of an sform, which goes along x to the right."""
+    return 280, np.array([-x, 0, 0, origin], "<f4").tobytes()
+
+
 def no_spacing(folder: Path) -> list[str]:
     return image(text_header(folder / "a.nrrd", *NRRD))[1]
+
+
+CM = b'\nspace units: "cm" "cm" "cm"\n\n'
+
+
+def in_format(ending: str, change: Callable[[bytes], bytes] = bytes) -> Try:
+    def read(folder: Path) -> list[str]:
+        path = folder / f"a{ending}"
+        voxels = sitk.GetImageFromArray(grids.voxels())
+        sitk.WriteImage(voxels, str(path), useCompression=ending == ".mha")
+        path.write_bytes(change(path.read_bytes()))
+        return image(path)[1]
+
+    return read
+
+
+def cut_picture(folder: Path) -> list[str]:
+    path = masks.save(folder / "a.bmp", masks.scan().clip(0, 255).astype(np.uint8))
+    path.write_bytes(path.read_bytes()[:-100])
+    return image(path)[1]
+
+
+def dark(folder: Path) -> list[str]:
+    voxels = (grids.voxels()[:, :12, :12] / 15).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(folder / "a.nii"))
+    return image_doubts(read_image(folder / "a.nii"), MRI)
 
 
 def unpacked(folder: Path) -> list[str]:
@@ -80,6 +112,20 @@ def inverted(folder: Path) -> list[str]:
     mask = sitk.ReadImage(str(folder / "one.nii.gz")) == 0
     sitk.WriteImage(mask, str(folder / "inverted.nii.gz"))
     return list(read_lesions(folder / "inverted.nii.gz", None, volume).doubts)
+
+
+def liver(*changes: Callable[[sitk.Image], sitk.Image]) -> Try:
+    def read(folder: Path) -> list[str]:
+        volume = drawings.write_drawings(folder)
+        mask = sitk.ReadImage(str(folder / "one.nii.gz")) != 0
+        paths = [folder / f"liver{number}.nii.gz" for number in range(len(changes))]
+        for path, change in zip(paths, changes, strict=True):
+            sitk.WriteImage(change(mask), str(path))
+        said: list[str] = []
+        read_organ(paths, "Liver*", volume, said)
+        return said
+
+    return read
 
 
 def complex_numbers(folder: Path) -> list[str]:
@@ -216,6 +262,21 @@ def rounded(index: int, header: Dataset) -> None:
     header.PixelSpacing = [0.7 + 1e-7 * index, 0.8]
 
 
+def different_b_values(folder: Path) -> list[str]:
+    images = [(ImageRow("a", MRI, folder, b, row), b) for row, b in ((2, 800.0), (3, 1000.0))]
+    return b_value_warnings(folder / "cohort.csv", images)
+
+
+def with_empty(name: str) -> Try:
+    def read(folder: Path) -> list[str]:
+        names = [f"{number:03}" for number in range(5)]
+        dicoms.write_series(folder, magnitudes()[:5], modality="MR", names=names)
+        (folder / name).write_bytes(b"")
+        return image(folder)[1]
+
+    return read
+
+
 def scans(*beside: str, volume: bool) -> Try:
     def read(folder: Path) -> list[str]:
         for name in beside:
@@ -297,7 +358,16 @@ def with_set(text: str) -> str:
     return "\n".join([f"{header},Train/Test", *cells])
 
 
+def with_column(name: str, cell: str) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        header, *rows = text.splitlines()
+        return "\n".join([f"{header},{name}", *(f"{row},{cell}" for row in rows)])
+
+    return change
+
+
 GOOD = ("b,dwi,b.nii.gz,b_roi.nii.gz,", "c,dwi,c.nii.gz,c_roi.nii.gz,yes")
+FORMS = (252, b"\1\0\2\0")  # both codes
 NO_SPACING = {"forms": (252, bytes(4)), "pixdim": (88, bytes(4))}
 ROWS: dict[str, Try] = {
     "NIfTI unpacked": unpacked,
@@ -306,9 +376,18 @@ ROWS: dict[str, Try] = {
     "NIfTI with sheared": nifti(grids.SHEAR),
     "NIfTI with a spacing": nifti(**NO_SPACING),
     "NIfTI whose sform": nifti(forms=(252, b"\0\0\1\0"), pixdim=(80, np.ones(3, "<f4").tobytes())),
+    "NIfTI whose qform and sform point": nifti(forms=FORMS, sform=sform(-1.5)),
+    "NIfTI whose qform and sform place": nifti(forms=FORMS, sform=sform(1.5, 30)),
+    "NIfTI whose qform and sform codes": nifti(forms=(252, bytes(4))),
     "NIfTI in metres": nifti(units=(123, b"\1")),
     "a spacing below": nifti(pixdim=(80, np.full(3, 1e-4, "<f4").tobytes()), forms=(252, bytes(4))),
     "NRRD or MetaImage": no_spacing,
+    "NRRD in another": in_format(".nrrd", lambda data: data.replace(b"\n\n", CM, 1)),
+    "a header with its": in_format(".nhdr"),
+    "such a header": in_format(".nhdr", lambda data: data.replace(b"file: ", b"file: ../")),
+    "compressed MetaImage": in_format(".mha", lambda data: data[:-9] + b"\0" + data[-8:]),
+    "a JPEG or BMP": cut_picture,
+    "TIFF, VTK": in_format(".tif"),
     "NIfTI of 4 dimensions with": diffusion_nifti("0 50 1000"),
     "NIfTI of 4 dimensions alone": diffusion_nifti(None),
     "NIfTI of complex": complex_numbers,
@@ -328,9 +407,19 @@ ROWS: dict[str, Try] = {
     ),
     "an ADC map": series(lambda _, header: setattr(header, "SeriesDescription", "dwi_ADC")),
     "a lone image": series(lambda _, header: setattr(header, "DiffusionBValue", 0.0)),
+    "a lone image of a b-value below": series(
+        lambda _, header: setattr(header, "DiffusionBValue", 50.0)
+    ),
+    "images of different": different_b_values,
     "DICOM whose direction cosines are slightly": series(classic.skewed(0.004)),
     "DICOM whose direction cosines are clearly": series(classic.skewed(0.1)),
     "DICOM whose positions": series(rounded),
+    "a volume of 8 bits": dark,
+    "DICOM other than CT": series(
+        lambda _, header: setattr(header, "PhotometricInterpretation", "MONOCHROME1")
+    ),
+    "a file that is no DICOM": with_empty("005"),
+    "an empty file": with_empty("SLICE"),
     "DICOM whose values": misfit,
     "JPEG": mask(255 * masks.disc(), ".jpg"),
     "picture with soft": mask(255 * masks.disc(oversampled=8)),
@@ -350,6 +439,9 @@ ROWS: dict[str, Try] = {
     "a segment or ROI": no_voxel,
     "RTSTRUCT with a contour": twice,
     "a mask of more": inverted,
+    "a mask of the liver without": liver(lambda mask: mask + 1),
+    "a mask of the liver that is all": liver(lambda mask: mask, lambda mask: 1 - mask),
+    "a mask of the liver that is exchanged": liver(lambda mask: 1 - mask),
     "mask whose axes": on_grid(lattice.PLACED["flipped"][0]),
     "mask cropped": on_grid(lattice.cropped),
     "mask less": on_grid(slightly_off),
@@ -379,11 +471,17 @@ ROWS: dict[str, Try] = {
     "an empty mask, with": cohort("b,dwi,a.nii.gz,,no"),
     "an empty mask without": cohort("a,dwi,a.nii.gz,,"),
     "a mask with tumour": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,no"),
+    "a patient `1.20": cohort("1.20E+11,dwi,a.nii.gz,a_roi.nii.gz,"),
+    "a patient `#N/A": cohort("#N/A,dwi,a.nii.gz,a_roi.nii.gz,"),
     "patients that differ": cohort("B,dwi,a.nii.gz,a_roi.nii.gz,"),
     "a column such as": cohort("a,dwi,a.nii.gz,a_roi.nii.gz,", change=with_set),
+    "another name of": cohort(change=with_column("label", "1")),
+    "other columns": cohort(change=with_column("age", "60")),
     "a condition such as": cohort(change=lambda text: text.replace(",dwi,", ",pre_ct,")),
     "one mask file": cohort("a,dwi,a.nii.gz,b_roi.nii.gz,"),
     "one scan under": cohort("a,dwi,copy/b.nii.gz,a_roi.nii.gz,"),
+    "one image under": cohort("b,t2wi,b.nii.gz,b_roi.nii.gz,"),
+    "a copy of an": cohort("b,dwi,copy/b.nii.gz,b_roi.nii.gz,"),
 }
 TABLE = [
     tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|")))

@@ -29,15 +29,38 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     "data.test_patients",
+    "data.split_seed",
+    "data.workers",
+    "phantom.seed",
     "evaluation.attribution_steps",
     "train.steps",
     "train.patience",
     "critic.clip",
     "optimizer.clip_norm",
+    "optimizer.weight_decay",
+    "loss.bce_weight",
+    "loss.dice_weight",
     "loss.feature_weight",
     "evaluation.min_lesion_mm3",
     "system.threads",
 )
+_BELOW_ONE = (  # and 0 or more
+    "data.test_fraction",
+    "data.validation_fraction",
+    "transunet.dropout",
+    "optimizer.warmup",
+    "optimizer.momentum",
+    "train.tumour_first",
+    "train.ema",
+)
+_UP_TO = {  # and 0 or more
+    "train.foreground": 1,
+    "train.seed": 2**32 - 1,  # JAX drops what is above, so that two seeds would be one
+    "augment.hue": 180,
+    "augment.saturation": 255,
+    "augment.brightness": 1,
+    "augment.contrast": 1,
+}
 _PATHS = ("data.cohort", "data.cache", "critic.weights", "transunet.weights")
 PHANTOM_VERSIONS = (1, 2)
 CRITIC_STAGES = {"resnet50": 4, "segan": 7}  # as the networks have them, which load JAX
@@ -58,6 +81,7 @@ def problems(values: dict[str, Any]) -> list[str]:
     return found or [
         *_segmenter_problems(values),
         *_critic_problems(values),
+        *_loss_problems(values),
         *_path_problems(values),
         *_split_problems(values),
         *_plane_problems(values),
@@ -117,6 +141,17 @@ def _critic_problems(values: dict[str, Any]) -> list[str]:
         f"loss.stages = {stages!r}: give different stages, from 1 to {last} of {critic} "
         "(empty: no critic)"
     ]
+
+
+def _loss_problems(values: dict[str, Any]) -> list[str]:
+    """Checks that something is minimised."""
+    terms = ["loss.bce_weight", "loss.dice_weight"]
+    if values["loss.stages"] and values["loss.feature_gradient"]:
+        terms.append("loss.feature_weight")
+    if any(values[name] > 0 for name in terms):
+        return []
+    said = " and ".join(f"{name} = 0" for name in terms)
+    return [f"{said}: nothing would be learned; give one of them a value above 0"]
 
 
 def _path_problems(values: dict[str, Any]) -> list[str]:
@@ -182,18 +217,12 @@ def _ranges(values: dict[str, Any]) -> list[str]:
         found.append(f"data.conditions = {conditions!r}: one or more, different")
     if len(window) != 2 or not window[0] < window[1]:
         found.append(f"data.ct_window = {window!r}: two values in HU, the lower first")
-    for name in (
-        "data.test_fraction",
-        "data.validation_fraction",
-        "transunet.dropout",
-        "optimizer.warmup",
-        "train.tumour_first",
-        "train.ema",
-    ):
+    for name in _BELOW_ONE:
         if not 0 <= values[name] < 1:
             found.append(f"{name} = {values[name]}: must be in [0, 1)")
-    if not 0 <= values["train.foreground"] <= 1:
-        found.append(f"train.foreground = {values['train.foreground']}: must be in [0, 1]")
+    for name, most in _UP_TO.items():
+        if not 0 <= values[name] <= most:
+            found.append(f"{name} = {values[name]}: must be in [0, {most}]")
     if not 0 < values["evaluation.threshold"] < 1:
         found.append(f"evaluation.threshold = {values['evaluation.threshold']}: must be in (0, 1)")
     return found

@@ -16,6 +16,7 @@ from crlm_jax.data.slice_builder import LiverSlices
 from crlm_jax.data.slices import INDEX_DTYPE, INDEX_FILE, PRINT_DTYPE, Slices
 from crlm_jax.imaging.bvals import find_bvals
 from crlm_jax.imaging.dicom import files
+from crlm_jax.imaging.headers import data_files
 from crlm_jax.system.files import clear_partial, whole_folder
 
 _SCHEMA = 6  # raise it when the content of records changes: older slices are then not used
@@ -101,8 +102,13 @@ def _fingerprint(cases: Sequence[Case], data: Data) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of an image; for DICOM all files of its folder, for NIfTI its `.bval` file too."""
+    """The files of an image or mask: all of a DICOM folder, and what lies beside one file.
+
+    Those are the `.bval` file of a NIfTI, and the voxels of a MetaImage or NRRD.
+    """
     if path.is_dir() or files.is_dicom(path):
         return sorted(path.iterdir() if path.is_dir() else path.parent.iterdir())
     beside = find_bvals(path)
-    return [path] if beside is None else [path, beside]
+    # What is not there is an error of its reader, who knows why.
+    voxels = [file for file in data_files(path) if file.is_file()]
+    return [path, *([] if beside is None else [beside]), *voxels]

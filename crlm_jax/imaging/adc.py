@@ -15,6 +15,7 @@ from crlm_jax.imaging.dicom.maps import ADC, adc_evidence
 from crlm_jax.imaging.volumes import Volume
 
 _LARGEST = 0.02  # mm²/s; water of 37 °C has 0.003, and magnitudes of MRI are in the hundreds
+_WEIGHTED = 200  # s/mm²; below it perfusion and T2 decide what is bright
 _OF_IMAGES = re.compile(r"(?<![a-z])(dwi|trace|tracew)(?![a-z])", re.IGNORECASE)
 _B_VALUE = re.compile(r"(?<![a-z])b[ _=-]?\d+", re.IGNORECASE)
 _SOURCE = re.compile(r"[ _.-]*(from|of|by|aus|de)[ _.-]", re.IGNORECASE)
@@ -84,13 +85,19 @@ def _beside(path: Path) -> dict[str, object]:
 
 
 def unweighted_doubt(volume: Volume, condition: str) -> str | None:
-    """Says that a diffusion image has a b-value of 0; None: no doubt, or no condition of diffusion.
+    """Says that a diffusion image has a low b-value; None: no doubt, or no condition of diffusion.
 
-    Without diffusion weighting the image is one of T2. A condition may ask for it (`pre_dwi_b0`).
+    Without diffusion weighting the image is one of T2, and with little it is hardly another. A
+    condition may ask for it (`pre_dwi_b0`, `pre_dwi_b50`).
     """
     if ADC.search(condition) or not _DIFFUSION.search(condition) or _WITHOUT.search(condition):
         return None
     b_value = only_b_value(volume.path) if volume.series is None else volume.series.b_value
-    if b_value != 0:
+    if b_value is None or b_value >= _WEIGHTED:
         return None
-    return "its b-value is 0 s/mm², so that diffusion does not show; give the image of b = 1000"
+    if b_value and _B_VALUE.search(condition):
+        return None
+    shows = "hardly shows" if b_value else "does not show"
+    return (
+        f"its b-value is {b_value:g} s/mm², so that diffusion {shows}; give the image of b = 1000"
+    )

@@ -14,6 +14,7 @@ from crlm_jax.imaging.volumes import Volume
 # metastases on DWI are about as bright as the brightest organs.
 MR_LOW, MR_HIGH, MR_HEADROOM = 0.5, 99.0, 1.5
 MR_PERCENTILES = (0.5, 99.5)  # of all voxels: the window up to version 0.1.0
+DARK = 127  # the largest value of an 8-bit volume, up to which a doubt is raised
 CLIPPED = 0.1  # share of tumour voxels beyond the window, from which a doubt is raised
 
 
@@ -39,9 +40,26 @@ def image_doubts(volume: Volume, condition: str) -> list[str]:
         elif reason == unweighted_doubt(volume, condition):
             remedy = ""  # which the reason holds
         doubts.append(f"looks like another modality than {condition}: {reason}{remedy}")
+    if reason := _dark_doubt(volume):
+        doubts.append(reason)
     if reason := stretch_doubt(volume.voxels.shape, volume.spacing):
         doubts.append(reason)
     return doubts
+
+
+def _dark_doubt(volume: Volume) -> str | None:
+    """Says that a volume of 8 bits is dark; None: it is not, or is a picture, as of one slice.
+
+    A window at its source fills 8 bits. A scan that only fits into them was never windowed.
+    """
+    high = float(volume.voxels.max()) if volume.eight_bit and len(volume.geometry.size) > 2 else 255
+    if high > DARK:
+        return None
+    return (
+        "it is taken as windowed at its source, since it has 8 bits, but its largest value is "
+        f"{high:g} of 255, so that the network sees it dark; if it was not windowed, save it with "
+        "16 bits"
+    )
 
 
 def modality_doubt(volume: Volume, condition: str) -> str | None:

@@ -18,8 +18,10 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from crlm_jax.imaging.geometry import MOST_VOXELS, VolumeError
 
-_LONGEST = 2**20  # bytes of a header
+LONGEST_HEADER = 2**20  # bytes
 _LONGEST_LINE = 2**12
+_NRRD = (".nrrd", ".nhdr")
+_TEXT = (".mha", ".mhd", *_NRRD)  # endings of files that begin with a header of text
 # The field that names the voxel file, in MetaImage and in NRRD (where a space may divide it).
 _FILES = ("elementdatafile", "datafile")
 
@@ -97,12 +99,17 @@ def check_text_header(path: Path) -> None:
         image's folder, by which a foreign scan could show any file of this disk.
     """
     ending = path.suffix.lower()
-    if ending not in (".mha", ".mhd", ".nrrd"):
+    if ending not in _TEXT:
         return
-    fields = _fields_of(path)
+    fields = text_fields(path)
     _check_spacings(path, dict(fields))
+    if unit := re.search(r"\b(k?m|cm|µm|um|in|microns?|inch)\b", _units(fields)):
+        raise VolumeError(
+            f"{path}: its header says that lengths are in {unit[0]}; ITK would take mm: convert it "
+            "to mm, or correct the unit"
+        )
     axes = [value for key, value in fields if key == "ndims"]
-    if ending != ".nrrd" and not (len(axes) == 1 and axes[0] in ("1", "2", "3", "4")):
+    if ending not in _NRRD and not (len(axes) == 1 and axes[0] in ("1", "2", "3", "4")):
         raise VolumeError(f"{path}: not a MetaImage, or damaged; copy or export it again")
     for key, value in fields:
         outside = re.search(r"^[/\\]|[:%]|(^|[/\\])\.\.([/\\]|$)", value)
@@ -112,6 +119,10 @@ def check_text_header(path: Path) -> None:
             )
         if len(value) > _LONGEST_LINE:
             raise VolumeError(f"{path}: its field {key!r} is too long; export it again")
+
+
+def _units(fields: Sequence[tuple[str, str]]) -> str:
+    return " ".join(value for key, value in fields if key in ("spaceunits", "units")).lower()
 
 
 def _check_spacings(path: Path, fields: dict[str, str]) -> None:
@@ -136,23 +147,34 @@ _SPACINGS = ("spacings", "spacedirections", "elementspacing", "elementsize")
 
 def spacing_doubts(path: Path) -> tuple[str, ...]:
     """Says that a MetaImage or NRRD has no spacing; () for other files."""
-    if path.suffix.lower() not in (".mha", ".mhd", ".nrrd") or not path.is_file():
+    if path.suffix.lower() not in _TEXT or not path.is_file():
         return ()
-    if any(key in _SPACINGS for key, _ in _fields_of(path)):
+    if any(key in _SPACINGS for key, _ in text_fields(path)):
         return ()
     return ("its header says no spacing; 1 mm is taken, so that lengths and volumes may be wrong",)
 
 
-def _fields_of(path: Path) -> list[tuple[str, str]]:
+def data_files(path: Path) -> tuple[Path, ...]:
+    """Returns the file beside a MetaImage or NRRD that holds its voxels; () if it holds them."""
+    if path.suffix.lower() not in _TEXT:
+        return ()
+    named = [value for key, value in text_fields(path) if key in _FILES]
+    return tuple(path.parent / name for name in named if name and name.upper() != "LOCAL")
+
+
+def text_fields(path: Path) -> list[tuple[str, str]]:
+    """Returns the fields of a MetaImage or NRRD as `_read_fields`; [] for other files."""
+    if path.suffix.lower() not in _TEXT:
+        return []
     with path.open("rb") as file:
-        return _read_fields(file.read(_LONGEST), path.suffix.lower())
+        return _read_fields(file.read(LONGEST_HEADER), path.suffix.lower())
 
 
 def _read_fields(head: bytes, ending: str) -> list[tuple[str, str]]:
     """Returns names (without spaces, in lower case) and values, up to where voxels may begin."""
     fields: list[tuple[str, str]] = []
-    for line in re.split(r"\n" if ending == ".nrrd" else r"[\r\n]", head.decode("latin-1")):
-        if ending == ".nrrd" and line in ("", "\r"):
+    for line in re.split(r"\n" if ending in _NRRD else r"[\r\n]", head.decode("latin-1")):
+        if ending in _NRRD and line in ("", "\r"):
             break
         name, _, value = re.sub(r"\s*[=:]=?\s*", "\n", line.strip(), count=1).partition("\n")
         fields.append((re.sub(r"\s", "", name).lower(), value))

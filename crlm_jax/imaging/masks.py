@@ -107,21 +107,15 @@ def read_organ(
       resample: as for `read_mask`.
 
     Raises:
-      VolumeError: as for `read_mask`; or the map has more labels, or no voxel is the organ.
+      VolumeError: as for `read_mask`; or the map has more labels or no background, or no voxel, or
+        every one, is the organ.
     """
     organ = names.rstrip("*").lower()
     paths, mask = _listed(paths), np.zeros(like.voxels.shape, bool)
     for path in paths:
         named = files.is_dicom(path) or _has_segments(path)
         if not named:
-            labels = np.unique(read_label_map(path)[0])[1:]
-            if len(labels) > 2:
-                raise VolumeError(
-                    f"{path}: has {len(labels)} labels, of which one may be the {organ}; give a "
-                    f"mask of the {organ} alone (with its tumour, which may be a second label)"
-                )
-            if len(labels) == 2:
-                doubts.append(f"both of its labels are taken as {organ}")
+            doubts += _check_organ(path, organ)
         drawing = _draw((path,), names if named else EACH_LABEL, like, doubts, resample)
         shape = (*like.geometry.size, 1)[:3][::-1]
         mask |= like.geometry.to_axial(fill(drawing.regions, shape))
@@ -130,7 +124,35 @@ def read_organ(
             f"{paths[0]}: no voxel of it is {organ}, so that nothing would be left; correct the "
             "mask, or leave it out"
         )
+    if mask.all():
+        raise VolumeError(
+            f"{paths[0]}: every voxel of the image is {organ} by it, so that it restricts nothing; "
+            "correct the mask, or leave it out"
+        )
+    doubts += everywhere(mask, cropped=True, what=organ)
     return mask
+
+
+def _check_organ(path: Path, organ: str) -> list[str]:
+    """Checks that a label map can be that of one organ; returns a sentence if it has two labels.
+
+    Raises:
+      VolumeError: it has more labels, one below 0, or no background.
+    """
+    values = np.unique(read_label_map(path)[0])
+    labels = values[values != 0]
+    if len(labels) == len(values) or (labels < 0).any():
+        shown = ", ".join(f"{value:.16g}" for value in values[:_LISTED])
+        raise VolumeError(
+            f"{path}: a mask has background 0 and labels above it, but this file has the values "
+            f"{shown}; write 0 wherever the {organ} is not"
+        )
+    if len(labels) > 2:
+        raise VolumeError(
+            f"{path}: has {len(labels)} labels, of which one may be the {organ}; give a "
+            f"mask of the {organ} alone (with its tumour, which may be a second label)"
+        )
+    return [f"both of its labels are taken as {organ}"] if len(labels) == 2 else []
 
 
 def read_lesions(

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from crlm_jax.imaging.geometry import COMPLEX, NOT_FINITE, VolumeError, check_size, format_point
+from crlm_jax.imaging.nifti_forms import check_sides, read_forms
 
 _CUT_OFF = "the file is cut off or damaged ({}); copy or export it again"
 _NO_SPACING = (
@@ -33,7 +34,6 @@ _CONTRADICTS = (
     "to the spacing of the scan, or convert the scan again, for example with dcm2niix"
 )
 _UNITS = {1: "metres", 3: "micrometres"}
-_ATLAS = (3, 4)  # sform codes: Talairach, MNI
 _APART = 0.01  # of the spacing
 _FLOATS = {16: "f4", 64: "f8"}
 _BYTES = {  # of a voxel, by datatype code; not every reader looks at the header's own bit count
@@ -111,26 +111,20 @@ def _check_spacing(path: Path, head: bytes, order: str, length: int, steps: np.n
     """
     if not np.isfinite(steps).all():  # ITK would take 1 mm
         raise VolumeError(f"{path}: {_NO_NUMBER.format(format_point(steps))}")
-    if length == 348:
-        units = head[123]
-        qform, sform = struct.unpack_from(f"{order}2h", head, 252)
-        rows = struct.unpack_from(f"{order}12f", head, 280)
-    else:
-        qform, sform = struct.unpack_from(f"{order}2i", head, 344)
-        rows = struct.unpack_from(f"{order}12d", head, 400)
-        (units,) = struct.unpack_from(f"{order}i", head, 500)
-    if unit := _UNITS.get(units & 7):
+    forms = read_forms(head, order, length)
+    if unit := _UNITS.get(forms.units & 7):
         raise VolumeError(f"{path}: {_NOT_MM.format(unit, format_point(steps))}")
-    # To an atlas the sform may stretch the image; the qform then says where the patient lay.
-    if sform <= 0 or (sform in _ATLAS and qform > 0):
+    if not forms.in_patient:
         return
-    lengths = np.linalg.norm(np.reshape(rows, (3, 4))[:, : len(steps)].astype(float), axis=0)
+    lengths = forms.spacing[: len(steps)]
     # Not finite or 0: no direction, which is reported elsewhere, or which ITK does not take.
     if not (np.isfinite(lengths).all() and lengths.all()):
         return
     if (np.abs(lengths - steps) > _APART * steps).any():
         said = _CONTRADICTS.format(format_point(steps), format_point(lengths))
         raise VolumeError(f"{path}: {said}")
+    if len(steps) == 3:
+        check_sides(path, forms)
 
 
 def _drain(

@@ -167,10 +167,11 @@ def empty(regions: Iterable[Region]) -> list[str]:
     ]
 
 
-def everywhere(mask: np.ndarray, *, cropped: bool) -> list[str]:
+def everywhere(mask: np.ndarray, *, cropped: bool, what: str = "tumour") -> list[str]:
     """Returns a sentence if a mask (Z, H, W) bool is hardly one, as when black and white changed.
 
-    A mask that may be cropped to its content reaches the borders anyhow, but hardly the corners.
+    A mask that may be cropped to its content reaches the borders anyhow, but hardly the corners,
+    and so does a large organ in an image of little else. `what` it is of is for the sentence.
     """
     if min(mask.shape[1:]) < 3:
         return []
@@ -182,8 +183,8 @@ def everywhere(mask: np.ndarray, *, cropped: bool) -> list[str]:
     if not edges.any() and (cropped or share <= 0.5):
         return []
     return [
-        f"it marks {share:.0%} of all voxels, or reaches every border of a slice, as no tumour "
-        "does; see that tumour and background are not exchanged"
+        f"it marks {share:.0%} of all voxels, or reaches every border of a slice, as no {what} "
+        f"does; see that {what} and background are not exchanged"
     ]
 
 

@@ -10,6 +10,7 @@ Files that ITK would misread without an error are checked beforehand, by `header
 
 import dataclasses
 import gzip
+import math
 import os
 import zlib
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from crlm_jax.imaging.bvals import take_volume
+from crlm_jax.imaging.compressed import check_compressed
 from crlm_jax.imaging.dicom import files
 from crlm_jax.imaging.dicom.series import Series, read_series
 from crlm_jax.imaging.geometry import (
@@ -32,7 +34,9 @@ from crlm_jax.imaging.geometry import (
 )
 from crlm_jax.imaging.headers import check_deflated, check_text_header, spacing_doubts
 from crlm_jax.imaging.nifti import check_nifti
+from crlm_jax.imaging.nifti_forms import form_doubts
 from crlm_jax.imaging.padding import corner_padding
+from crlm_jax.imaging.pictures import check_picture
 from crlm_jax.system.files import whole_file
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png")  # of images other than DICOM
@@ -215,9 +219,16 @@ def load(path: Path) -> sitk.Image:
     name = path.name.lower()
     if name.endswith((".hdr", ".img")):
         raise VolumeError(f"{path}: header and voxels in two files; convert it to .nii.gz")
+    if not name.endswith((*ENDINGS, *_PICTURES, ".nhdr")):
+        # Of other formats ITK shows foreign memory where a file is cut off, or takes dots per inch.
+        raise VolumeError(
+            f"{path}: not an image by its ending; copy it again if it was DICOM, or export it as "
+            "NIfTI, NRRD, MHA or PNG"
+        )
     if name.endswith((".nii", ".nii.gz")):
         check_nifti(path)
     check_text_header(path)
+    check_picture(path)
     check_deflated([path])  # ITK recognises DICOM that `is_dicom` does not
     # ITK then takes the nearest rotation of any sheared NIfTI; `_unpack` decides if that is right.
     os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = "1"
@@ -226,7 +237,9 @@ def load(path: Path) -> sitk.Image:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()))
+        size = (*reader.GetSize(), reader.GetNumberOfComponents())
+        check_size(path, size)
+        check_compressed(path, math.prod(size))
         return reader.Execute()
     except RuntimeError as error:
         if "Zero-valued spacing" in str(error):
@@ -273,6 +286,7 @@ def read_geometry(image: sitk.Image, path: Path) -> tuple[Geometry, tuple[str, .
     doubts: tuple[str, ...] = ()
     if image.GetDimension() == 3:
         direction, doubts = _upright(image, path)
+        doubts = (*doubts, *form_doubts(path))
     geometry = Geometry(size, image.GetSpacing(), image.GetOrigin(), direction)
     check_spacing(path, geometry)
     return geometry, (*doubts, *spacing_doubts(path))

@@ -145,6 +145,20 @@ def test_a_wrong_config_argument_lists_the_right_ones(arg, words):
         ("train.select", "best", "paper, clinical"),
         ("data.conditions", (), "one or more"),
         ("evaluation.threshold", 1.0, r"\(0, 1\)"),
+        ("train.seed", -1, r"\[0, 4294967295\]"),
+        ("train.seed", 2**32, r"\[0, 4294967295\]"),
+        ("data.split_seed", -1, "0 or more"),
+        ("phantom.seed", -1, "0 or more"),
+        ("data.workers", -1, "0 or more"),
+        ("optimizer.momentum", 1.0, r"\[0, 1\)"),
+        ("optimizer.momentum", -0.5, r"\[0, 1\)"),
+        ("optimizer.weight_decay", -1.0, "0 or more"),
+        ("loss.bce_weight", -1.0, "0 or more"),
+        ("loss.dice_weight", -5.0, "0 or more"),
+        ("augment.hue", -5.0, r"\[0, 180\]"),
+        ("augment.saturation", 256.0, r"\[0, 255\]"),
+        ("augment.brightness", 7.0, r"\[0, 1\]"),
+        ("augment.contrast", -0.2, r"\[0, 1\]"),
     ],
 )
 def test_a_wrong_value_is_named_with_the_remedy(field, value, words):
@@ -154,6 +168,18 @@ def test_a_wrong_value_is_named_with_the_remedy(field, value, words):
     with pytest.raises(ConfigError, match=words) as error:
         validate(config)
     assert field in str(error.value)
+
+
+def test_a_loss_of_nothing_is_an_error():
+    config = Config()
+    config.loss.bce_weight = config.loss.dice_weight = 0.0
+    assert validate(config) is config  # the feature distance is left
+    for change in ({"feature_weight": 0.0}, {"stages": ()}, {"feature_gradient": False}):
+        own = dataclasses.replace(config, loss=dataclasses.replace(config.loss, **change))
+        with pytest.raises(ConfigError, match=r"loss\.dice_weight = 0.*: nothing would be learned"):
+            validate(own)
+    for limit in ({"seed": 2**32 - 1}, {"seed": 0}):
+        assert validate(Config(train=dataclasses.replace(Config().train, **limit)))
 
 
 def test_the_clinical_recipe_is_asked_for_beside_scale_and_method():

@@ -23,6 +23,7 @@ from crlm_jax.data.slice_cache import prepare
 from crlm_jax.data.slices import Slices
 from crlm_jax.imaging import masks, volumes
 from crlm_jax.imaging.grey import to_uint8
+from crlm_jax.imaging.headers import data_files
 from crlm_jax.imaging.resize import resize, resize_mask
 from tests.imaging.dicom import dicoms
 
@@ -191,6 +192,25 @@ def test_found_again_and_made_anew_where_something_changed(tmp_path):
     last = dataclasses.replace(cases[0], images=(several,))
     changed += [cut((last, *cases[1:]), cache), cut(cases, cache, resample_masks=True)]
     assert len({first.fingerprint, *(other.fingerprint for other in changed)}) == 16
+
+
+@pytest.mark.parametrize("ending", [".mhd", ".nhdr"])
+def test_a_voxel_file_beside_its_header_makes_slices_anew(tmp_path, ending):
+    cases = make_cases(tmp_path)
+    (path,) = cases[1].images[0].masks
+    mask = sitk.ReadImage(str(path))
+    detached = path.with_name(f"mask{ending}")
+    sitk.WriteImage(mask, str(detached))
+    (image,) = cases[1].images
+    moved = dataclasses.replace(image, masks=(detached,))
+    cases = (cases[0], dataclasses.replace(cases[1], images=(moved,)), *cases[2:])
+    first = cut(cases, tmp_path / "cache")
+    assert cut(cases, tmp_path / "cache").fingerprint == first.fingerprint
+    (raw,) = data_files(detached)
+    raw.write_bytes(raw.read_bytes()[::-1])
+    again = cut(cases, tmp_path / "cache")
+    assert again.fingerprint != first.fingerprint
+    assert again.digest != first.digest
 
 
 def test_masks_on_another_grid_are_cut_if_asked_for(tmp_path):

@@ -141,6 +141,21 @@ def test_a_lone_b_value_of_0(tmp_path):
     assert doubt_of_nifti(tmp_path / "a.nii.gz") is None
 
 
+@pytest.mark.parametrize("b", [20, 50, 199])
+def test_a_low_b_value(tmp_path, b):
+    said = doubt_of_dicom(tmp_path / "dicom", DiffusionBValue=float(b))
+    assert (
+        said
+        == f"its b-value is {b} s/mm², so that diffusion hardly shows; give the image of b = 1000"
+    )
+    (tmp_path / "a.bval").write_text(f"{b}")
+    assert doubt_of_nifti(tmp_path / "a.nii.gz") == said
+    for condition in ("pre_t2", f"pre_dwi_b{b}", f"dwi_b_{b}_post"):
+        assert doubt_of_nifti(tmp_path / "a.nii.gz", condition=condition) is None
+    (tmp_path / "a.bval").write_text("200")
+    assert doubt_of_nifti(tmp_path / "a.nii.gz") is None
+
+
 def test_a_trace_of_a_protocol_that_makes_maps_too(tmp_path):
     about = {"ImageType": ["DERIVED", "DIFFUSION", "TRACEW"], "SeriesDescription": "dwi_ADC"}
     (tmp_path / "dwi_ADC.json").write_text(json.dumps(about))

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from crlm_jax.config.schema import Data
-from crlm_jax.imaging.grey import clipping_doubt, find_window, to_uint8
+from crlm_jax.imaging.grey import clipping_doubt, find_window, image_doubts, to_uint8
 from crlm_jax.imaging.volumes import Volume, read_image
 from tests.imaging.test_volumes import SHAPE, save, scan
 
@@ -129,3 +130,20 @@ def test_a_scan_of_eight_bits_that_was_clipped_at_its_source():
     voxels[0, 2:6, 2:6] = 255
     volume = Volume(voxels, None, True, Path("x"))
     assert "wider window" in clipping_doubt(volume, voxels > 0, "ct", Data())
+
+
+@pytest.mark.parametrize(
+    ("largest", "kind", "shape", "doubted"),
+    [
+        (59, np.uint8, (6, 12, 12), True), (127, np.uint8, (6, 12, 12), True),
+        (128, np.uint8, (6, 12, 12), False), (255, np.uint8, (6, 12, 12), False),
+        (59, np.int16, (6, 12, 12), False), (59, np.uint8, (12, 12), False),
+    ],
+)  # fmt: skip
+def test_a_volume_of_eight_bits_that_is_dark(tmp_path, largest, kind, shape, doubted):
+    voxels = np.random.default_rng(0).integers(0, largest, shape, endpoint=True).astype(kind)
+    voxels.flat[0] = largest
+    path = tmp_path / "a.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
+    said = image_doubts(read_image(path), "pre_t2wi")
+    assert ["so that the network sees it dark" in text for text in said] == [True] * doubted

@@ -167,13 +167,13 @@ def test_a_deflated_dicom_that_is_cut_off(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["../secret.raw", "/etc/passwd", "a/../../secret.raw", "LIST", "%n"]
 )
-@pytest.mark.parametrize("ending", [".mha", ".mhd", ".nrrd"])
+@pytest.mark.parametrize("ending", [".mha", ".mhd", ".nrrd", ".nhdr", ".NHDR"])
 def test_an_image_shows_no_file_from_elsewhere(tmp_path, ending, name):
     (tmp_path / "secret.raw").write_bytes(bytes(range(126)) * 2)
     folder = tmp_path / "scans"
     folder.mkdir()
     path = folder / f"a{ending}"
-    if ending == ".nrrd":
+    if ending.lower() in (".nrrd", ".nhdr"):
         text = "NRRD0004\ntype: short\ndimension: 3\nsizes: 7 6 3\nendian: little\nencoding: raw\n"
         text += f"data file: {name}\n"
     else:
@@ -184,10 +184,84 @@ def test_an_image_shows_no_file_from_elsewhere(tmp_path, ending, name):
         volumes.read_image(path)
 
 
-def test_a_metaimage_may_have_its_voxels_beside_it(tmp_path):
+@pytest.mark.parametrize("name", ["a.mhd", "a.nhdr"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_image_may_have_its_voxels_beside_it(tmp_path, name, compressed):
     image = sitk.GetImageFromArray(np.arange(126, dtype=np.int16).reshape(3, 6, 7))
-    sitk.WriteImage(image, str(tmp_path / "a.mhd"))
-    assert volumes.read_image(tmp_path / "a.mhd").voxels.max() == 125
+    sitk.WriteImage(image, str(tmp_path / name), useCompression=compressed)
+    assert volumes.read_image(tmp_path / name).voxels.max() == 125
+    (beside,) = headers.data_files(tmp_path / name)
+    assert beside.is_file()
+    assert headers.data_files(beside) == ()
+
+
+def test_a_detached_header_is_checked_as_one_with_its_voxels(tmp_path):
+    path = tmp_path / "a.nhdr"
+    (tmp_path / "a.raw").write_bytes(bytes(range(126)) * 2)
+    text = "NRRD0004\ntype: short\ndimension: 3\nsizes: 7 6 3\nendian: little\nencoding: raw\n"
+    path.write_text(f"{text}data file: a.raw\n")
+    assert "no spacing" in volumes.read_image(path).doubts[0]
+    path.write_text(f"{text}spacings: nan nan nan\ndata file: a.raw\n")
+    with pytest.raises(VolumeError, match="no number"):
+        volumes.read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "read"), [("mm", True), ("cm", False), ("m", False), ("um", False)]
+)
+def test_an_nrrd_in_another_unit(tmp_path, unit, read):
+    path = tmp_path / "a.nrrd"
+    image = sitk.GetImageFromArray(np.arange(126, dtype=np.int16).reshape(3, 6, 7))
+    sitk.WriteImage(image, str(path))
+    units = " ".join([f'"{unit}"'] * 3).encode()
+    path.write_bytes(path.read_bytes().replace(b"\n\n", b"\nspace units: " + units + b"\n\n", 1))
+    if read:
+        assert volumes.read_image(path).voxels.max() == 125
+        return
+    with pytest.raises(VolumeError, match=f"lengths are in {unit}"):
+        volumes.read_image(path)
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"])
+def test_compressed_voxels_that_are_damaged(tmp_path, name):
+    path = tmp_path / name
+    voxels = np.random.default_rng(0).integers(0, 1000, (6, 10, 12)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path), useCompression=True)
+    file = (*headers.data_files(path), path)[0]
+    whole = file.read_bytes()
+    np.testing.assert_array_equal(volumes.read_image(path).voxels, voxels)
+    for place in range(-900, -1, 90):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x10
+        file.write_bytes(damaged)
+        with pytest.raises(VolumeError, match=r"voxels are cut off or damaged|not a readable"):
+            volumes.read_image(path)
+    for cut in (2, 100):
+        file.write_bytes(whole[:-cut])
+        with pytest.raises(VolumeError, match=r"voxels are cut off or damaged|not a readable"):
+            volumes.read_image(path)
+
+
+def test_compressed_voxels_are_inflated_no_further_than_the_header_says(tmp_path):
+    path = tmp_path / "a.mha"
+    voxels = np.zeros((6, 10, 12), np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path), useCompression=True)
+    head, mark, packed = path.read_bytes().partition(b"LOCAL\n")
+    more = zlib.compress(bytes(2**26))
+    head = head.replace(f"Size = {len(packed)}".encode(), f"Size = {len(more)}".encode())
+    path.write_bytes(head + mark + more)
+    refused_without_memory(path, "they are more than its header says|not a readable image")
+
+
+@pytest.mark.parametrize("name", ["a.vtk", "a.gipl", "a.tif", "a.mnc", "a", "a.seg"])
+def test_formats_that_are_not_promised_are_refused(tmp_path, name):
+    path = tmp_path / name
+    image = sitk.GetImageFromArray(np.arange(126, dtype=np.int16).reshape(3, 6, 7))
+    written = path.with_suffix(".vtk" if path.suffix not in (".gipl", ".tif") else path.suffix)
+    sitk.WriteImage(image, str(written))
+    written.rename(path)
+    with pytest.raises(VolumeError, match="not an image by its ending"):
+        volumes.read_image(path)
 
 
 @pytest.mark.parametrize("axes", ["-1", "0", "11", "1000000", "99999999999999999999", "3 3", ""])
@@ -198,3 +272,18 @@ def test_a_metaimage_with_axes_that_cannot_be(tmp_path, axes):
     )
     with pytest.raises(VolumeError, match="not a MetaImage, or damaged"):
         volumes.read_image(path)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".jpeg", ".bmp", ".JPG"])
+def test_a_picture_that_is_cut_off(tmp_path, ending):
+    path = tmp_path / f"a{ending.lower()}"
+    voxels = np.random.default_rng(0).integers(0, 255, (64, 80)).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))
+    path = path.rename(tmp_path / f"b{ending}")
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"more")
+    assert volumes.read_image(path).voxels.shape == (1, 64, 80)
+    for cut in (1, 100, 1000):
+        path.write_bytes(whole[:-cut])
+        with pytest.raises(VolumeError, match="the picture is cut off"):
+            volumes.read_image(path)

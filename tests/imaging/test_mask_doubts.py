@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from crlm_jax.imaging.masks import read_lesions, read_mask
+from crlm_jax.imaging.geometry import VolumeError
+from crlm_jax.imaging.masks import read_lesions, read_mask, read_organ
 from crlm_jax.imaging.volumes import read_image
 from tests.imaging import drawings
 from tests.imaging.dicom import dicoms
@@ -124,3 +125,29 @@ def test_a_crop_from_the_first_voxel_on(tmp_path, image):
     found = read_lesions(path, None, image, resample=True)
     np.testing.assert_array_equal(found.voxels, box() > 0)
     assert "see that it was cropped" in found.doubts[-1]
+
+
+def organ(path, mask: np.ndarray, image) -> tuple[np.ndarray, list[str]]:
+    doubts: list[str] = []
+    return read_organ(save(path, mask), "Liver*", image, doubts), doubts
+
+
+def test_an_organ_that_is_exchanged_with_what_lies_around_it(tmp_path, image):
+    found, doubts = organ(tmp_path / "m.nii.gz", box(), image)
+    assert (found.sum(), doubts) == (box().sum(), [])
+    (doubt,) = organ(tmp_path / "m.nii.gz", 1 - box(), image)[1]
+    assert "as no liver does; see that liver and background are not exchanged" in doubt
+
+
+@pytest.mark.parametrize("values", [(-1, 1), (1, 2), (-1, 0), (3, 3)])
+def test_an_organ_without_background_is_refused(tmp_path, image, values):
+    mask = np.where(box(), values[1], values[0]).astype(np.int16)
+    shown = ", ".join(map(str, sorted(set(values))))
+    with pytest.raises(VolumeError, match=f"has the values {shown}; write 0 wherever the liver"):
+        organ(tmp_path / "m.nii.gz", mask, image)
+
+
+def test_an_organ_that_is_the_whole_image_is_refused(tmp_path, image):
+    one, other = save(tmp_path / "a.nii.gz", box()), save(tmp_path / "b.nii.gz", 1 - box())
+    with pytest.raises(VolumeError, match="every voxel of the image is liver by it"):
+        read_organ([one, other], "Liver*", image, [])

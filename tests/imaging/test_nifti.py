@@ -1,5 +1,7 @@
 """Headers that contradict themselves, or say a spacing that no scan has."""
 
+import contextlib
+import gzip
 import struct
 from pathlib import Path
 
@@ -96,3 +98,73 @@ def test_a_spacing_that_is_no_number_in_a_text_header(tmp_path):
             read_image(path)
     text_header(nrrd, *NRRD, "spacings: 0.8 0.8 5")
     assert read_image(nrrd).doubts == ()
+
+
+def forms(path: Path, codes: tuple[int, int], sform: np.ndarray) -> Path:
+    """Gives a NIfTI an sform (RAS) beside the qform that it has, and the codes of both."""
+    return patch(patch(path, "h", 252, *codes), "f", 280, *sform[:3].ravel())
+
+
+QFORM = np.diag((-0.8, -0.8, 5.0, 1.0))  # what `write` writes
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("codes", [(1, 2), (1, 1), (2, 5)])
+def test_an_sform_that_is_mirrored_against_the_qform(tmp_path, name, axis, codes):
+    mirrored = QFORM @ np.diag([-1.0 if own == axis else 1.0 for own in range(4)])
+    path = forms(write(tmp_path / "a.nii"), codes, mirrored)
+    if name.endswith(".gz"):
+        path = tmp_path / name
+        path.write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes()))
+    with pytest.raises(VolumeError, match=r"point different ways \(LPS and (RPS|LAS|LPI)\)"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("codes", "taken"), [((1, 2), "qform"), ((1, 1), "sform")])
+def test_an_sform_that_lies_elsewhere_than_the_qform(tmp_path, codes, taken):
+    path = write(tmp_path / "a.nii")
+    moved = QFORM.copy()
+    moved[0, 3] = 0.3  # below half a voxel
+    assert read_image(forms(path, codes, moved)).doubts == ()
+    moved[0, 3] = 30
+    (doubt,) = read_image(forms(path, codes, moved)).doubts
+    assert f"place it up to 30 mm apart; the {taken} is taken" in doubt
+    angle = np.radians(10)
+    turned = QFORM.copy()
+    turned[:2, :2] = 0.8 * np.array(
+        [[-np.cos(angle), np.sin(angle)], [-np.sin(angle), -np.cos(angle)]]
+    )
+    assert "mm apart" in read_image(forms(path, codes, turned)).doubts[0]
+    for other in ((1, 0), (0, 1), (1, 4)):
+        assert read_image(forms(path, other, turned)).doubts == ()
+
+
+def test_no_orientation_is_a_doubt_of_images_and_masks(tmp_path):
+    path = patch(write(tmp_path / "a.nii"), "h", 252, 0, 0)
+    (doubt,) = read_image(path).doubts
+    assert "does not say how it lies in the patient" in doubt
+    sitk.WriteImage(sitk.ReadImage(str(path)) > 450, str(tmp_path / "m.nii"))
+    patch(tmp_path / "m.nii", "h", 252, 0, 0)
+    assert doubt in read_lesions(tmp_path / "m.nii", None, None).doubts
+
+
+@pytest.mark.parametrize("turn", [(0.1, -0.2, 0.3), (1.2, 0.4, -2.0)])
+def test_the_qform_and_sform_that_itk_writes_agree(tmp_path, turn):
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 500, (40, 200, 200)))
+    image = sitk.Cast(image, sitk.sitkInt16)
+    image.SetSpacing((0.7, 0.9, 3.1))
+    image.SetOrigin((-120.3, 80.7, -900.1))
+    image.SetDirection(sitk.Euler3DTransform((0, 0, 0), *turn).GetMatrix())
+    sitk.WriteImage(image, str(tmp_path / "a.nii"))
+    assert read_image(tmp_path / "a.nii").doubts == ()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+@pytest.mark.parametrize("place", [256, 268, 280, 292])
+def test_forms_of_no_numbers_are_not_compared(tmp_path, value, place):
+    path = patch(write(tmp_path / "a.nii"), "f", place, value)
+    patch(path, "h", 252, 1, 2)
+    with contextlib.suppress(VolumeError):
+        read_image(path)

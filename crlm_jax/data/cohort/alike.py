@@ -17,6 +17,7 @@ RISK_OF_TEST = "one patient may count as two"  # where all patients are tested
 _MOST = 5  # warnings of a kind; more of them are counted in one
 # Two ways to write a letter without its mark. The plain one, ü as u, is Unicode's own.
 _SPELT_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe", "æ": "ae"})
+SAME_VOXELS = "have the same voxels"
 _WHEN = {"pre", "post"}  # of an image, not of a patient
 
 
@@ -74,7 +75,10 @@ def _is_mark(character: str) -> bool:
 def shared_scan_warnings(
     path: Path, rows: Sequence[ImageRow], prints: Sequence[Mapping[str, str]]
 ) -> list[str]:
-    """Returns a line for each scan that stands under two patients or more.
+    """Returns a line for each scan that stands under two patients or more, or twice under one.
+
+    One DICOM series may be several images of a patient, so that its voxels alone count there. One
+    path in two rows is an error of `rows`.
 
     Args:
       path: of the cohort file.
@@ -87,11 +91,20 @@ def shared_scan_warnings(
         for what, value in own.items():
             groups[what, value].append(row)
     found: dict[tuple[int, ...], str] = {}
+    twice: dict[tuple[int, ...], str] = {}
     for (what, _), group in groups.items():
+        rows_of = tuple(row.row for row in group)
         if len({row.patient for row in group}) > 1:
             named = [f"{row.patient!r} (row {row.row}, {row.image.name})" for row in group]
-            found.setdefault(tuple(row.row for row in group), f"{_and(named)} {what}")
-    return _lines(path, list(found.values()), "if it is one scan, correct the patient or the path")
+            found.setdefault(rows_of, f"{_and(named)} {what}")
+        elif len({row.image.resolve() for row in group}) > 1 and what == SAME_VOXELS:
+            named = [f"{row.condition} (row {row.row}, {row.image.name})" for row in group]
+            twice.setdefault(rows_of, f"{group[0].patient!r}: {_and(named)} {what}")
+    remedy = "correct the path, or delete the row"
+    return [
+        *_lines(path, list(found.values()), "if it is one scan, correct the patient or the path"),
+        *_lines(path, list(twice.values()), remedy, "one scan counts as two"),
+    ]
 
 
 def shared_mask_warnings(path: Path, rows: Iterable[Row], risk: str = _RISK) -> list[str]:

@@ -32,6 +32,10 @@ _THOUSANDS = re.compile(r"[1-9]\d{0,2}([.,]\d{3})+")
 # Categories of Unicode: control characters, formatting (such as marks of direction), line ends.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _FORMULA = ("=", "+", "-", "@")
+# A spreadsheet rounds to a few digits, and writes the sign of the exponent: 1E5 may be a name.
+_ROUNDED = re.compile(r"\d[.,]\d+E[+-]?\d+|\dE[+-]\d+", re.IGNORECASE)
+_ERROR = re.compile(r"#([^\W\d_]|#)")  # #N/A, #REF!, #####, in any language
+_MISSING = {"nan", "na", "n/a", "<na>", "null", "none", "nat"}  # as pandas, R and databases write
 _WITH_NAMES = (".dcm", ".nrrd")  # endings of masks whose segments have names
 _LARGEST_LABEL = 2**31 - 1
 _T = TypeVar("_T")
@@ -90,14 +94,29 @@ def _first_of(text: str, categories: set[str]) -> str | None:
 
 
 def parse_patient(text: str) -> str:
-    """Returns the name of a patient."""
+    """Returns the name of a patient.
+
+    What a spreadsheet or a program puts in the place of a name is none: it would make one patient
+    of several, who could not be told apart any more.
+    """
     if problem := patient_problem(text):
         raise ValueError(problem)
+    if _ROUNDED.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is a long number that a spreadsheet has rounded, so that several patients "
+            "may have it; format the column as text, and enter the numbers again"
+        )
+    if _ERROR.match(text):
+        raise ValueError(f"{text!r} is an error of a spreadsheet; write the patient's name")
+    if text.casefold() in _MISSING:
+        raise ValueError(f"{text!r} stands for a missing value; write the patient's name")
     return text
 
 
 def parse_condition(text: str) -> str:
     """Returns a condition: lower-case letters, digits and _."""
+    if text.casefold() in _MISSING:
+        raise ValueError(f"{text!r} stands for a missing value; write the condition")
     if CONDITION.fullmatch(text):
         return text
     better = suggest_condition(text)

@@ -23,10 +23,12 @@ from tqdm import tqdm
 
 from crlm_jax.config.schema import Data
 from crlm_jax.data.cohort.alike import (
+    SAME_VOXELS,
     alike_warnings,
     shared_mask_warnings,
     shared_scan_warnings,
 )
+from crlm_jax.data.cohort.b_values import b_value_of, b_value_warnings
 from crlm_jax.data.cohort.cases import Split, read_cohort
 from crlm_jax.data.cohort.reference import liver_doubts, read_reference
 from crlm_jax.data.cohort.rows import CohortError, Row, read_rows
@@ -58,6 +60,7 @@ class ImageCheck:
     warnings: tuple[str, ...]
     labels: tuple[str, ...] = ()  # of the mask, if it is a label map
     prints: dict[str, str] = dataclasses.field(default_factory=dict)
+    b_value: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +117,7 @@ def check_cohort(
     # Only if all rows could be read is it known which images a patient lacks.
     warnings += [] if problems else _case_warnings(path, images, split)
     warnings += _label_warnings(path, images) + _image_warnings(path, images)
+    warnings += b_value_warnings(path, [(image.row, image.b_value) for image in images])
     warnings += _size_warnings(path, images, data)
     drawn = not any(row.split for row in rows)
     return Report(path, tuple(problems), tuple(warnings), tuple(images), split, drawn)
@@ -167,6 +171,7 @@ def _check_image(row: Row, data: Data) -> ImageCheck:
         warnings=tuple(warnings),
         labels=mask.labels,
         prints=_prints(volume),
+        b_value=b_value_of(row, volume),
     )
 
 
@@ -174,7 +179,7 @@ def _prints(volume: Volume) -> dict[str, str]:
     """Returns what tells an image from others, whatever its file is called."""
     digest = hashlib.blake2b(repr(volume.voxels.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(volume.voxels).data)
-    found = {"have the same voxels": digest.hexdigest()}
+    found = {SAME_VOXELS: digest.hexdigest()}
     if volume.series is not None:
         found["are one DICOM series by their UID"] = volume.series.uid
     return found

@@ -1,4 +1,4 @@
-"""What a cohort file seems to say in words that are not read: a split, or a condition of CT."""
+"""What a cohort file says that is not read: a split, a condition of CT, columns of one's own."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -37,6 +37,41 @@ def split_doubts(
         for index, cells in sorted(columns.items())
         if not known[index] and cells <= _SPLIT
     ]
+
+
+def unread_doubts(
+    path: Path,
+    names: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    known: Sequence[str],
+    of_split: Sequence[str],
+) -> list[str]:
+    """Returns a line that lists the columns which are not read, if any holds something.
+
+    Args:
+      path: as for `split_doubts`.
+      names: as for `split_doubts`.
+      rows: as for `split_doubts`.
+      known: as for `split_doubts`.
+      of_split: lines of `split_doubts`, whose columns are named there.
+    """
+    filled = {index for row in rows for index, cell in enumerate(row[: len(names)]) if cell.strip()}
+    unread = [
+        repr(names[index].strip())
+        for index in sorted(filled)
+        if not known[index]
+        and not any(f"column {names[index].strip()!r}:" in line for line in of_split)
+    ]
+    if not unread:
+        return []
+    more = f" and {len(unread) - _SHOWN} more" * (len(unread) > _SHOWN)
+    return [
+        f"{path}: not read, since no column of a cohort is called so: {', '.join(unread[:_SHOWN])}"
+        f"{more}; rename what should be read (docs/how-to/cohort.md lists the columns)"
+    ]
+
+
+_SHOWN = 12  # columns that a line names
 
 
 def ct_doubts(path: Path, conditions: Iterable[str]) -> list[str]:

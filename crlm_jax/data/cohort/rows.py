@@ -32,12 +32,20 @@ from crlm_jax.data.cohort.cells import (
     parse_split,
     parse_tumour,
 )
-from crlm_jax.data.cohort.doubts import ct_doubts, split_doubts
+from crlm_jax.data.cohort.doubts import ct_doubts, split_doubts, unread_doubts
 from crlm_jax.data.cohort.paths import spelt_path
 from crlm_jax.data.cohort.table import CohortError as CohortError
 from crlm_jax.data.cohort.table import normal_name, read_table
 from crlm_jax.imaging.mask_files import split_masks
 
+# Other names by which a column is called; those that only differ in spelling are found without.
+_ALIASES = {
+    "mask_label": "label labels tumour_label tumor_label lesion_label seg_label roi_label",
+    "liver": "liver_mask liver_seg liver_roi liver_segmentation liver_label_map livers",
+    "b_value": "b bval b_val bvals",
+    "tumour": "has_tumour has_tumor tumour_present tumor_present with_tumour with_tumor",
+}
+_MEANT = {alias: name for name, aliases in _ALIASES.items() for alias in aliases.split()}
 _FOR_TRAINING = ("mask", "mask_label", "tumour", "split")  # a prediction does without these columns
 _NO_MASK = "empty; fill the cell, or write 'no' in the column 'tumour' if the image shows none"
 
@@ -164,7 +172,9 @@ def _read(
     doubts += ct_doubts(path, (row.condition for row in rows))
     if not unused:
         known = [name if name in REQUIRED + OPTIONAL else "" for name in header]
-        doubts += split_doubts(path, names, (texts for _, texts in table.rows[1:]), known)
+        cells_of = [texts for _, texts in table.rows[1:]]
+        of_split = split_doubts(path, names, cells_of, known)
+        doubts += of_split + unread_doubts(path, names, cells_of, known, of_split)
     return rows, problems + _check_images(path, rows)
 
 
@@ -187,9 +197,12 @@ def _check_header(path: Path, number: int, names: list[str], unused: Sequence[st
     for own, name in zip(names, header, strict=True):
         # 'patient_id' beside 'patient' is somebody's extra column; without it, it is a slip.
         close = difflib.get_close_matches(name, alike, n=1, cutoff=0.75)
+        if _MEANT.get(name) in absent:
+            close = [_MEANT[name]]
         if name not in (*known, *unused) and close:
             meant[close[0]] = own
-            problems.append(f"{where}, column '{own}': unknown; rename it to '{close[0]}'")
+            other = ", or if it is something else, to a name of your own" * (name in _MEANT)
+            problems.append(f"{where}, column '{own}': unknown; rename it to '{close[0]}'{other}")
     for name in REQUIRED:
         if name in absent and name not in meant:
             problems.append(
@@ -239,7 +252,7 @@ def _read_row(cells: Cells) -> Row:
 
 
 def _check_images(path: Path, rows: Sequence[ImageRow]) -> list[str]:
-    """Finds images in the rows of two patients, and rows that are there twice."""
+    """Finds images in the rows of two patients or conditions, and rows that are there twice."""
     problems: list[str] = []
     first: dict[Path, list[ImageRow]] = {}
     for row in rows:
@@ -255,6 +268,12 @@ def _check_images(path: Path, rows: Sequence[ImageRow]) -> list[str]:
                 problems.append(
                     f"{where} stands already in row {other.row} for the same patient and "
                     "condition; delete one of the two rows"
+                )
+            elif other.b_value == row.b_value:  # one file has an image for each b-value
+                problems.append(
+                    f"{where} is also under the condition {other.condition!r} in row {other.row}, "
+                    f"but here under {row.condition!r}; correct the condition or the path, or give "
+                    "each its b_value"
                 )
         earlier.append(row)
     return problems

@@ -13,6 +13,7 @@ import pydicom
 from pydicom.uid import UID
 
 from crlm_jax.imaging.dicom import listing
+from crlm_jax.imaging.dicom.cut import check_no_cut_slice, like_slices
 from crlm_jax.imaging.geometry import VolumeError
 from crlm_jax.imaging.headers import check_deflated
 
@@ -74,7 +75,8 @@ def find_series(
     Args:
       folder: to look in.
       unreadable: receives the files that are cut off before their Series Instance UID, and the
-        search goes on; None: the first such file is an error.
+        search goes on; None: the first such file is an error. A file that is named like DICOM
+        files beside it, but is none, counts as one.
       left_out: receives how many DICOM files of each other kind there are, such as
         "Segmentation (2)".
 
@@ -84,7 +86,26 @@ def find_series(
     Raises:
       VolumeError: a DICOM file is cut off that early, and `unreadable` is None.
     """
-    return _scan(find_files(folder), unreadable, left_out)
+    files = find_files(folder)
+    others = [file for parent in {file.parent for file in files} for file in beside(parent, files)]
+    if unreadable is None:
+        check_no_cut_slice(others, files)
+    else:
+        unreadable += sorted(like_slices(others, files))
+    return _scan(files, unreadable, left_out)
+
+
+def beside(folder: Path, dicom: Sequence[Path]) -> list[Path]:
+    """Lists the files directly in a folder that are not among its DICOM files, nor the system's."""
+    known = set(dicom)
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file not in known
+        and not is_hidden(file.name)
+        and not is_directory_file(file)
+        and file.is_file()
+    )
 
 
 def choose_series(
@@ -100,6 +121,7 @@ def choose_series(
 
     Raises:
       VolumeError: the folder has no such series, or several; the message lists them, a line each.
+        Or a file in it is named like its DICOM files, but is none.
     """
     folder = path
     if path.is_file():
@@ -109,6 +131,7 @@ def choose_series(
     files = sorted(file for file in folder.iterdir() if _is_dicom_file(file))
     if not files:
         raise VolumeError(f"{path}: no DICOM file in the folder; give the folder of the slices")
+    check_no_cut_slice(beside(folder, files), files)
     others: list[str] = []
     found = _scan(files, None, others)
     if left_out is not None:

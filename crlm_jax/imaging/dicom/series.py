@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
+from crlm_jax.imaging.dicom.cut import empty_doubts
 from crlm_jax.imaging.dicom.diffusion import choose_images
-from crlm_jax.imaging.dicom.files import as_volume_error, choose_series, read_file
+from crlm_jax.imaging.dicom.files import as_volume_error, beside, choose_series, read_file
 from crlm_jax.imaging.dicom.frames import name_of, numbers
 from crlm_jax.imaging.dicom.mosaic import is_tiled, split_tiles
 from crlm_jax.imaging.dicom.multiframe import check_complete, check_one_stack, split_frames
@@ -115,7 +116,9 @@ def read_series(
         voxels[index] = values
         padding[index] = False if marked is None else marked
     marks = padding if padding.any() else None
-    doubts = (*doubts, *choice.doubts, *uneven)
+    folder = path if path.is_dir() else path.parent
+    of_files = empty_doubts(beside(folder, files), files)
+    doubts = (*doubts, *choice.doubts, *uneven, *_inverted(headers), *of_files)
     return voxels, geometry, Series(tuple(headers), path, choice.b_value, marks, doubts)
 
 
@@ -179,6 +182,17 @@ def _check_image(name: str, header: pydicom.Dataset) -> None:
             f"{name}: {file} is a localizer; choose another series (--series UID), or remove the "
             "localizers from the folder"
         )
+
+
+def _inverted(headers: Sequence[pydicom.Dataset]) -> tuple[str, ...]:
+    """Says that low values are meant to be white; in CT they are HU, whatever they are shown as."""
+    shown = {header.get("PhotometricInterpretation") for header in headers}
+    if "MONOCHROME1" not in shown or headers[0].get("Modality") == "CT":
+        return ()
+    return (
+        "its lowest values are to be shown white (MONOCHROME1), but are taken as black, so that "
+        "bright and dark may be exchanged; export it as MONOCHROME2",
+    )
 
 
 def _check_alike(name: str, headers: Sequence[pydicom.Dataset]) -> _Plane:

@@ -406,6 +406,47 @@ def test_same_image_twice(tmp_path):
     refuse(path, "row 4, column 'image': im1 stands already in row 2", "delete one of the two rows")
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("1.20E+11", "format the column as text"), ("1e+20", "format the column as text"),
+        ("9.9E10", "has rounded"), ("#N/A", "error of a spreadsheet"), ("#BEZUG!", "error of a"),
+        ("#####", "error of a"), ("nan", "a missing value"), ("NULL", "a missing value"),
+        ("NA", "a missing value"),
+    ],
+)  # fmt: skip
+def test_what_is_no_name_of_a_patient(tmp_path, name, why):
+    path = write(tmp_path, [HEADER, f"{name},ct,im1,ma1", f"{name},ct,im2,ma2"])
+    message = refuse(path, f"row 2, column 'patient': {name!r}", why)
+    assert len(message.splitlines()) == 2
+
+
+def test_names_that_only_look_like_numbers_are_names(tmp_path):
+    names = ["1E5", "12E3", "E+11", "#12", "Nan Li", "0017", "120000000000"]
+    lines = [f"{name},ct,im{i},ma{i}" for i, name in enumerate(names)]
+    path = write(tmp_path, [HEADER, *lines])
+    assert [row.patient for row in read_images(path)] == names
+
+
+def test_a_missing_condition_in_words(tmp_path):
+    path = write(tmp_path, [HEADER, "a,nan,im1,ma1"])
+    refuse(path, "row 2, column 'condition': 'nan' stands for a missing value", conditions=["nan"])
+
+
+def test_one_image_under_two_conditions(tmp_path):
+    lines = ["a,pre_dwi,im1,ma1,", "a,post_dwi,./im1,ma2,", "b,pre_dwi,im2,ma3,"]
+    path = write(tmp_path, [HEADER + ",b_value", *lines])
+    refuse(
+        path,
+        "row 3, column 'image': im1 is also under the condition 'pre_dwi' in row 2",
+        "correct the condition or the path",
+        conditions=["pre_dwi"],
+    )
+    lines = ["a,dwi_low,im1,ma1,50", "a,dwi,im1,ma2,800", "b,dwi,im2,ma3,"]  # one file of several
+    path = write(tmp_path, [HEADER + ",b_value", *lines])
+    assert read_rows(path)[1] == []
+
+
 def test_one_image_under_two_patients(tmp_path):
     path = write(tmp_path, [HEADER, "a,ct,im1,ma1", "b,ct,im1,ma2"])
     refuse(path, "row 3, column 'image': im1 is also patient 'a''s in row 2", "correct the patient")

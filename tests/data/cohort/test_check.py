@@ -1,5 +1,6 @@
 """The check of a cohort: what is counted, and that every problem is found in one go."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,14 @@ from scipy import ndimage
 
 from crlm_jax.config.schema import Data
 from crlm_jax.data.cohort import check
+from crlm_jax.data.cohort.b_values import b_value_of
 from crlm_jax.data.cohort.check import check_cohort, summary_rows
 from crlm_jax.data.cohort.command import main
+from crlm_jax.data.cohort.rows import ImageRow
 from crlm_jax.imaging.volumes import read_image, to_original_grid
 from crlm_jax.system.console import exit_code
 from tests.cohorts import make_cohort
+from tests.imaging import test_bvals as bvals
 from tests.imaging.dicom import dicoms
 
 HEADER = "patient,condition,image,mask,mask_label,split"
@@ -253,7 +257,7 @@ def test_images_without_tumour_need_no_mask(tmp_path):
 def test_a_mask_of_the_liver_is_checked_as_the_others_are(tmp_path, capsys):
     pairs = [write_pair(tmp_path, name, a_mask(ONE)) for name in "abcde"]
     liver = np.zeros((4, 12, 12), np.uint8)
-    liver[:3] = 1
+    liver[:3, :11] = 1
     both = liver + a_mask(ONE)  # the tumour in it is a second label
     cut = liver * ~a_mask(np.s_[2:3])  # a slice of the tumour lies outside
     for name, voxels in (("a", liver), ("b", both), ("c", cut), ("d", 0 * liver), ("e", liver)):
@@ -293,8 +297,50 @@ def test_a_scan_under_two_patients_is_a_warning(tmp_path):
         f"{path}: 'a' (row 2, a.nii.gz) and 'b' (row 3, copy.nii) have the same voxels; the split "
         "may train on what it tests; if it is one scan, correct the patient or the path"
     )
-    same = write_cohort(tmp_path, [line.replace("b,dwi", "a,pre_dwi") for line in lines])
-    assert not any("the same voxels" in warning for warning in check_cohort(same).warnings)
+    for condition in ("pre_dwi", "dwi"):
+        same = write_cohort(tmp_path, [line.replace("b,dwi", f"a,{condition}") for line in lines])
+        (warning,) = (text for text in check_cohort(same).warnings if "the same voxels" in text)
+        assert warning == (
+            f"{path}: 'a': dwi (row 2, a.nii.gz) and {condition} (row 3, copy.nii) have the same "
+            "voxels; one scan counts as two; correct the path, or delete the row"
+        )
+
+
+def test_a_condition_of_different_b_values_is_a_warning(tmp_path):
+    lines = []
+    for seed, (name, b) in enumerate((("a", 800), ("b", 1000), ("c", 800), ("d", None))):
+
+        def change(_, header, b=b):
+            if b is not None:
+                header.DiffusionBValue = float(b)
+
+        array = np.abs(dicoms.voxels(seed))
+        dicoms.write_series(
+            tmp_path / name, array, series=dicoms.uid(seed), modality="MR", change=change
+        )
+        image = read_image(tmp_path / name)
+        mask = to_original_grid(image.voxels > 1400, image.geometry)
+        sitk.WriteImage(mask, str(tmp_path / f"{name}.nii.gz"))
+        lines.append(f"{name},pre_dwi,{name},{name}.nii.gz")
+    said = check_cohort(write_cohort(tmp_path, lines)).warnings
+    (warning,) = (line for line in said if "different b-values" in line)
+    assert "condition pre_dwi: " in warning
+    assert "800 s/mm² (rows 2, 4); 1000 s/mm² (row 3); a network" in warning
+    own = [line.replace("pre_dwi", f"pre_dwi_{line[0]}") for line in lines]
+    assert "different b-values" not in str(check_cohort(write_cohort(tmp_path, own)).warnings)
+
+
+def test_a_nifti_has_the_b_value_that_was_chosen(tmp_path):
+    path = bvals.write(tmp_path, text="0 50 1000")
+    row = ImageRow("a", "pre_dwi", path, None, 2)
+    for asked, expected in ((None, 1000), (50, 50)):
+        chosen = dataclasses.replace(row, b_value=asked)
+        volume = read_image(path, b_value=asked)
+        assert b_value_of(chosen, volume) == expected
+    path.with_name("a.bval").write_text("800 800 800")
+    assert b_value_of(row, volume) == 800
+    path.with_name("a.bval").unlink()
+    assert b_value_of(row, volume) is None
 
 
 def test_a_dicom_series_under_two_patients_is_a_warning(tmp_path):

@@ -326,6 +326,44 @@ def test_files_cut_off(tmp_path, share):
     refuse(lambda: read_series(tmp_path), f"{file}: ", "copy it again" if share < 0.65 else "again")
 
 
+@pytest.mark.parametrize("names", ["IM{:04d}", "1.2.840.{}", "MR.{}.IMA"])
+@pytest.mark.parametrize("left", [0, 100, -1])
+def test_an_end_slice_without_ending_that_is_no_dicom(tmp_path, names, left):
+    files = write_series(tmp_path, names=[names.format(index) for index in range(8, 14)])
+    whole = files[-1].read_bytes()
+    files[-1].write_bytes(whole[:left] if left >= 0 else bytes(len(whole)))
+    for call in (read_series, find_series):
+        refuse(lambda call=call: call(tmp_path), f"{files[-1]}: not a DICOM file, though named lik")
+    unreadable = []
+    assert len(find_series(tmp_path, unreadable)[uid(1)]) == 5
+    assert unreadable == [files[-1]]
+
+
+@pytest.mark.parametrize(("modality", "doubted"), [("MR", True), ("CT", False), ("OT", True)])
+def test_low_values_that_are_meant_to_be_white(tmp_path, modality, doubted):
+    def change(_, header):
+        header.PhotometricInterpretation = "MONOCHROME1"
+        header.Modality = modality
+
+    array = np.abs(voxels())
+    write_series(tmp_path, array, modality="MR", change=change)
+    values, _, about = read_series(tmp_path)
+    np.testing.assert_array_equal(values, array)
+    assert ["bright and dark may be exchanged" in doubt for doubt in about.doubts] == [
+        True
+    ] * doubted
+
+
+def test_an_empty_file_beside_a_series_is_a_doubt(tmp_path):
+    write_series(tmp_path)
+    for name in ("note.txt", ".hidden", "DICOMDIR", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "README").write_text("of the CD")
+    assert read_image(tmp_path).doubts == ()
+    (tmp_path / "SLICE").write_bytes(bytes(500))
+    assert "1 file(s) that are empty or hold zeros alone (SLICE)" in read_image(tmp_path).doubts[0]
+
+
 def test_file_without_preamble(tmp_path):
     for file in write_series(tmp_path):
         header = pydicom.dcmread(file)

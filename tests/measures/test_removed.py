@@ -112,7 +112,9 @@ def test_the_papers_protocol_measures_what_is_there_before(cohort):
 def test_a_liver_of_another_grid_is_one_error(cohort):
     config, slices = change(cohort[0], 0.0, "column"), cohort[1]
     (path,) = next(case.images[0].liver for case in slices.cases if case.patient == "a")
-    write_volume(path, np.ones((3, SIDE, SIDE), np.int16), spacing=(1.5, 1.5, 6.0))
+    liver = np.ones((3, SIDE, SIDE), np.int16)
+    liver[:, 0] = 0
+    write_volume(path, liver, spacing=(1.5, 1.5, 6.0))
     with pytest.raises(CohortError, match=r"cohort row \d+: liver mask: .*resample_masks=true"):
         check_livers(slices.cases)  # what a training does first
     with pytest.raises(VolumeError, match=r"liver mask: the mask .*a_liver.* differ in spacing"):

@@ -10,16 +10,10 @@ from crlm_jax.config.schema import Config
 from crlm_jax.data.cohort.cases import Case
 from crlm_jax.errors import UserError
 from crlm_jax.predict import arguments
+from crlm_jax.runs.members import DECIDED
 
 # Fields of `evaluation`, and the options that decide them.
-OPTIONS = MappingProxyType(
-    {
-        "threshold": "--threshold",
-        "min_lesion_mm3": "--min-lesion-mm3",
-        "liver": "--liver",
-        "mirror": "--mirror and --no-mirror",
-    }
-)
+OPTIONS = MappingProxyType({**DECIDED, "mirror": "--[no-]mirror"})
 
 Rules = Mapping[str, Any]  # of `OPTIONS`, those that the command decides
 

@@ -8,7 +8,7 @@ back. Candidates of one outline and a score each, as a detector gives, would hav
 rises, but would not say what another threshold does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,6 +118,16 @@ def _split(
         (np.where(labels[box] == number, probability[box], 0), reference[box])
         for number, box in enumerate(boxes, start=1)
     ]
+
+
+def at_shared_thresholds(counted: Sequence[Sequence[FrocRow]]) -> list[FrocRow]:
+    """Returns the rows of several runs, or folds, at the thresholds that all of them have.
+
+    A threshold that some chose for themselves would make a point of their cases alone.
+    """
+    thresholds = [{row.threshold for row in rows} for rows in counted]
+    shared = set.intersection(*thresholds) if thresholds else set()
+    return [row for rows in counted for row in rows if row.threshold in shared]
 
 
 @dataclass(frozen=True)

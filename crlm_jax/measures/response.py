@@ -7,6 +7,7 @@ up to 8 mm of breath apart, and 4 of 80 pairs of them had a lesion that was call
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -58,17 +59,7 @@ def _pairs(results: Sequence[CaseResult]) -> list[_Pair]:
 
     A case of several images is left out: a lesion that two images show would count twice.
     """
-    single = {
-        (result.row.patient, result.row.condition): number
-        for number, result in enumerate(results)
-        if len(result.points["reference"]) == 1
-    }
-    pairs = []
-    for (patient, condition), before in single.items():
-        found = re.fullmatch(r"pre_(.+)", condition)
-        if found and (after := single.get((patient, f"post_{found[1]}"))) is not None:
-            pairs.append(_Pair(patient, found[1], before, after))
-    return pairs
+    return [pair for pair in _both_points(results) if _one_each(results, pair)]
 
 
 def count_several_images(results: Sequence[CaseResult]) -> dict[str, int]:
@@ -76,17 +67,26 @@ def count_several_images(results: Sequence[CaseResult]) -> dict[str, int]:
 
     They have both time points, and more than one image of one.
     """
-    images = {
-        (result.row.patient, result.row.condition): len(result.points["reference"])
-        for result in results
+    several = (pair for pair in _both_points(results) if not _one_each(results, pair))
+    return dict(Counter(pair.sequence for pair in several))
+
+
+def _both_points(results: Sequence[CaseResult]) -> list[_Pair]:
+    """Returns the patients with both time points, in the order of the results."""
+    numbers = {
+        (result.row.patient, result.row.condition): number for number, result in enumerate(results)
     }
-    found: dict[str, int] = {}
-    for (patient, condition), before in images.items():
-        name = re.fullmatch(r"pre_(.+)", condition)
-        after = images.get((patient, f"post_{name[1]}"), 0) if name else 0
-        if name and after and max(before, after) > 1:
-            found[name[1]] = found.get(name[1], 0) + 1
-    return found
+    pairs = []
+    for (patient, condition), before in numbers.items():
+        found = re.fullmatch(r"pre_(.+)", condition)
+        if found and (after := numbers.get((patient, f"post_{found[1]}"))) is not None:
+            pairs.append(_Pair(patient, found[1], before, after))
+    return pairs
+
+
+def _one_each(results: Sequence[CaseResult], pair: _Pair) -> bool:
+    """Whether one image shows each time point."""
+    return all(len(results[n].points["reference"]) == 1 for n in (pair.before, pair.after))
 
 
 def find_responses(results: Sequence[CaseResult]) -> Responses:

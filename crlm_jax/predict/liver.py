@@ -14,11 +14,10 @@ import numpy as np
 from crlm_jax.config.notices import within_livers
 from crlm_jax.data.cohort.reference import read_liver
 from crlm_jax.errors import UserError
-from crlm_jax.imaging.conditions import is_ct
 from crlm_jax.imaging.decision import grow, largest_part, outside_of
 from crlm_jax.imaging.volumes import Volume
 from crlm_jax.predict.engine.choice import Asked
-from crlm_jax.predict.scans import Scan
+from crlm_jax.predict.scans import Scan, other_modality
 from crlm_jax.predict.segmenter import ScanSegmenter, load
 from crlm_jax.runs.folder import RunFolder
 from crlm_jax.system.files import locate
@@ -71,9 +70,7 @@ class LiverOf:
     def doubt(self, condition: str) -> list[str]:
         """Says if a condition is of another modality than those of the run."""
         own = self.segmenter.config.data.conditions
-        if is_ct(condition) in {is_ct(name) for name in own}:
-            return []
-        return [f"is {condition}, but the liver's run was trained on {', '.join(own)}"]
+        return other_modality(condition, own, "the liver's run")
 
 
 @dataclasses.dataclass(frozen=True)

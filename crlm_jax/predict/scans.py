@@ -310,11 +310,17 @@ def unknown_conditions(scans: Iterable[Scan], trained: Sequence[str]) -> list[st
     ]
 
 
-def other_modality(condition: str, trained: Sequence[str]) -> list[str]:
-    """Returns a doubt if a scan is of another modality than those that a run was trained on."""
+def other_modality(condition: str, trained: Sequence[str], run: str = "the run") -> list[str]:
+    """Returns a doubt if a scan is of another modality than those that a run was trained on.
+
+    Args:
+      condition: of the scan.
+      trained: conditions of the run.
+      run: what the run is called.
+    """
     if is_ct(condition) in {is_ct(name) for name in trained}:
         return []
-    return [f"is {condition}, but the run was trained on {', '.join(trained)}"]
+    return [f"is {condition}, but {run} was trained on {', '.join(trained)}"]
 
 
 def check_condition(parser: argparse.ArgumentParser, condition: str | None) -> None:

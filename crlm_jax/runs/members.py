@@ -25,7 +25,7 @@ _UNSEEN = frozenset(
 
 
 # Fields of `evaluation` that decide what is made of a network's answer, and the options of
-# `predict` that decide instead.
+# `predict` and `evaluate` that decide instead.
 DECIDED = {
     "threshold": "--threshold",
     "min_lesion_mm3": "--min-lesion-mm3",

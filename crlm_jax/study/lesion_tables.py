@@ -91,14 +91,13 @@ def curve_rows(found: Mapping[str, Systems]) -> list[list[str]]:
 
 
 def _curve(seeds: Iterable[SeedResult], condition: str) -> list[FrocRow]:
-    counted = [
-        [row for row in read_froc(run.folder.froc) if row.condition == condition]
-        for seed in seeds
-        for run in seed.runs
-    ]
-    thresholds = [{row.threshold for row in rows} for rows in counted]
-    shared = set.intersection(*thresholds) if thresholds else set()
-    return [row for rows in counted for row in rows if row.threshold in shared]
+    return froc.at_shared_thresholds(
+        [
+            [row for row in read_froc(run.folder.froc) if row.condition == condition]
+            for seed in seeds
+            for run in seed.runs
+        ]
+    )
 
 
 def _best(points: Iterable[froc.FrocPoint], most: float) -> str:

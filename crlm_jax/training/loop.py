@@ -157,9 +157,10 @@ def fit(experiment: Experiment, networks: Networks, state: TrainState, profile: 
         batches = _batches(config, slices, start, schedule)
         board = stack.enter_context(open_board(config, folder, start))
         log = TrainLog(folder.log, start if found else -1, config, _name_record(slices), board)
-        patience = Patience(config.train.patience, _validations(folder, config, start))
+        validated = _validations(folder, config, start)
+        patience = Patience(config.train.patience, validated.values())
         course = _Course(experiment, networks, log, checkpoints, patience)
-        if found and _is_due(config, start, steps) and not _validated(folder, config, start):
+        if found and _is_due(config, start, steps) and start not in validated:
             course.validate(state, start, again=True)
         bar = tqdm(range(start + 1, steps + 1), "train", steps, initial=start, unit="step",
                    disable=not parallel.is_main())  # fmt: skip
@@ -214,16 +215,11 @@ class _Course:
             self.checkpoints.save(step, checkpoint_parts(state), dsc, name, again=again)
 
 
-def _validated(folder: RunFolder, config: Config, start: int) -> bool:
-    """Whether a run has validated a step."""
+def _validations(folder: RunFolder, config: Config, start: int) -> dict[int, float]:
+    """Returns the DSCs that a run reached until a step, by their steps in order."""
     name = metric_name(config)
-    return any(name in line and line["step"] == start for line in read_log(folder.log))
-
-
-def _validations(folder: RunFolder, config: Config, start: int) -> list[float]:
-    """Returns the DSCs that a run reached until a step, in their order."""
-    name = metric_name(config)
-    return [line[name] for line in read_log(folder.log) if name in line and line["step"] <= start]
+    lines = (line for line in read_log(folder.log) if name in line)
+    return {line["step"]: line[name] for line in lines if line["step"] <= start}
 
 
 def _log_shares(log: TrainLog, step: int, shares: Shares) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from crlm_jax import __version__
 from crlm_jax.config.notices import is_phantom, scale_of
 from crlm_jax.config.storage import to_json
+from crlm_jax.measures.froc import at_shared_thresholds
 from crlm_jax.measures.pooled import check_tested_once, pool_cases, pool_summary
 from crlm_jax.runs.evaluation import Evaluation, write_evaluation
 from crlm_jax.runs.finished import FinishedRun
@@ -139,16 +140,12 @@ def _join(tables: Sequence[Path], out: Path, by: Sequence[str]) -> None:
 
 
 def _join_probabilities(folds: Sequence[FinishedRun], folder: RunFolder) -> None:
-    """Joins what the folds counted by probability, if all did; folds of before did not.
-
-    Thresholds that only some folds have, each having chosen its own, are left out.
-    """
+    """Joins what the folds counted by probability, if all did; folds of before did not."""
     if not all(fold.folder.calibration.exists() and fold.folder.froc.exists() for fold in folds):
         return
     _join([fold.folder.calibration for fold in folds], folder.calibration, ("patient", "condition"))
     counted = [read_froc(fold.folder.froc) for fold in folds]
-    shared = set.intersection(*({row.threshold for row in rows} for rows in counted))
-    write_froc(folder.froc, [row for rows in counted for row in rows if row.threshold in shared])
+    write_froc(folder.froc, at_shared_thresholds(counted))
 
 
 def _same_file(source: Path, target: Path) -> None:

@@ -224,6 +224,17 @@ def test_a_phantom_is_labelled(tmp_path):
         assert title == f"cohort.csv{' (PHANTOM, version 1)' * marked}: medians (range)"
 
 
+def write_dicom(
+    folder: Path, name: str, condition: str, array: np.ndarray, above: int, **series
+) -> str:
+    """Writes a DICOM series, and what is above a value as its mask; returns the cohort's row."""
+    dicoms.write_series(folder / name, array, **series)
+    image = read_image(folder / name)
+    mask = to_original_grid(image.voxels > above, image.geometry)
+    sitk.WriteImage(mask, str(folder / f"{name}.nii.gz"))
+    return f"{name},{condition},{name},{name}.nii.gz"
+
+
 def write_cohort(folder: Path, lines: list[str], header: str = "patient,condition,image,mask"):
     path = folder / "cohort.csv"
     path.write_text("\n".join([header, *lines]) + "\n")
@@ -315,13 +326,8 @@ def test_a_condition_of_different_b_values_is_a_warning(tmp_path):
                 header.DiffusionBValue = float(b)
 
         array = np.abs(dicoms.voxels(seed))
-        dicoms.write_series(
-            tmp_path / name, array, series=dicoms.uid(seed), modality="MR", change=change
-        )
-        image = read_image(tmp_path / name)
-        mask = to_original_grid(image.voxels > 1400, image.geometry)
-        sitk.WriteImage(mask, str(tmp_path / f"{name}.nii.gz"))
-        lines.append(f"{name},pre_dwi,{name},{name}.nii.gz")
+        series = {"series": dicoms.uid(seed), "modality": "MR", "change": change}
+        lines.append(write_dicom(tmp_path, name, "pre_dwi", array, 1400, **series))
     said = check_cohort(write_cohort(tmp_path, lines)).warnings
     (warning,) = (line for line in said if "different b-values" in line)
     assert "condition pre_dwi: " in warning
@@ -346,11 +352,8 @@ def test_a_nifti_has_the_b_value_that_was_chosen(tmp_path):
 def test_a_dicom_series_under_two_patients_is_a_warning(tmp_path):
     lines = []
     for seed, name in enumerate("ab"):
-        dicoms.write_series(tmp_path / name, dicoms.voxels(seed), series=dicoms.uid(1))
-        image = read_image(tmp_path / name)
-        mask = to_original_grid(image.voxels > 300, image.geometry)
-        sitk.WriteImage(mask, str(tmp_path / f"{name}.nii.gz"))
-        lines.append(f"{name},ct,{name},{name}.nii.gz")
+        array = dicoms.voxels(seed)
+        lines.append(write_dicom(tmp_path, name, "ct", array, 300, series=dicoms.uid(1)))
     said = check_cohort(write_cohort(tmp_path, lines)).warnings
     (warning,) = (line for line in said if "may train on what it tests" in line)
     assert "'a' (row 2, a) and 'b' (row 3, b) are one DICOM series by their UID" in warning
